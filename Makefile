@@ -1,0 +1,30 @@
+# make quickstart, make test, make check. Each builds .venv first if it is missing or setup.py has changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+quickstart: $(VENV)/installed
+	$(BIN)/igpt train experiments/digits.py --workdir runs/digits
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/installed-test: setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-dev: setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e '.[test,dev]'
+	touch $@ $(VENV)/installed-test $(VENV)/installed
+
+.PHONY: quickstart test check

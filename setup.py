@@ -1,0 +1,54 @@
+"""Packaging of igpt_jax: metadata, dependencies and extras. Lint, type and test settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="igpt_jax",
+    version="0.1.0",
+    description="Image GPT (Generative Pretraining from Pixels) in JAX/Flax, for TPU and GPU pods",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["igpt_jax", "igpt_jax.*"]),
+    package_data={"igpt_jax": ["py.typed"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "grain>=0.2.15",
+        "numpy>=2.0",
+        "dacite>=1.9",
+        "matplotlib>=3.9",
+        "pillow>=11",
+        "rich>=13",
+        "safetensors>=0.5",
+        "scikit-learn>=1.5",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.7",
+        "importlib_resources",  # tensorflow-datasets uses it without declaring it
+        "tyro>=1.0",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
+        "enhance": ["scikit-image>=0.24", "PyWavelets"],  # data.denoise, data.enhance
+        "openai": ["tensorflow"],  # also what tensorflow-datasets needs to prepare most image sets
+        "hf": ["huggingface_hub"],
+        "wandb": ["wandb"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout",
+            "chex>=0.1.90",
+            "import-linter>=2",
+            "scikit-image>=0.24",
+            "PyWavelets",
+        ],
+        "dev": ["ruff", "pyright"],
+    },
+    entry_points={"console_scripts": ["igpt = igpt_jax.cli:main"]},
+)

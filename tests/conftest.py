@@ -1,0 +1,42 @@
+"""Every test runs on eight fake CPU devices, with rank promotion an error and one shared compilation cache."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "igpt_jax_test_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# One place for tolerances; a change that alters numerics does not loosen them.
+F32_ATOL = 2e-5
+BF16_ATOL = 3e-2
+
+
+@pytest.fixture
+def rng():
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """(model, params): two layers on an 8 x 8 grid, every tensor random and of some size, so that nothing hides."""
+    import jax.numpy as jnp
+
+    from igpt_jax import ImageGPT, ModelConfig
+
+    model = ImageGPT(ModelConfig.preset("tiny"))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys)]
+    return model, jax.tree.unflatten(structure, noisy)
