@@ -1,0 +1,350 @@
+"""What a run is: frozen dataclasses, the paper's model sizes, validation and JSON.
+
+Every field here can be set in an experiment file, on the command line (`--optim.lr 1e-3`) and is written to the
+workdir and into every checkpoint. This module imports nothing heavier than the standard library and dacite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import dacite
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message is one line: what it is, and the way out.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def _require(ok: bool, key: str, message: str) -> None:
+    if not ok:
+        raise InputError(f"{key}: {message}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The decoder of Image GPT (paper section 2.2; `src/model.py` of the release).
+
+    The second group of fields decides how the same function is computed; a checkpoint fits any choice of them.
+    """
+
+    grid: tuple[int, ...] = (32, 32)
+    """Tokens as rows and columns; their product is the context length T."""
+    vocab_size: int = 512
+    """Palette entries V."""
+    n_layer: int = 24
+    n_head: int = 8
+    d_model: int = 512
+    """Width D; the feed-forward layer is 4 D wide."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute type. Parameters, norms, softmax, logits and loss stay float32. auto: float32 on CPU, else bfloat16."""
+    attention: Literal["auto", "reference", "chunked"] = "auto"
+    """Attention implementation; see igpt_jax.model.attention."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass recomputes: nothing, all but the matrix products, or each whole block."""
+    scan_layers: bool = True
+    """One compiled block looped over the layers (fast to compile) or all layers unrolled."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.grid) >= 1 and all(n >= 1 for n in self.grid), "model.grid", f"{self.grid} is no token grid")
+        for name in ("vocab_size", "n_layer", "n_head", "d_model"):
+            _require(getattr(self, name) >= 1, f"model.{name}", f"must be at least 1, not {getattr(self, name)}")
+        _require(
+            self.d_model % self.n_head == 0,
+            "model.n_head",
+            f"{self.n_head} heads do not divide model.d_model = {self.d_model}",
+        )
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens per image, T."""
+        return math.prod(self.grid)
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_head
+
+    @property
+    def n_params(self) -> int:
+        """Exact parameter count: wpe, wte and wtet, sos, ln_f, and 12 D^2 + 2 D for each layer."""
+        d = self.d_model
+        return self.n_ctx * d + 2 * self.vocab_size * d + 2 * d + self.n_layer * (12 * d * d + 2 * d)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> ModelConfig:
+        """A published size ('s', 'm', 'l', 'xl'; paper section 3.3) or 'tiny', with fields replaced at will.
+
+        The paper does not say how many heads XL has; 16 gives it a head size of 192.
+
+        Raises:
+          InputError: no such preset or field.
+        """
+        _require(name in PRESETS, "preset", f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        fields = {f.name for f in dataclasses.fields(cls)}
+        for key in overrides:
+            _require(key in fields, f"model.{key}", "no such field" + _nearest(key, fields))
+        return cls(**(PRESETS[name] | overrides))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": dict(grid=(8, 8), vocab_size=16, n_layer=2, n_head=2, d_model=32),
+    "s": dict(n_layer=24, n_head=8, d_model=512),
+    "m": dict(n_layer=36, n_head=8, d_model=1024),
+    "l": dict(n_layer=48, n_head=16, d_model=1536),
+    "xl": dict(n_layer=60, n_head=16, d_model=3072, grid=(64, 64)),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and what is done to them on the host before they become tokens on the device."""
+
+    source: str = "digits"
+    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format) or `tfds:NAME`."""
+    train_split: str = "train"
+    """Split to learn from (tfds split syntax; idx file prefix)."""
+    eval_split: str = "test"
+    """Held-out split (tfds split syntax; idx file prefix `t10k` is found under `test`)."""
+    holdout: float = 0.05
+    """Share of a folder's images held out for evaluation, chosen by file name."""
+    max_unreadable: float = 0.01
+    """Largest share of a folder's images that may be unreadable and skipped before the run stops."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB."""
+
+    denoise: Literal["none", "tv", "bilateral", "nlmeans", "wavelet"] = "none"
+    """Denoiser run on the full-size picture (scikit-image)."""
+    enhance: Literal["none", "stretch", "equalize", "clahe"] = "none"
+    """Contrast enhancement after denoising (scikit-image)."""
+    augment: Literal["none", "shift", "cifar", "imagenet"] = "none"
+    """Geometry while training. cifar: reflect-pad by 4 and crop. imagenet: shorter side 256-384, 224 crop, downsample.
+    shift: half of the images move by up to `shift` pixels, edges repeated. none: centre square, resized to the grid."""
+    shift: int = 1
+    """Largest move in pixels when `augment` is shift."""
+    flip: bool = False
+    """Mirror half of the training images left to right."""
+
+    workers: int = 0
+    """Worker processes that prepare images; 0 prepares them on threads of this process."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.holdout < 1, "data.holdout", f"must lie between 0 and 1, not {self.holdout}")
+        _require(0 <= self.max_unreadable <= 1, "data.max_unreadable", f"must lie in [0, 1], not {self.max_unreadable}")
+        _require(self.shift >= 0, "data.shift", f"must not be negative, not {self.shift}")
+        _require(self.workers >= 0, "data.workers", f"must not be negative, not {self.workers}")
+
+
+@dataclass(frozen=True)
+class PaletteConfig:
+    """Where the V colours come from (V is model.vocab_size)."""
+
+    kind: Literal["kmeans", "levels", "file"] = "kmeans"
+    """kmeans: fitted on the training images. levels: V evenly spaced greys. file: read from `path`."""
+    path: str | None = None
+    """A .npy of shape [V, channels] in [-1, 1], as the release's kmeans_centers.npy."""
+    fit_images: int = 2000
+    """Images whose pixels the k-means fit sees."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.kind != "file" or bool(self.path), "palette.path", "palette.kind is file, so a .npy must be named"
+        )
+        _require(self.fit_images >= 1, "palette.fit_images", f"must be at least 1, not {self.fit_images}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam as in the paper's appendix A.1: no decay, linear warm-up, cosine to zero."""
+
+    lr: float = 3e-3
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    """Decoupled decay of the matrices; norms, embeddings and sos are left alone."""
+    clip_norm: float | None = None
+    """Scale the gradient down to this global norm."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights; evaluation and sampling then use it."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", f"must be positive, not {self.lr}")
+        _require(self.warmup_steps >= 0, "optim.warmup_steps", f"must not be negative, not {self.warmup_steps}")
+        for name in ("b1", "b2"):
+            _require(0 <= getattr(self, name) < 1, f"optim.{name}", f"must lie in [0, 1), not {getattr(self, name)}")
+        _require(self.weight_decay >= 0, "optim.weight_decay", f"must not be negative, not {self.weight_decay}")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", f"must be positive, not {self.clip_norm}"
+        )
+        _require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            "optim.ema_decay",
+            f"must lie in (0, 1), not {self.ema_decay}",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, and what happens how often on the way."""
+
+    steps: int = 1_000_000
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Images per optimizer step over all processes."""
+    microbatches: int = 1
+    """Gradient accumulation: the batch is worked through in this many equal parts."""
+    log_every: int = 50
+    """Steps between lines in metrics.jsonl."""
+    eval_every: int = 1000
+    checkpoint_every: int = 1000
+    keep: int = 2
+    """Newest checkpoints kept."""
+    sample_every: int = 0
+    """Steps between sample grids written while training; 0 for none."""
+    eval_batch_size: int = 128
+    eval_images: int | None = None
+    """Look at this many held-out images, spread evenly, while training; by default at all. `igpt eval` takes all."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "microbatches", "log_every", "eval_every", "checkpoint_every", "keep"):
+            _require(getattr(self, name) >= 1, f"train.{name}", f"must be at least 1, not {getattr(self, name)}")
+        _require(self.eval_batch_size >= 1, "train.eval_batch_size", f"must be at least 1, not {self.eval_batch_size}")
+        _require(self.eval_images is None or self.eval_images >= 1, "train.eval_images", "must be at least 1")
+        _require(self.sample_every >= 0, "train.sample_every", f"must not be negative, not {self.sample_every}")
+        _require(
+            self.batch_size % self.microbatches == 0,
+            "train.microbatches",
+            f"{self.microbatches} does not divide train.batch_size = {self.batch_size}",
+        )
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many ways each mesh axis splits; -1 takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, n in sizes.items():
+            _require(n == -1 or n >= 1, f"mesh.{name}", f"must be -1 or at least 1, not {n}")
+        _require(list(sizes.values()).count(-1) <= 1, "mesh", f"only one axis may be -1, not {sizes}")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a colour is drawn from the logits; applied in this order."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest colour."""
+    top_k: int | None = None
+    """Keep the k likeliest colours."""
+    top_p: float | None = None
+    """Keep the smallest set of likeliest colours whose probability reaches p."""
+
+    def __post_init__(self) -> None:
+        _require(self.temperature >= 0, "sampler.temperature", f"must not be negative, not {self.temperature}")
+        _require(self.top_k is None or self.top_k >= 1, "sampler.top_k", f"must be at least 1, not {self.top_k}")
+        _require(self.top_p is None or 0 < self.top_p <= 1, "sampler.top_p", f"must lie in (0, 1], not {self.top_p}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    name: str = "igpt"
+    seed: int = 0
+    objective: Literal["ar"] = "ar"
+    """ar: next-pixel prediction in raster order (paper section 2.1)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    palette: PaletteConfig = field(default_factory=PaletteConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", f"must not be negative, not {self.seed}")
+        _require(
+            self.palette.kind != "levels" or self.data.channels == 1,
+            "palette.kind",
+            "levels are greys: set data.channels to 1, or take a kmeans palette",
+        )
+        _require(
+            self.optim.warmup_steps <= self.train.steps,
+            "optim.warmup_steps",
+            f"{self.optim.warmup_steps} exceeds train.steps = {self.train.steps}",
+        )
+
+
+# A workdir is resumed only by a configuration that gives the same run. These keys do not change what is computed
+# (beyond rounding), or may be changed on purpose half-way.
+FREE_ON_RESUME = frozenset(
+    {
+        *("name", "data.workers", "model.dtype", "model.attention", "model.remat", "model.scan_layers"),
+        *("mesh.data", "mesh.fsdp", "mesh.tensor", "sampler.temperature", "sampler.top_k", "sampler.top_p"),
+        *("train.steps", "train.microbatches", "train.log_every", "train.eval_every", "train.checkpoint_every"),
+        *("train.keep", "train.sample_every", "train.eval_batch_size", "train.eval_images"),
+    }
+)
+
+
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """{'optim.lr': 0.003, ...} for a dataclass instance."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(cfg):
+        value = getattr(cfg, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = value
+    return flat
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ and that decide what a run computes, with (old, new)."""
+    a, b = flatten(old), flatten(new)
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in FREE_ON_RESUME}
+
+
+def to_json(cfg: Any) -> str:
+    """A configuration as indented JSON."""
+    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
+
+
+def from_json(cls: type[T], text: str, origin: str = "config") -> T:
+    """The inverse of `to_json`.
+
+    Raises:
+      InputError: the text is not JSON, or has a key or a value that `cls` does not; the message names it.
+    """
+    as_float = {float: lambda v: float(v) if type(v) is int else v}
+    try:
+        return dacite.from_dict(cls, json.loads(text), dacite.Config(strict=True, cast=[tuple], type_hooks=as_float))
+    except dacite.UnexpectedDataError as error:
+        key = sorted(error.keys)[0]
+        names = {name.rsplit(".", 1)[-1] for name in flatten(cls())}
+        raise InputError(f"{origin}: unknown key {key!r}" + _nearest(key, names)) from None
+    except (json.JSONDecodeError, dacite.DaciteError) as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
+def _nearest(word: str, choices: Any) -> str:
+    close = difflib.get_close_matches(word, sorted(choices), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
