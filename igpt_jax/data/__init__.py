@@ -1,0 +1,1 @@
+"""Pictures on the host: sources of records, per-image preprocessing, batches. numpy only, never jax."""

@@ -1,0 +1,238 @@
+"""Preprocessing: exact geometry on small arrays, the ranges of the paper's recipes, any size in and one size out."""
+
+import importlib.util
+import pickle
+
+import numpy as np
+import pytest
+
+from igpt_jax.config import DataConfig, InputError
+from igpt_jax.data import preprocess
+from igpt_jax.data.preprocess import (
+    centre_crop,
+    denoise,
+    enhance,
+    fit,
+    flip,
+    imagenet_crop,
+    make_preprocess,
+    random_crop,
+    reflect_pad_crop,
+    resize,
+    shift,
+)
+
+needs_skimage = pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs scikit-image")
+
+
+def picture(y, x, c=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (y, x, c), np.uint8)
+
+
+def smooth(y, x, c=3):
+    ramp = np.add.outer(np.linspace(0, 120, y), np.linspace(0, 130, x))
+    return np.repeat(ramp[..., None], c, 2).astype(np.uint8)
+
+
+def outcomes(function, n):
+    rng = np.random.default_rng(1)
+    return {function(rng).tobytes() for _ in range(n)}
+
+
+def test_fit_takes_the_centre_and_leaves_the_right_size_alone():
+    image = picture(8, 8)
+    assert fit(image, (8, 8)) is image
+    wide = np.concatenate([np.full((8, 6, 3), 0, np.uint8), image, np.full((8, 7, 3), 255, np.uint8)], axis=1)
+    np.testing.assert_array_equal(fit(wide, (8, 8)), image)
+    np.testing.assert_array_equal(fit(wide.transpose(1, 0, 2), (8, 8)), image.transpose(1, 0, 2))
+    np.testing.assert_array_equal(centre_crop(wide, (4, 8)), image[2:6])
+    assert fit(wide, (4, 16)).shape == (4, 16, 3)
+    with pytest.raises(ValueError, match="does not fit"):
+        centre_crop(image, (9, 8))
+
+
+def test_resize_neither_rings_nor_aliases():
+    edge = np.full((64, 64, 3), 60, np.uint8)
+    edge[:, 31:] = 200
+    for size in ((13, 13), (32, 32), (100, 90)):
+        small = resize(edge, size)
+        assert (small.min(), small.max()) == (60, 200)
+        assert np.all(np.diff(small.astype(int), axis=1) >= 0)
+    stripes = np.zeros((64, 64, 1), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(resize(stripes, (64, 9))) < 12  # sampled without a filter: 255
+    image = picture(40, 30)
+    np.testing.assert_array_equal(resize(image, (10, 20))[..., 1:2], resize(image[..., 1:2], (10, 20)))
+    np.testing.assert_array_equal(resize(image, (20, 10), (5, 8, 25, 18)), image[5:25, 8:18])
+
+
+def test_shift_gives_every_move_and_repeats_the_edge():
+    image = picture(3, 4)
+    rows, cols = np.arange(3), np.arange(4)
+    moves = {
+        image[np.clip(rows - dy, 0, 2)][:, np.clip(cols - dx, 0, 3)].tobytes() for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+    }
+    assert len(moves) == 9
+    assert outcomes(lambda rng: shift(image, 1, rng), 300) == moves
+    assert outcomes(lambda rng: shift(image, 0, rng), 3) == {image.tobytes()}
+
+
+def test_reflection_padding_mirrors_about_the_edge_pixel():
+    image = picture(6, 7)
+
+    def mirrored(n, move):
+        return [(n - 1) - abs((n - 1) - abs(i + move)) for i in range(n)]
+
+    crops = {image[mirrored(6, dy)][:, mirrored(7, dx)].tobytes() for dy in range(-4, 5) for dx in range(-4, 5)}
+    assert len(crops) == 81
+    assert outcomes(lambda rng: reflect_pad_crop(image, 4, rng), 1500) == crops
+
+
+def test_random_crop_and_flip_give_every_outcome():
+    image = picture(5, 4)
+    crops = {image[y : y + 3, x : x + 2].tobytes() for y in range(3) for x in range(3)}
+    assert outcomes(lambda rng: random_crop(image, (3, 2), rng), 300) == crops
+    rng = np.random.default_rng(0)
+    mirrored = sum(np.array_equal(flip(image, rng), image[:, ::-1]) for _ in range(1000))
+    assert 430 < mirrored < 570
+
+
+def boxes(monkeypatch, image, size, rng, n):
+    seen = []
+    monkeypatch.setattr(preprocess, "resize", lambda image, size, box: seen.append(box))
+    for _ in range(n):
+        imagenet_crop(image, size, rng)
+    return np.array(seen)
+
+
+def test_imagenet_recipe_keeps_the_ranges_of_the_paper(monkeypatch):
+    """On a 300 x 500 picture, what a 224 crop covers tells the shorter side, and where it lies the offset."""
+    top, left, bottom, right = boxes(monkeypatch, picture(300, 500), (32, 32), np.random.default_rng(0), 4000).T
+    shorter = np.rint(224 * 300 / (bottom - top)).astype(int)
+    assert (shorter.min(), shorter.max()) == (256, 384)
+    assert len(np.unique(shorter)) == 129
+    np.testing.assert_allclose(right - left, bottom - top, rtol=2e-3)  # rounding of the longer side
+    for low, high, length in ((top, bottom, 300), (left, right, 500)):
+        assert low.min() == 0
+        assert high.max() <= length
+        assert high.max() > length - 1e-6
+        offset = (low / (length - (high - low)))[shorter > 300]
+        assert abs(offset.mean() - 0.5) < 0.03
+
+
+def test_imagenet_evaluation_is_the_centre_of_the_shorter_side(monkeypatch):
+    assert boxes(monkeypatch, picture(448, 1000), (32, 32), None, 1).tolist() == [[0, 276, 448, 724]]
+    assert boxes(monkeypatch, picture(448, 448), (16, 32), None, 1).tolist() == [[112, 0, 336, 448]]
+
+
+def test_imagenet_evaluation_of_the_crop_itself_only_downsamples():
+    image = picture(224, 224)
+    np.testing.assert_array_equal(imagenet_crop(image, (32, 32), None), resize(image, (32, 32)))
+
+
+@pytest.mark.parametrize("augment", ["none", "shift", "cifar", "imagenet"])
+@pytest.mark.parametrize("train", [False, True])
+def test_every_recipe_takes_any_picture(augment, train):
+    for c in (1, 3):
+        for size in ((32, 32), (3, 5)):
+            transform = make_preprocess(DataConfig(augment=augment, shift=2, flip=True), size, train=train)
+            for y, x in ((1, 1), (1, 2000), (2000, 1), (3, 5), (32, 32), (33, 31), (400, 250)):
+                out = transform(picture(y, x, c), np.random.default_rng(0))
+                assert out.shape == (*size, c), (y, x)
+                assert out.dtype == np.uint8
+                assert out.flags.c_contiguous
+    thin = make_preprocess(DataConfig(augment=augment), (8, 8), train=train)(
+        picture(1, 100_000), np.random.default_rng(0)
+    )
+    assert thin.shape == (8, 8, 3)
+
+
+def test_chance_is_for_training_and_comes_from_the_generator_alone():
+    image = picture(32, 32)
+    cases = [DataConfig(augment=augment) for augment in ("shift", "cifar", "imagenet")] + [DataConfig(flip=True)]
+    for cfg in cases:
+        train, held_out = (pickle.loads(pickle.dumps(make_preprocess(cfg, (32, 32), train=t))) for t in (True, False))
+        assert len({train(image, np.random.default_rng(i)).tobytes() for i in range(20)}) > 1, cfg
+        assert len({train(image, np.random.default_rng(3)).tobytes() for _ in range(3)}) == 1, cfg
+        assert len({held_out(image, np.random.default_rng(i)).tobytes() for i in range(20)}) == 1, cfg
+    plain = make_preprocess(DataConfig(), (32, 32), train=True)
+    np.testing.assert_array_equal(plain(image, np.random.default_rng(0)), image)
+
+
+def test_shift_moves_half_of_the_pictures():
+    image = picture(8, 8)
+    transform = make_preprocess(DataConfig(augment="shift", shift=1), (8, 8), train=True)
+    still = np.mean([np.array_equal(transform(image, np.random.default_rng(i)), image) for i in range(1000)])
+    assert abs(still - (1 / 2 + 1 / 2 / 9)) < 0.06  # one move in nine is none
+
+
+def test_flip_is_the_last_step():
+    image = picture(6, 6)
+    with_flip = make_preprocess(DataConfig(augment="shift", flip=True), (6, 6), train=True)
+    without = make_preprocess(DataConfig(augment="shift"), (6, 6), train=True)
+    for i in range(10):
+        shifted = without(image, np.random.default_rng(i))
+        flipped = with_flip(image, np.random.default_rng(i))
+        assert np.array_equal(flipped, shifted) or np.array_equal(flipped, shifted[:, ::-1])
+
+
+@needs_skimage
+@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("kind", ["tv", "bilateral", "nlmeans", "wavelet"])
+def test_denoisers_come_closer_to_the_clean_picture(kind, c):
+    if kind == "wavelet":
+        pytest.importorskip("pywt")
+    clean = smooth(40, 30, c)
+    noise = np.random.default_rng(0).normal(0, 10, clean.shape)
+    noisy = np.rint(np.clip(clean + noise, 0, 255)).astype(np.uint8)
+    cleaned = denoise(noisy, kind)
+    assert cleaned.shape == clean.shape
+    assert cleaned.dtype == np.uint8
+    error, before = (np.mean((image.astype(float) - clean) ** 2) for image in (cleaned, noisy))
+    assert error < 0.6 * before
+    for y, x in ((1, 1), (1, 9), (4, 3)):
+        flat = np.full((y, x, c), 77, np.uint8)
+        np.testing.assert_array_equal(denoise(flat, kind), flat)
+        doubled = picture(y, x, c).repeat(2, 0).repeat(2, 1)
+        assert np.abs(denoise(doubled, kind) - doubled.astype(int)).max() < 200
+        assert denoise(picture(y, x, c), kind).shape == (y, x, c)
+
+
+@needs_skimage
+@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("kind", ["stretch", "equalize", "clahe"])
+def test_enhancers_widen_the_contrast(kind, c):
+    dull = smooth(40, 30, c) // 5 + 90
+    better = enhance(dull, kind)
+    assert better.shape == dull.shape
+    assert better.dtype == np.uint8
+    assert np.ptp(better) > 2 * np.ptp(dull)
+    if kind != "clahe":  # which works by regions
+        assert np.all(np.diff(better.astype(int), axis=1) >= 0)  # what was brighter stays brighter
+    for y, x in ((1, 1), (1, 9), (4, 3)):
+        flat = np.full((y, x, c), 77, np.uint8)
+        np.testing.assert_array_equal(enhance(flat, kind), flat)
+        assert enhance(picture(y, x, c), kind).shape == (y, x, c)
+
+
+@needs_skimage
+def test_restoration_runs_at_full_size_before_the_geometry(monkeypatch):
+    calls = []
+    for name in ("denoise", "enhance"):
+        monkeypatch.setattr(
+            preprocess, name, lambda image, kind, name=name: calls.append((name, kind, image.shape[:2])) or image
+        )
+    cfg = DataConfig(denoise="tv", enhance="clahe")
+    make_preprocess(cfg, (8, 8), train=False)(picture(50, 40), np.random.default_rng(0))
+    assert calls == [("denoise", "tv", (50, 40)), ("enhance", "clahe", (50, 40))]
+
+
+@pytest.mark.parametrize("missing", ["skimage", "pywt"])
+def test_a_missing_extra_is_named_before_the_run_starts(monkeypatch, missing):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
+    with pytest.raises(InputError, match=r"data\.denoise: 'wavelet' needs .*pip install 'igpt_jax\[enhance\]'"):
+        make_preprocess(DataConfig(denoise="wavelet"), (8, 8), train=True)
+    if missing == "skimage":
+        with pytest.raises(InputError, match=r"data\.enhance: 'clahe' needs scikit-image"):
+            make_preprocess(DataConfig(enhance="clahe"), (8, 8), train=True)
