@@ -1,0 +1,119 @@
+"""Where arrays live: the device mesh, the table from dim names to mesh axes, and the host-to-device door.
+
+The maths never mentions a device. The decoder names what each dim of a parameter is; `RULES` says which mesh axis
+splits a dim of that name; everything shaped like the parameters (gradients, moments, averages) follows by path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from igpt_jax.config import InputError, MeshConfig
+
+AXIS_NAMES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+RULES: dict[str, str | None] = {
+    "layer": None,
+    "position": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "norm": None,
+    "heads": "tensor",
+    "head": None,
+    "mlp": "tensor",
+}
+"""Dim name -> the mesh axis that splits it, or None."""
+
+
+def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+    """A mesh (data, fsdp, tensor) over all devices.
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+    named = int(np.prod([n for n in sizes if n != -1]))
+    if -1 in sizes and len(devices) % named == 0:
+        sizes[sizes.index(-1)] = len(devices) // named
+    if int(np.prod(sizes)) != len(devices):
+        raise InputError(
+            f"mesh: data x fsdp x tensor = {cfg} does not fit {len(devices)} devices; -1 takes what is left"
+        )
+    return jax.make_mesh(tuple(sizes), AXIS_NAMES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A tree path as 'h/attn/q_proj/w'."""
+    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+
+
+def axes_of(name: str, shape: tuple[int, ...], axes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The dim names of the array at a path: those of the row whose name ends the path.
+
+    Arrays that no row matches must be scalars (step counts and the like).
+
+    Raises:
+      ValueError: no row for an array of rank > 0, several rows, or another rank than the row's.
+    """
+    rows = [row for row in axes if name == row or name.endswith("/" + row)]
+    if not rows and not shape:
+        return ()
+    if len(rows) != 1:
+        raise ValueError(f"{name} of shape {shape} matches {rows or 'no row'}; the table must have exactly one for it")
+    dims = axes[rows[0]]
+    if len(dims) != len(shape):
+        raise ValueError(f"{name} has shape {shape}, but its row {rows[0]} names the dims {dims}")
+    return dims
+
+
+def shardings(
+    tree: Any, mesh: Mesh, axes: Mapping[str, tuple[str, ...]], rules: Mapping[str, str | None] = RULES
+) -> Any:
+    """A NamedSharding for every array of a tree of (abstract) arrays.
+
+    Raises:
+      InputError: some dims are not divisible by their mesh axis; all of them are named at once.
+      ValueError: an array that the table does not describe.
+    """
+    misfits: list[str] = []
+
+    def one(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        name = path_name(path)
+        dims = axes_of(name, x.shape, axes)
+        spec = [rules[dim] for dim in dims]
+        for size, dim, axis in zip(x.shape, dims, spec, strict=True):
+            if axis is not None and size % mesh.shape[axis]:
+                misfits.append(f"{name} {dim} = {size} over {axis} = {mesh.shape[axis]}")
+        used = [axis for axis in spec if axis is not None]
+        if len(used) != len(set(used)):
+            raise ValueError(f"{name}: dims {dims} put one mesh axis twice")
+        return NamedSharding(mesh, P(*spec))
+
+    found = jax.tree.map_with_path(one, tree)
+    if misfits:
+        raise InputError(f"mesh: these dims do not divide: {'; '.join(misfits)}; choose other mesh sizes")
+    return found
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split over data and fsdp on their first dim."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The only way data gets onto the devices: this process's rows become its part of global arrays."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
