@@ -1,0 +1,222 @@
+"""Autoregressive decoding: one jitted program of a prefill and a scan over positions with a growing KV cache.
+
+`sample_tokens` is the program, over tokens. `sample` and `complete` are the public calls, pixels in and pixels out,
+in batches of a fixed size. How a colour is drawn is left to `warp`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.config import InputError, SamplerConfig
+from igpt_jax.model.decoder import ImageGPT, compute_dtype, init_cache
+from igpt_jax.palette import Palette
+from igpt_jax.sampling.warp import draw
+
+Params = Any
+
+
+def segment_ends(n_ctx: int) -> list[int]:
+    """Where each cache segment ends, ascending, the last at n_ctx.
+
+    A step reads the cache no further than the end of its own segment; each segment is compiled anew, so short
+    sequences have fewer.
+    """
+    segments = min(8, -(-n_ctx // 64))
+    return [-(-n_ctx * i // segments) for i in range(1, segments + 1)]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "cfg", "start"))
+def sample_tokens(
+    model: ImageGPT,
+    params: Params,
+    tokens_BT: jax.Array,
+    known_BT: jax.Array,
+    keys_B: jax.Array,
+    cfg: SamplerConfig,
+    start: int = 0,
+) -> jax.Array:
+    """Fills in the unknown tokens, in raster order, each given all tokens before it.
+
+    Args:
+      model, params: the decoder; params float32.
+      tokens_BT: int [B, T]; looked at only where known.
+      known_BT: bool [B, T]; these tokens are kept, wherever they are.
+      keys_B: one PRNG key an image. Position t is drawn with fold_in(key, t), whatever the batch or the segments.
+      cfg: temperature, top-k, top-p.
+      start: decoding begins here; every token before it must be known. Each value compiles a program of its own.
+
+    Returns:
+      int32 [B, T].
+    """
+    dtype = compute_dtype(model.cfg)
+    n_ctx = model.cfg.n_ctx
+    # Matrices are brought to the compute type once, not at every step; norms and embeddings stay float32.
+    params = jax.tree.map_with_path(lambda path, x: x.astype(dtype) if path[-1].key in ("w", "wtet") else x, params)
+    tokens_BT = tokens_BT.astype(jnp.int32)
+
+    def step(carry: tuple, xs: tuple) -> tuple[tuple, jax.Array]:
+        previous_B, cache = carry
+        position, token_B, known_B = xs
+        logits_BV, cache = model.apply({"params": params}, previous_B, position, cache, method="step")
+        drawn_B = draw(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, position), cfg)
+        token_B = jnp.where(known_B, token_B, drawn_B)
+        return (token_B, cache), token_B
+
+    cache: Any
+    done = [tokens_BT[:, :start]]
+    if start:
+        cache = model.apply({"params": params}, tokens_BT[:, :start], method="prefill")
+        previous_B = tokens_BT[:, start - 1]
+    else:
+        cache = init_cache(model.cfg, tokens_BT.shape[0], 0)
+        previous_B = jnp.zeros(tokens_BT.shape[0], jnp.int32)
+    for end in segment_ends(n_ctx):
+        if end <= start:
+            continue
+        span = slice(start, end)
+        xs = (jnp.arange(start, end), tokens_BT[:, span].T, known_BT[:, span].T)
+        (previous_B, cache), drawn_TB = jax.lax.scan(step, (previous_B, cache.grown(end)), xs)
+        done.append(drawn_TB.T)
+        start = end
+    return jnp.concatenate(done, axis=1)
+
+
+def known_prefix(known_BT: np.ndarray) -> int:
+    """How many tokens, in eighths of the image, are known from the start in every image.
+
+    Rounding down to an eighth keeps the number of programs small; known tokens after it are clamped.
+    """
+    t = known_BT.shape[1]
+    unknown_T = ~known_BT.all(axis=0)
+    prefix = int(unknown_T.argmax()) if unknown_T.any() else t
+    return max(t * i // 8 for i in range(9) if t * i // 8 <= prefix)
+
+
+def _decode_in_batches(
+    model: ImageGPT,
+    params: Params,
+    tokens: np.ndarray,
+    known: np.ndarray,
+    keys: jax.Array,
+    cfg: SamplerConfig,
+    batch_size: int,
+) -> np.ndarray:
+    """`sample_tokens` over any number of images; the last batch is filled up, so that one program serves all."""
+    n, start = len(tokens), known_prefix(known)
+    batch_size = min(batch_size, n)
+    out = []
+    for lo in range(0, n, batch_size):
+        take = np.arange(lo, lo + batch_size).clip(max=n - 1)
+        drawn = sample_tokens(model, params, tokens[take], known[take], keys[take], cfg, start)
+        out.append(np.asarray(drawn)[: n - lo])
+    return np.concatenate(out)
+
+
+def _grid(model: ImageGPT, palette: Palette) -> tuple[int, ...]:
+    if palette.size != model.cfg.vocab_size:
+        raise InputError(f"palette: {palette.size} colours, but the model was made for {model.cfg.vocab_size}")
+    return model.cfg.grid
+
+
+def sample(
+    model: ImageGPT,
+    params: Params,
+    palette: Palette,
+    n: int = 1,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> np.ndarray:
+    """Draws n new images.
+
+    Args:
+      model, params, palette: of the same model.
+      n: how many images.
+      seed: image i of a seed is the same image whatever n and batch_size are.
+      batch_size: images decoded at once.
+      temperature, top_k, top_p: as in `SamplerConfig`.
+
+    Returns:
+      uint8 [n, Y, X, C].
+
+    Raises:
+      InputError: n or batch_size below 1, a palette of another size, bad sampler settings.
+    """
+    grid = _grid(model, palette)
+    _require_positive(n=n, batch_size=batch_size)
+    tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(n))
+    cfg = SamplerConfig(temperature, top_k, top_p)
+    drawn = _decode_in_batches(model, params, tokens, np.zeros(tokens.shape, bool), keys, cfg, batch_size)
+    return np.asarray(palette.decode(drawn.reshape(n, *grid)))
+
+
+def complete(
+    model: ImageGPT,
+    params: Params,
+    palette: Palette,
+    images: np.ndarray,
+    known: np.ndarray | None = None,
+    n: int = 1,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> np.ndarray:
+    """Draws n completions of each image; known pixels are kept (as palette colours).
+
+    Pixels are drawn in raster order, so a pixel is drawn knowing only what is above it and to its left, known
+    pixels further down included in nothing but the result.
+
+    Args:
+      images: uint8 [B, Y, X, C] of the model's grid.
+      known: bool [Y, X] or [B, Y, X], True where a pixel is given; by default the top half.
+      n: completions per image.
+      seed: completion j of image b is the same whatever n and batch_size are.
+      batch_size, temperature, top_k, top_p: as in `sample`.
+
+    Returns:
+      uint8 [B, n, Y, X, C].
+
+    Raises:
+      InputError: images or mask of another shape or type, a palette of another size, bad sampler settings.
+    """
+    grid = _grid(model, palette)
+    _require_positive(n=n, batch_size=batch_size)
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != len(grid) + 2 or images.shape[1:] != (*grid, palette.channels):
+        raise InputError(
+            f"images: {images.dtype} {images.shape}; the model completes uint8 [B, {', '.join(map(str, grid))}, "
+            f"{palette.channels}]"
+        )
+    if known is None:
+        known = np.zeros(grid, bool)
+        known[: grid[0] // 2] = True
+    known = np.asarray(known)
+    if known.dtype != bool or known.shape not in (grid, images.shape[:-1]):
+        raise InputError(f"known: {known.dtype} {known.shape}; a mask is bool {grid} or {images.shape[:-1]}")
+    b, t = len(images), model.cfg.n_ctx
+    tokens = np.asarray(palette.encode(images)).reshape(b, t).repeat(n, axis=0)
+    known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t).repeat(n, axis=0)
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = jax.vmap(fold, (0, None))(fold(jax.random.key(seed), np.arange(b)), np.arange(n)).reshape(-1)
+    cfg = SamplerConfig(temperature, top_k, top_p)
+    drawn = _decode_in_batches(model, params, tokens, known, keys, cfg, batch_size)
+    return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{name}: must be at least 1, not {value}")

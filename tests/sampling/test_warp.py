@@ -1,0 +1,60 @@
+"""Temperature, top-k and top-p against cases worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igpt_jax.config import InputError, SamplerConfig
+from igpt_jax.sampling.warp import draw, warp_logits
+
+PROBS = jnp.array([[0.5, 0.05, 0.3, 0.15]])
+LOGITS = jnp.log(PROBS)
+
+
+def kept(**settings):
+    return np.isfinite(np.asarray(warp_logits(LOGITS, SamplerConfig(**settings))))[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (dict(top_k=1), [True, False, False, False]),
+        (dict(top_k=2), [True, False, True, False]),
+        (dict(top_k=4), [True] * 4),
+        (dict(top_k=99), [True] * 4),
+        (dict(top_p=0.4), [True, False, False, False]),
+        (dict(top_p=0.6), [True, False, True, False]),  # 0.5 falls short, 0.5 + 0.3 reaches 0.6
+        (dict(top_p=0.9), [True, False, True, True]),
+        (dict(top_p=1.0), [True] * 4),
+        # top-k first: of {0.5, 0.3} renormalised to {0.625, 0.375}, the first alone reaches 0.6
+        (dict(top_k=2, top_p=0.6), [True, False, False, False]),
+        # temperature first: squaring the probabilities gives the likeliest 0.68
+        (dict(temperature=0.5, top_p=0.6), [True, False, False, False]),
+    ],
+)
+def test_which_colours_stay(settings, expected):
+    assert kept(**settings) == expected
+
+
+def test_temperature_divides():
+    np.testing.assert_allclose(warp_logits(LOGITS, SamplerConfig(temperature=2.0)), LOGITS / 2)
+
+
+def test_draws_follow_the_distribution():
+    n = 20_000
+    keys = jax.random.split(jax.random.key(0), n)
+    drawn = np.asarray(draw(jnp.tile(LOGITS, (n, 1)), keys, SamplerConfig(top_k=3)))
+    expected = np.array([0.5, 0, 0.3, 0.15]) / 0.95
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / n, expected, atol=0.015)
+
+
+def test_greedy_takes_the_likeliest_and_the_lowest_of_equals():
+    logits = jnp.array([[0.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
+    assert draw(logits, jax.random.split(jax.random.key(0), 2), SamplerConfig(temperature=0)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("settings", [dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5), dict(temperature=-1)])
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        SamplerConfig(**settings)
