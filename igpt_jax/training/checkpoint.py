@@ -1,0 +1,180 @@
+"""Checkpoints of a run, by Orbax: what is in one, when a workdir may be continued, and how it is read back.
+
+A checkpoint has four items, so that a sampler reads no optimizer state: `params`, `ema` (when averaged), `rest`
+(step and optimizer state) and `meta` (configuration and palette, as JSON).
+
+Start order of `igpt train`: the newest checkpoint of the workdir, else from scratch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from igpt_jax.config import Config, InputError, differences, from_json, to_json
+from igpt_jax.model.decoder import ImageGPT
+from igpt_jax.palette import Palette
+from igpt_jax.training.state import TrainState
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained model and all that is needed to use it."""
+
+    model: ImageGPT
+    params: Any
+    palette: Palette
+    config: Config
+    step: int
+
+
+def check_workdir(workdir: Path, cfg: Config) -> None:
+    """Whether this run may live there: in a new or empty directory, or where the very same run was begun.
+
+    Raises:
+      InputError: it holds a run of another configuration, other files, or is no directory.
+    """
+    before = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: is a file; name a directory")
+    if before.exists():
+        check_same_run(from_json(Config, before.read_text(), str(before)), cfg, workdir)
+    elif workdir.is_dir() and any(p.name != ".lock" for p in workdir.iterdir()):
+        raise InputError(f"workdir {workdir}: holds other files and no run; name a new or empty directory")
+
+
+@contextmanager
+def claim_workdir(workdir: Path, cfg: Config) -> Iterator[None]:
+    """Makes the workdir or continues in it, and keeps other processes out of it meanwhile.
+
+    Raises:
+      InputError: another process trains there now, it cannot be written, or as `check_workdir` does.
+    """
+    check_workdir(workdir, cfg)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (held as long as the run)
+    except OSError as error:
+        raise InputError(f"workdir {workdir}: {error.strerror}; name a directory that can be written") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"workdir {workdir}: another process trains there now; name another directory") from None
+        check_workdir(workdir, cfg)  # again, now that nobody else can write there
+        write_atomically(workdir / "config.json", to_json(cfg))
+        yield
+
+
+def check_same_run(old: Config, new: Config, workdir: Path) -> None:
+    """Raises InputError naming every key that would make this another run than the one in the workdir."""
+    changed = [f"{key} is {a!r} there and {b!r} here" for key, (a, b) in differences(old, new).items()]
+    if changed:
+        raise InputError(
+            f"workdir {workdir}: holds another run ({'; '.join(changed)}); give the same settings to continue it, "
+            "or another --workdir"
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader sees the old text or the new, never a part."""
+    tmp = path.with_name(f".{path.name}.{os.getpid()}")
+    tmp.write_text(text)
+    tmp.replace(path)
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one workdir."""
+
+    def __init__(self, workdir: Path, cfg: Config, palette: Palette):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=cfg.train.keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options)
+        self._meta = {"config": asdict(cfg), "palette": palette.centers.tolist()}
+
+    @property
+    def latest(self) -> int | None:
+        """Newest complete checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Starts saving; the write goes on in the background. An error of the last save surfaces here."""
+        items = {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
+        if state.ema is not None:
+            items["ema"] = state.ema
+        args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(self._meta), **args), force=True)
+
+    def restore(self, abstract: TrainState, step: int) -> TrainState:
+        """The state at `step`, placed as the shardings of `abstract` say."""
+        items = {"params": abstract.params, "rest": {"step": abstract.step, "opt_state": abstract.opt_state}}
+        if abstract.ema is not None:
+            items["ema"] = abstract.ema
+        args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return TrainState(
+            step=found["rest"]["step"],
+            params=found["params"],
+            opt_state=found["rest"]["opt_state"],
+            ema=found["ema"] if abstract.ema is not None else None,
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def load_workdir(workdir: str | Path, step: int | None = None) -> Pretrained:
+    """Reads a run's model: the averaged weights where the run kept them, else the plain ones.
+
+    Args:
+      workdir: as given to `igpt train`.
+      step: which checkpoint; by default the newest.
+
+    Raises:
+      InputError: no such directory, no checkpoint, or not at that step.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
+    if not (workdir / CHECKPOINTS).is_dir():
+        raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
+        if step is not None and step not in steps:
+            raise InputError(f"workdir {workdir}: no checkpoint at step {step}; there are {', '.join(map(str, steps))}")
+        step = steps[-1] if step is None else step
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        config = from_json(Config, json.dumps(meta["config"]), f"{workdir} checkpoint {step}")
+        model = ImageGPT(config.model)
+        abstract = abstract_params(model)
+        item = "ema" if config.optim.ema_decay is not None else "params"
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
+        params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
+    return Pretrained(model, params, Palette(np.asarray(meta["palette"], np.float32)), config, step)
+
+
+def abstract_params(model: ImageGPT) -> Any:
+    """Shapes and types of the parameters, nothing allocated."""
+    tokens = jax.ShapeDtypeStruct((1, model.cfg.n_ctx), np.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]

@@ -1,0 +1,103 @@
+"""The state of a run as one pytree, and the one train step that advances it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from igpt_jax.model.decoder import AXES, ImageGPT
+from igpt_jax.objectives import Batch, Objective
+from igpt_jax.parallel.mesh import shardings
+
+Params = Any
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes and a checkpoint keeps."""
+
+    step: jax.Array
+    """int32 scalar: steps taken."""
+    params: Params
+    """float32."""
+    opt_state: Any
+    ema: Any
+    """Moving average of params, or None."""
+
+    @property
+    def best_params(self) -> Params:
+        """What to evaluate and sample with: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def make_init(
+    model: ImageGPT, tx: optax.GradientTransformation, seed: int, ema: bool, mesh: Mesh
+) -> tuple[Callable[[], TrainState], TrainState]:
+    """A jitted maker of the fresh state, born sharded, and the state's shapes with their shardings."""
+
+    def init() -> TrainState:
+        tokens_BT = jnp.zeros((1, model.cfg.n_ctx), jnp.int32)
+        params = model.init(jax.random.key(seed), tokens_BT)["params"]
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), average)
+
+    abstract = jax.eval_shape(init)
+    places = shardings(abstract, mesh, AXES)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places)
+    return jax.jit(init, out_shardings=places), abstract
+
+
+def make_train_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int,
+    microbatches: int,
+    ema_decay: float | None,
+    abstract: TrainState,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step: batch -> gradients -> update. The state passed in is donated.
+
+    `abstract` says where the state lives. Step k uses the key fold_in(seed, k). Its metrics are those of the
+    objective, `loss` and `grad_norm`.
+    """
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+    def accumulate(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+        """Means over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
+
+        def split(x: jax.Array) -> jax.Array:
+            return x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+        def one(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradients(params, *part)), None
+
+        parts = (jax.tree.map(split, batch), jax.random.split(key, microbatches))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, batch, key))
+        sums, _ = jax.lax.scan(one, zeros, parts)
+        return jax.tree.map(lambda x: x / microbatches, sums)
+
+    def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+        (loss, metrics), grads = value_and_grad(params, batch, key)
+        return grads, metrics | {"loss": loss}
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, metrics = (gradients if microbatches == 1 else accumulate)(state.params, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
+        return TrainState(state.step + 1, params, opt_state, ema), metrics | {"grad_norm": optax.global_norm(grads)}
+
+    places = jax.tree.map(lambda x: x.sharding, abstract)
+    replicated = NamedSharding(mesh, P())
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated))

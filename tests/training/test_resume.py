@@ -1,0 +1,155 @@
+"""A run that is stopped and continued is the run that was never stopped, bit for bit."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from igpt_jax import InputError
+from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig, to_json
+from igpt_jax.experiment import train
+from igpt_jax.training import checkpoint
+from igpt_jax.training.checkpoint import claim_workdir, load_workdir
+from igpt_jax.training.loop import Interrupted, NonFiniteError
+
+CFG = Config(
+    name="resume",
+    model=ModelConfig(grid=(8, 8), vocab_size=17, n_layer=1, n_head=2, d_model=16),
+    data=DataConfig(source="digits", channels=1, augment="shift", shift=1),
+    palette=PaletteConfig("levels"),
+    optim=OptimConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
+    train=TrainConfig(
+        steps=10, batch_size=16, log_every=1, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304
+    ),
+)
+
+
+def lines(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/images_per_s"} for line in found]
+
+
+def at_step(n, act):
+    def on_step(step, metrics):
+        if step == n:
+            act()
+
+    return on_step
+
+
+def crash():
+    raise RuntimeError("crash")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    train(CFG, workdir)
+    return workdir
+
+
+def state_bytes(workdir, step):
+    """Every array of a checkpoint: parameters, average, moments, counts."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(
+        (workdir / "checkpoints").resolve(), options=ocp.CheckpointManagerOptions(read_only=True)
+    ) as manager:
+        args = {name: ocp.args.StandardRestore() for name in ("params", "ema", "rest")}
+        found = manager.restore(step, args=ocp.args.Composite(**args))
+    leaves = jax.tree.leaves_with_path({name: found[name] for name in args})
+    return {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
+
+
+def test_interrupted_four_ways_and_continued(straight, tmp_path):
+    """SIGTERM, SIGINT, a crash between checkpoints, and a torn metrics file."""
+    workdir = tmp_path / "run"
+    for step, signum in ((2, signal.SIGTERM), (5, signal.SIGINT)):
+        with pytest.raises(Interrupted, match=f"saved at step {step}"):
+            train(CFG, workdir, on_step=at_step(step, lambda s=signum: os.kill(os.getpid(), s)))
+        assert load_workdir(workdir).step == step
+    with pytest.raises(RuntimeError, match="crash"):
+        train(CFG, workdir, on_step=at_step(8, crash))
+    assert load_workdir(workdir).step == 6
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "tra')
+    report = train(CFG, workdir)
+    assert report.step == 10
+    assert lines(workdir) == lines(straight)
+    assert state_bytes(workdir, 10) == state_bytes(straight, 10)
+    assert state_bytes(workdir, 6) == state_bytes(straight, 6)
+    assert len(state_bytes(workdir, 10)) > 40
+
+
+def test_the_control_differs(straight):
+    """The comparison above can fail: neighbouring checkpoints are not the same bytes."""
+    assert state_bytes(straight, 9) != state_bytes(straight, 10)
+
+
+def test_a_finished_run_only_reports_again(straight):
+    before = (straight / "metrics.jsonl").read_bytes()
+    steps = []
+    report = train(CFG, straight, on_step=lambda step, metrics: steps.append(step))
+    assert (steps, report.step) == ([], 10)
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def test_loaded_weights_are_the_average(straight):
+    found = load_workdir(straight)
+    rest = state_bytes(straight, 10)
+    assert np.asarray(found.params["wte"]).tobytes() == rest["['ema']['wte']"] != rest["['params']['wte']"]
+    assert found.config == CFG
+    assert found.palette.size == 17
+    assert load_workdir(straight, step=6).step == 6
+
+
+def test_another_configuration_is_refused_and_nothing_touched(straight):
+    other = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, d_model=32), seed=5)
+    before = {p: p.read_bytes() for p in straight.glob("*.*")}
+    with pytest.raises(InputError, match=r"seed is 0 there and 5 here; model\.d_model is 16 there and 32 here"):
+        train(other, straight)
+    assert {p: p.read_bytes() for p in straight.glob("*.*")} == before
+
+
+def test_foreign_directories_are_refused(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="holds other files"):
+        train(CFG, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
+    file = tmp_path / "holiday.jpg"
+    with pytest.raises(InputError, match="is a file"):
+        train(CFG, file)
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    with claim_workdir(tmp_path / "run", CFG), pytest.raises(InputError, match="another process"):
+        train(CFG, tmp_path / "run")
+
+
+def test_what_cannot_be_loaded_is_named(straight, tmp_path):
+    with pytest.raises(InputError, match="no such directory"):
+        load_workdir(tmp_path / "none")
+    with pytest.raises(InputError, match="no checkpoints"):
+        load_workdir(tmp_path)
+    with pytest.raises(InputError, match="no checkpoint at step 7; there are 3, 6, 9, 10"):
+        load_workdir(straight, step=7)
+    (tmp_path / "config.json").write_text(to_json(CFG).replace('"seed"', '"sed"'))
+    with pytest.raises(InputError, match="did you mean 'seed'"):
+        train(CFG, tmp_path)
+
+
+def test_nan_stops_the_run_and_is_never_saved(tmp_path):
+    wild = dataclasses.replace(
+        CFG, optim=OptimConfig(lr=1e30), train=dataclasses.replace(CFG.train, checkpoint_every=1)
+    )
+    with pytest.raises(NonFiniteError, match=r"step \d+: .*(nan|inf).*optim\.lr"):
+        train(wild, tmp_path / "run")
+    saved = load_workdir(tmp_path / "run")
+    bad = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert saved.step == bad  # the last step whose numbers were finite
+    assert checkpoint.CHECKPOINTS in {p.name for p in (tmp_path / "run").iterdir()}
