@@ -1,0 +1,106 @@
+"""igpt train: an experiment file, overrides, a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from igpt_jax.cli.shared import parse, print_figures
+from igpt_jax.config import Config, InputError
+
+USAGE = """\
+igpt train EXPERIMENT.py [--workdir DIR] [--tiny] [--wandb] [--KEY VALUE ...]
+
+  EXPERIMENT.py   a file with config(tiny=False) -> Config
+  --workdir DIR   where the run lives; a run begun there is continued (default runs/NAME)
+  --tiny          the experiment's small form, to see that it works
+  --wandb         also log to Weights & Biases
+
+and any key of the configuration:
+
+"""
+
+
+def train_command(args: list[str]) -> int:
+    """igpt train EXPERIMENT.py [--workdir DIR] [--tiny] [--wandb] [--optim.lr 1e-3 ...]."""
+    own = argparse.ArgumentParser(prog="igpt train", add_help=False, allow_abbrev=False)
+    own.add_argument("experiment", nargs="?")
+    own.add_argument("--workdir")
+    own.add_argument("--tiny", action="store_true")
+    own.add_argument("--wandb", action="store_true")
+    known, overrides = _parse_known(own, args)
+    if known.experiment is None:
+        print(USAGE, end="")
+        if not {"-h", "--help"} & set(overrides):
+            raise InputError("train: no experiment file given, such as experiments/digits.py")
+        parse(Config, ["--help"], "train")  # prints and exits
+        return 0
+
+    from igpt_jax import experiment
+    from igpt_jax.training.loop import Interrupted, NonFiniteError
+
+    default = experiment.load_config(known.experiment, known.tiny)
+    if {"-h", "--help"} & set(overrides):
+        print(USAGE, end="")
+    cfg = parse(Config, overrides, "train", default=default)
+    workdir = Path(known.workdir or f"runs/{cfg.name}")
+    try:
+        with _progress(cfg) as on_step:
+            report = experiment.train(cfg, workdir, wandb=known.wandb, on_step=on_step)
+    except Interrupted as stopped:
+        print(f"igpt: {stopped}", file=sys.stderr)
+        return 128 + stopped.signum
+    except NonFiniteError as error:
+        print(f"igpt: {error}", file=sys.stderr)
+        return 1
+    print_figures(report.figures)
+    for path in report.pictures:
+        print(path)
+    return 0
+
+
+def _parse_known(parser: argparse.ArgumentParser, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parser.parse_known_args(args)
+    except SystemExit:
+        raise InputError(complaint.getvalue().strip().splitlines()[-1].removeprefix("igpt train: error: ")) from None
+
+
+@contextlib.contextmanager
+def _progress(cfg: Config) -> Iterator[Callable[[int, Any], None]]:
+    """A bar with step, loss, images/s and time left; plain lines where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def line(step: int, metrics: Any) -> None:
+            if step % cfg.train.log_every == 0 or step == cfg.train.steps:
+                rate = f"{metrics.images_per_s:.0f} images/s"
+                print(f"step {step}/{cfg.train.steps}  loss {metrics.loss:.4f}  {rate}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (
+        TextColumn(cfg.name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("train", total=cfg.train.steps, loss=float("nan"), rate=float("nan"))
+
+        def show(step: int, metrics: Any) -> None:
+            bar.update(task, completed=step, loss=metrics.loss, rate=metrics.images_per_s)
+
+        yield show

@@ -1,0 +1,76 @@
+"""What several commands need: parsing with one-line errors, writing results, the table of held-out figures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tyro
+
+from igpt_jax.config import InputError
+
+T = TypeVar("T")
+
+
+def parse(target: Callable[..., T], args: Sequence[str], command: str, **options: Any) -> T:
+    """tyro.cli with its errors as one InputError line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(target, args=args, prog=f"igpt {command}", config=(tyro.conf.FlagConversionOff,), **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(f"{_one_line(complaint.getvalue())}; igpt {command} --help lists all options") from None
+
+
+def _one_line(box: str) -> str:
+    """What a boxed tyro message says, as one line: the complaint and the nearest option, if it names one."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rules = [i for i, line in enumerate(lines) if line.startswith("───")]
+    text = " ".join(lines[: rules[0] if rules else len(lines)]).strip()
+    near = re.search(r"Perhaps you meant:\s+(--\S+)", " ".join(lines))
+    return text + (f"; did you mean {near[1]}?" if near else "")
+
+
+def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """Raises InputError, before any work is done, when a result cannot have that name."""
+    if path.suffix not in suffixes:
+        raise InputError(f"--out {path}: must end in {' or '.join(suffixes)}")
+    return path
+
+
+def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarray]) -> None:
+    """Writes the arrays (.npy) or their picture (.png), and prints where."""
+    from igpt_jax.palette import replace_file
+    from igpt_jax.viz import save_png
+
+    try:
+        if path.suffix == ".npy":
+            with replace_file(path) as file:
+                np.save(file, images)
+        else:
+            save_png(path, picture())
+    except OSError as error:
+        raise InputError(f"--out {path}: {error.strerror}") from None
+    print(path)
+
+
+def print_figures(figures: Mapping[str, float]) -> None:
+    """A table of nats per token, and the same in bits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="held-out images", title_justify="left")
+    table.add_column("")
+    table.add_column("nats per token", justify="right")
+    table.add_column("bits per token", justify="right")
+    for name, nats in figures.items():
+        table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}")
+    Console().print(table)
