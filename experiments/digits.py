@@ -3,7 +3,7 @@
 igpt train experiments/digits.py --workdir runs/digits
 """
 
-from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
+from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, SamplerConfig, TrainConfig
 
 
 def config(tiny: bool = False) -> Config:
@@ -15,12 +15,13 @@ def config(tiny: bool = False) -> Config:
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=3e-3, warmup_steps=4 if tiny else 100, clip_norm=1.0, ema_decay=0.9 if tiny else 0.99),
         train=TrainConfig(
-            steps=20 if tiny else 1200,
+            steps=20 if tiny else 1000,
             batch_size=32,
             log_every=5 if tiny else 50,
             eval_every=10 if tiny else 200,
-            checkpoint_every=10 if tiny else 300,
-            sample_every=0 if tiny else 400,
+            checkpoint_every=10 if tiny else 250,
+            sample_every=0 if tiny else 500,
             eval_batch_size=304,
         ),
+        sampler=SamplerConfig(temperature=0.85),
     )

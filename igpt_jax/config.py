@@ -287,9 +287,9 @@ class Config:
             "levels are greys: set data.channels to 1, or take a kmeans palette",
         )
         _require(
-            self.optim.warmup_steps <= self.train.steps,
+            self.optim.warmup_steps < self.train.steps,
             "optim.warmup_steps",
-            f"{self.optim.warmup_steps} exceeds train.steps = {self.train.steps}",
+            f"{self.optim.warmup_steps} is not below train.steps = {self.train.steps}",
         )
 
 

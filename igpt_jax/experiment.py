@@ -220,6 +220,8 @@ def _train(
     )
     checkpointer = Checkpointer(workdir, cfg, palette)
     start = checkpointer.latest or 0
+    if start > cfg.train.steps:
+        raise InputError(f"train.steps: {workdir} has a checkpoint at step {start}, beyond {cfg.train.steps} steps")
     state: TrainState = checkpointer.restore(abstract, start) if start else init()
     if start:
         log.info("continuing from step %d", start)
@@ -288,6 +290,7 @@ def held_out_figures(found: Pretrained) -> dict[str, float]:
 def report(found: Pretrained, figures: Mapping[str, float], workdir: Path, data: Data) -> Report:
     """Writes samples.png, completions.png and loss.png."""
     cfg, model, params, palette = found.config, found.model, found.params, found.palette
+    log.info("drawing samples and completions")
     names = ("samples.png", "completions.png", "loss.png")
     samples, completions, loss = (workdir / name for name in names)
     write_samples(samples, model, params, palette, 64, cfg.sampler, cfg.seed)

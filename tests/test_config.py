@@ -58,6 +58,7 @@ def test_bad_json_is_named(text, named):
         (lambda: OptimConfig(lr=0), "optim.lr"),
         (lambda: PaletteConfig(kind="file"), "palette.path"),
         (lambda: Config(palette=PaletteConfig("levels")), "data.channels"),
+        (lambda: Config(optim=OptimConfig(warmup_steps=5), train=TrainConfig(steps=5)), "optim.warmup_steps"),
     ],
 )
 def test_nonsense_is_refused_by_name(make, named):

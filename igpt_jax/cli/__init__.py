@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from igpt_jax.cli.fit_palette import palette_command
 from igpt_jax.cli.run import train_command
+from igpt_jax.cli.shared import ConsoleHandler
 from igpt_jax.cli.use import complete_command, eval_command, sample_command
 from igpt_jax.config import InputError
 
@@ -39,7 +40,7 @@ igpt COMMAND --help lists a command's options.
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script `igpt`. Returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(format="igpt: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
     logging.getLogger("igpt_jax").setLevel(logging.INFO if args[:1] == ["train"] else logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax remarks on its own options
     if not args or args[0] in ("-h", "--help"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from igpt_jax.cli.shared import parse, print_figures
+from igpt_jax.cli.shared import CONSOLE, parse, print_figures
 from igpt_jax.config import Config, InputError
 
 USAGE = """\
@@ -76,11 +77,9 @@ def _parse_known(parser: argparse.ArgumentParser, args: list[str]) -> tuple[argp
 @contextlib.contextmanager
 def _progress(cfg: Config) -> Iterator[Callable[[int, Any], None]]:
     """A bar with step, loss, images/s and time left; plain lines where there is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not CONSOLE.is_terminal:
 
         def line(step: int, metrics: Any) -> None:
             if step % cfg.train.log_every == 0 or step == cfg.train.steps:
@@ -93,14 +92,15 @@ def _progress(cfg: Config) -> Iterator[Callable[[int, Any], None]]:
         TextColumn(cfg.name),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("train", total=cfg.train.steps, loss=float("nan"), rate=float("nan"))
+    with Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task("train", total=cfg.train.steps, numbers="compiling")
 
         def show(step: int, metrics: Any) -> None:
-            bar.update(task, completed=step, loss=metrics.loss, rate=metrics.images_per_s)
+            if math.isfinite(metrics.images_per_s):
+                numbers = f"loss {metrics.loss:.4f}  {metrics.images_per_s:.0f} images/s"
+                bar.update(task, completed=step, numbers=numbers)
 
         yield show

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +13,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 import tyro
+from rich.console import Console
 
 from igpt_jax.config import InputError
 
 T = TypeVar("T")
+
+CONSOLE = Console(stderr=True)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines that do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        CONSOLE.print(f"igpt: {record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def parse(target: Callable[..., T], args: Sequence[str], command: str, **options: Any) -> T:
@@ -64,7 +75,6 @@ def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarra
 
 def print_figures(figures: Mapping[str, float]) -> None:
     """A table of nats per token, and the same in bits."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="held-out images", title_justify="left")

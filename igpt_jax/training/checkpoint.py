@@ -119,7 +119,16 @@ class Checkpointer:
         self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(self._meta), **args), force=True)
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
-        """The state at `step`, placed as the shardings of `abstract` say."""
+        """The state at `step`, placed as the shardings of `abstract` say.
+
+        Raises:
+          InputError: the run's palette is no longer the one that the checkpoint was trained with.
+        """
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if meta["palette"] != self._meta["palette"]:
+            raise InputError(
+                f"checkpoint {step}: was trained with another palette than palette.npy; put the old one back"
+            )
         items = {"params": abstract.params, "rest": {"step": abstract.step, "opt_state": abstract.opt_state}}
         if abstract.ema is not None:
             items["ema"] = abstract.ema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -75,7 +76,11 @@ class WandbWriter:
         except ImportError:
             raise InputError("wandb is not installed; pip install 'igpt_jax[wandb]', or leave --wandb out") from None
         config: dict[str, Any] = flatten(cfg)
-        self._run = wandb.init(project="igpt_jax", name=cfg.name, dir=str(workdir), config=config, resume="allow")
+        # The same workdir is the same run there, however often it is continued.
+        run_id = hashlib.sha1(str(workdir.resolve()).encode()).hexdigest()[:16]
+        self._run = wandb.init(
+            project="igpt_jax", id=run_id, name=cfg.name, dir=str(workdir), config=config, resume="allow"
+        )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         self._run.log(dict(scalars), step=step)

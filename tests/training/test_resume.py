@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -141,6 +142,16 @@ def test_what_cannot_be_loaded_is_named(straight, tmp_path):
     (tmp_path / "config.json").write_text(to_json(CFG).replace('"seed"', '"sed"'))
     with pytest.raises(InputError, match="did you mean 'seed'"):
         train(CFG, tmp_path)
+
+
+def test_a_run_is_not_shortened_nor_given_another_palette(straight, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    with pytest.raises(InputError, match=r"train\.steps: .* checkpoint at step 10, beyond 9"):
+        train(dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, steps=9)), workdir)
+    np.save(workdir / "palette.npy", np.linspace(-1, 0.9, 17, dtype=np.float32)[:, None])
+    with pytest.raises(InputError, match=r"checkpoint 10: .*palette"):
+        train(CFG, workdir)
 
 
 def test_nan_stops_the_run_and_is_never_saved(tmp_path):
