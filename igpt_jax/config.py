@@ -1,21 +1,17 @@
 """What a run is: frozen dataclasses, the paper's model sizes, validation and JSON.
 
 Every field here can be set in an experiment file, on the command line (`--optim.lr 1e-3`) and is written to the
-workdir and into every checkpoint. This module imports nothing heavier than the standard library and dacite.
+workdir and into every checkpoint. It imports the standard library alone; JSON and comparison are in `config_json`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
+import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-import dacite
-
-T = TypeVar("T")
+from typing import Any, Literal
 
 
 class InputError(ValueError):
@@ -28,6 +24,14 @@ class InputError(ValueError):
 def _require(ok: bool, key: str, message: str) -> None:
     if not ok:
         raise InputError(f"{key}: {message}")
+
+
+def _check_choices(cfg: Any, prefix: str) -> None:
+    """Type checkers see a wrong Literal; this is for all who run none."""
+    for name, hint in typing.get_type_hints(type(cfg)).items():
+        if typing.get_origin(hint) is Literal:
+            value, choices = getattr(cfg, name), typing.get_args(hint)
+            _require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class ModelConfig:
     """One compiled block looped over the layers (fast to compile) or all layers unrolled."""
 
     def __post_init__(self) -> None:
+        _check_choices(self, "model.")
+        object.__setattr__(self, "grid", tuple(self.grid))
         _require(len(self.grid) >= 1 and all(n >= 1 for n in self.grid), "model.grid", f"{self.grid} is no token grid")
         for name in ("vocab_size", "n_layer", "n_head", "d_model"):
             _require(getattr(self, name) >= 1, f"model.{name}", f"must be at least 1, not {getattr(self, name)}")
@@ -92,7 +98,7 @@ class ModelConfig:
         _require(name in PRESETS, "preset", f"no preset {name!r}; there are {', '.join(PRESETS)}")
         fields = {f.name for f in dataclasses.fields(cls)}
         for key in overrides:
-            _require(key in fields, f"model.{key}", "no such field" + _nearest(key, fields))
+            _require(key in fields, f"model.{key}", "no such field" + nearest(key, fields))
         return cls(**(PRESETS[name] | overrides))
 
 
@@ -138,6 +144,7 @@ class DataConfig:
     """Worker processes that prepare images; 0 prepares them on threads of this process."""
 
     def __post_init__(self) -> None:
+        _check_choices(self, "data.")
         _require(0 < self.holdout < 1, "data.holdout", f"must lie between 0 and 1, not {self.holdout}")
         _require(0 <= self.max_unreadable <= 1, "data.max_unreadable", f"must lie in [0, 1], not {self.max_unreadable}")
         _require(self.shift >= 0, "data.shift", f"must not be negative, not {self.shift}")
@@ -156,9 +163,10 @@ class PaletteConfig:
     """Images whose pixels the k-means fit sees."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.kind != "file" or bool(self.path), "palette.path", "palette.kind is file, so a .npy must be named"
-        )
+        _check_choices(self, "palette.")
+        given = bool(self.path)
+        _require(given or self.kind != "file", "palette.path", "palette.kind is file, so a .npy must be named")
+        _require(not given or self.kind == "file", "palette.path", f"is not read when palette.kind is {self.kind}")
         _require(self.fit_images >= 1, "palette.fit_images", f"must be at least 1, not {self.fit_images}")
 
 
@@ -174,14 +182,16 @@ class OptimConfig:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
-    """Decoupled decay of the matrices; norms, embeddings and sos are left alone."""
+    """Decoupled decay of the projections in the blocks; norms, embeddings, head and sos are left alone."""
     clip_norm: float | None = None
     """Scale the gradient down to this global norm."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights; evaluation and sampling then use it."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", f"must be positive, not {self.lr}")
+        _check_choices(self, "optim.")
+        _require(0 < self.lr < math.inf, "optim.lr", f"must be positive and finite, not {self.lr}")
+        _require(0 < self.eps < math.inf, "optim.eps", f"must be positive and finite, not {self.eps}")
         _require(self.warmup_steps >= 0, "optim.warmup_steps", f"must not be negative, not {self.warmup_steps}")
         for name in ("b1", "b2"):
             _require(0 <= getattr(self, name) < 1, f"optim.{name}", f"must lie in [0, 1), not {getattr(self, name)}")
@@ -280,7 +290,8 @@ class Config:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed", f"must not be negative, not {self.seed}")
+        _check_choices(self, "")
+        _require(0 <= self.seed < 2**32, "seed", f"must lie in 0..2^32 - 1, not {self.seed}")
         _require(
             self.palette.kind != "levels" or self.data.channels == 1,
             "palette.kind",
@@ -293,58 +304,7 @@ class Config:
         )
 
 
-# A workdir is resumed only by a configuration that gives the same run. These keys do not change what is computed
-# (beyond rounding), or may be changed on purpose half-way.
-FREE_ON_RESUME = frozenset(
-    {
-        *("name", "data.workers", "model.dtype", "model.attention", "model.remat", "model.scan_layers"),
-        *("mesh.data", "mesh.fsdp", "mesh.tensor", "sampler.temperature", "sampler.top_k", "sampler.top_p"),
-        *("train.steps", "train.microbatches", "train.log_every", "train.eval_every", "train.checkpoint_every"),
-        *("train.keep", "train.sample_every", "train.eval_batch_size", "train.eval_images"),
-    }
-)
-
-
-def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """{'optim.lr': 0.003, ...} for a dataclass instance."""
-    flat: dict[str, Any] = {}
-    for f in dataclasses.fields(cfg):
-        value = getattr(cfg, f.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{f.name}.")
-        else:
-            flat[prefix + f.name] = value
-    return flat
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ and that decide what a run computes, with (old, new)."""
-    a, b = flatten(old), flatten(new)
-    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in FREE_ON_RESUME}
-
-
-def to_json(cfg: Any) -> str:
-    """A configuration as indented JSON."""
-    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
-
-
-def from_json(cls: type[T], text: str, origin: str = "config") -> T:
-    """The inverse of `to_json`.
-
-    Raises:
-      InputError: the text is not JSON, or has a key or a value that `cls` does not; the message names it.
-    """
-    as_float = {float: lambda v: float(v) if type(v) is int else v}
-    try:
-        return dacite.from_dict(cls, json.loads(text), dacite.Config(strict=True, cast=[tuple], type_hooks=as_float))
-    except dacite.UnexpectedDataError as error:
-        key = sorted(error.keys)[0]
-        names = {name.rsplit(".", 1)[-1] for name in flatten(cls())}
-        raise InputError(f"{origin}: unknown key {key!r}" + _nearest(key, names)) from None
-    except (json.JSONDecodeError, dacite.DaciteError) as error:
-        raise InputError(f"{origin}: {error}") from None
-
-
-def _nearest(word: str, choices: Any) -> str:
+def nearest(word: str, choices: Any) -> str:
+    """The end of a complaint: '; did you mean ...?', or nothing where no choice comes near."""
     close = difflib.get_close_matches(word, sorted(choices), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -7,7 +7,7 @@ here, on the device. Optimizers, averaging over time and evaluation loops are le
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ from igpt_jax.palette import Palette
 Params = Any
 Batch = Mapping[str, jax.Array]
 Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def stream(seed: int, purpose: Literal["train", "eval"]) -> jax.Array:
+    """The key from which a purpose draws everything, so that none repeats the numbers of another."""
+    return jax.random.fold_in(jax.random.key(seed), {"train": 1, "eval": 2}[purpose])
 
 
 def token_nats(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax import experiment
+from igpt_jax import experiment, inputs
 from igpt_jax.cli import main
 from igpt_jax.training.checkpoint import load_workdir
 from tests.test_layering import ROOT
@@ -52,7 +52,7 @@ def test_it_ends_with_the_figures_beside_the_baselines(workdir, capsys):
 
 def test_training_learned_something(workdir):
     """Twenty steps are enough to leave the uniform guess well behind."""
-    assert experiment.held_out_figures(load_workdir(workdir))["model"] < 2.5
+    assert experiment.held_out_figures(load_workdir(workdir))[0]["model"] < 2.5
 
 
 def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
@@ -67,7 +67,7 @@ def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
 
 
 def test_complete_keeps_rows_or_a_mask(workdir, tmp_path):
-    digit = experiment.open_data(load_workdir(workdir).config).held_out[0]["image"]
+    digit = inputs.open_data(load_workdir(workdir).config).held_out[0]["image"]
     Image.fromarray(digit[..., 0]).save(tmp_path / "a.png")
     hole = np.zeros((8, 8), np.uint8)
     hole[3:5, 2:6] = 255
@@ -140,6 +140,10 @@ W = "WORKDIR"
         (["train", DIGITS, "--model.dtype", "float8"], "--model.dtype"),
         (["train", DIGITS, "--train.batch-size", "-4"], "train.batch_size"),
         (["train", DIGITS, "--train.batch-size", "9"], "train.batch_size"),
+        (["train", DIGITS, "--mesh.tensor", "2"], "vocab = 17 over tensor = 2"),
+        (["train", DIGITS, "--wandb"], "wandb"),
+        (["train", DIGITS, "--palette.path", "p.npy"], "palette.path"),
+        (["train", DIGITS, "--tiny", "--train.steps", "19", "--workdir", W], "beyond 19"),
         (["train", DIGITS, "--mesh.data", "3"], "mesh"),
         (["train", DIGITS, "--model.grid", "8"], "model.grid"),
         (["train", DIGITS, "--data.source", "folder:/no/such"], "/no/such"),
@@ -163,6 +167,12 @@ W = "WORKDIR"
         (["eval", "--workdir", "."], "no checkpoints"),
         (["palette", "digits", "--out", "x", "--channels", "1", "--size", "8", "8", "--colors", "18"], "17"),
         (["palette", "digits", "--out", "x", "--channels", "2"], "--channels"),
+        (
+            ["palette", "digits", "--out", "/proc/nowhere/x", "--channels", "1", "--size", "8", "8", "--colors", "9"],
+            "/proc/nowhere",
+        ),
+        (["palette", "digits", "--out", f"{DIGITS}/x"], "is a file"),
+        (["palette", "digits", "--out", "x", "--load", "/no/such.npy"], "/no/such.npy"),
     ],
     ids=lambda x: " ".join(x)[-60:] if isinstance(x, list) else None,
 )

@@ -4,19 +4,8 @@ import dataclasses
 
 import pytest
 
-from igpt_jax.config import (
-    FREE_ON_RESUME,
-    Config,
-    InputError,
-    ModelConfig,
-    OptimConfig,
-    PaletteConfig,
-    TrainConfig,
-    differences,
-    flatten,
-    from_json,
-    to_json,
-)
+from igpt_jax.config import Config, DataConfig, InputError, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
+from igpt_jax.config_json import FREE_ON_RESUME, differences, flatten, from_json, to_json
 
 
 def test_json_round_trip_of_non_default_values():
@@ -38,6 +27,7 @@ def test_json_round_trip_of_non_default_values():
         ('{"optim": {"lr": "fast"}}', "optim.lr"),
         ('{"model": {"dtype": "float8"}}', "model.dtype"),
         ("{", "run.json"),
+        ("[3]", "run.json"),
     ],
 )
 def test_bad_json_is_named(text, named):
@@ -51,6 +41,15 @@ def test_bad_json_is_named(text, named):
     [
         (lambda: ModelConfig(d_model=10, n_head=3), "model.n_head"),
         (lambda: ModelConfig(grid=(0, 3)), "model.grid"),
+        (lambda: ModelConfig(remat="all"), "model.remat: 'all' is none of none, dots, full"),
+        (lambda: DataConfig(augment="imgnet"), "data.augment"),
+        (lambda: DataConfig(channels=2), "data.channels"),
+        (lambda: OptimConfig(schedule="linear"), "optim.schedule"),
+        (lambda: OptimConfig(lr=float("inf")), "optim.lr"),
+        (lambda: OptimConfig(eps=-1.0), "optim.eps"),
+        (lambda: PaletteConfig(path="p.npy"), "palette.path"),
+        (lambda: Config(seed=2**32), "seed"),
+        (lambda: Config(objective="bart"), "objective"),
         (lambda: ModelConfig.preset("xxl"), "s, m, l, xl"),
         (lambda: ModelConfig.preset("s", n_layers=3), "did you mean 'n_layer'"),
         (lambda: TrainConfig(batch_size=-1), "train.batch_size"),

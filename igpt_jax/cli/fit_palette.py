@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -22,7 +23,7 @@ class PaletteArgs:
     """Directory for palette.npy, swatch.png and before_after.png."""
     colors: int = 512
     """Palette entries V."""
-    channels: int = 3
+    channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
     size: tuple[int, int] = (32, 32)
     """Rows and columns the images are brought to."""
@@ -37,29 +38,34 @@ def palette_command(args: list[str]) -> None:
     """igpt palette SOURCE --out DIR."""
     cli = parse(PaletteArgs, args, "palette")
 
-    from igpt_jax import experiment
-    from igpt_jax.palette import psnr
+    from igpt_jax import inputs
+    from igpt_jax.palette import Palette, psnr
     from igpt_jax.viz import before_after, palette_swatch, save_png
 
     if (cli.out / "palette.npy").exists():
         raise InputError(f"--out {cli.out}: holds a palette.npy already; name another directory")
-    if cli.channels not in (1, 3):
-        raise InputError(f"--channels: 1 for grey or 3 for RGB, not {cli.channels}")
+    palette = Palette.load(cli.load) if cli.load else None
+    channels = cli.channels if palette is None else 1 if palette.channels == 1 else 3
     cfg = Config(
         seed=cli.seed,
         model=ModelConfig(grid=cli.size, vocab_size=cli.colors),
-        data=DataConfig(source=cli.source, channels=cli.channels),
-        palette=PaletteConfig("file" if cli.load else "kmeans", str(cli.load) if cli.load else None, cli.images),
+        data=DataConfig(source=cli.source, channels=channels),
+        palette=PaletteConfig(fit_images=cli.images),
     )
-    data = experiment.open_data(cfg)
-    palette = experiment.make_palette(cfg, data)
+    data = inputs.open_data(cfg)
+    existing = next(p for p in (cli.out, *cli.out.absolute().parents) if p.exists())
+    if not existing.is_dir():  # said before the fit, which takes its time
+        raise InputError(f"--out {cli.out}: {existing} is a file; name a directory")
+    palette = palette or inputs.make_palette(cfg, data)
     held_out = data.images(data.held_out, 256)
     seen = np.asarray(palette.decode(palette.encode(held_out)))
-    palette.save(cli.out / "palette.npy")
-    save_png(cli.out / "swatch.png", palette_swatch(palette))
-    save_png(cli.out / "before_after.png", before_after(held_out[:16], seen[:16]))
-    print(
-        f"{palette.size} colours; reconstruction PSNR {psnr(held_out, seen):.2f} dB on {len(held_out)} held-out images"
-    )
+    try:
+        palette.save(cli.out / "palette.npy")
+        save_png(cli.out / "swatch.png", palette_swatch(palette))
+        save_png(cli.out / "before_after.png", before_after(held_out[:16], seen[:16]))
+    except OSError as error:
+        raise InputError(f"--out {cli.out}: {error.strerror}") from None
+    dB = f"reconstruction PSNR {psnr(held_out, seen):.2f} dB"
+    print(f"{palette.size} colours; {dB} on {len(held_out)} held-out images")
     for name in ("palette.npy", "swatch.png", "before_after.png"):
         print(cli.out / name)

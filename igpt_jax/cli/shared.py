@@ -73,11 +73,11 @@ def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarra
     print(path)
 
 
-def print_figures(figures: Mapping[str, float]) -> None:
+def print_figures(figures: Mapping[str, float], images: int) -> None:
     """A table of nats per token, and the same in bits."""
     from rich.table import Table
 
-    table = Table(title="held-out images", title_justify="left")
+    table = Table(title=f"{images} held-out images", title_justify="left")
     table.add_column("")
     table.add_column("nats per token", justify="right")
     table.add_column("bits per token", justify="right")

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from igpt_jax.cli.shared import check_output, parse, print_figures, write_result
 from igpt_jax.config import InputError, SamplerConfig
+
+
+@dataclass(frozen=True)
+class SamplerArgs:
+    """Where one is left out, the run's own setting holds."""
+
+    temperature: float | None = None
+    """Divides the logits; 0 takes the likeliest colour."""
+    top_k: int | None = None
+    """Keep the k likeliest colours."""
+    top_p: float | None = None
+    """Keep the smallest set of likeliest colours whose probability reaches p."""
+
+    def over(self, run: SamplerConfig) -> dict[str, Any]:
+        """The settings to sample with, checked."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return asdict(replace(run, **given))
 
 
 @dataclass(frozen=True)
@@ -28,7 +45,7 @@ class SampleArgs:
     """Checkpoint; by default the newest."""
     out: Path | None = None
     """.png for a grid or .npy for uint8 [n, Y, X, C]; by default WORKDIR/samples-seed<seed>.png."""
-    sampler: Annotated[SamplerConfig, tyro.conf.arg(name="")] = field(default_factory=SamplerConfig)
+    sampler: Annotated[SamplerArgs, tyro.conf.arg(name="")] = field(default_factory=SamplerArgs)
 
 
 def sample_command(args: list[str]) -> None:
@@ -41,8 +58,9 @@ def sample_command(args: list[str]) -> None:
     from igpt_jax.viz import image_grid
 
     found = load_workdir(cli.workdir, cli.step)
+    settings = cli.sampler.over(found.config.sampler)
     images = sample(
-        found.model, found.params, found.palette, cli.n, seed=cli.seed, batch_size=cli.batch_size, **vars(cli.sampler)
+        found.model, found.params, found.palette, cli.n, seed=cli.seed, batch_size=cli.batch_size, **settings
     )
     write_result(out, images, lambda: image_grid(images))
 
@@ -69,7 +87,7 @@ class CompleteArgs:
     """Checkpoint; by default the newest."""
     out: Path | None = None
     """.png for strips or .npy for uint8 [B, n, Y, X, C]; by default WORKDIR/completions-seed<seed>.png."""
-    sampler: Annotated[SamplerConfig, tyro.conf.arg(name="")] = field(default_factory=SamplerConfig)
+    sampler: Annotated[SamplerArgs, tyro.conf.arg(name="")] = field(default_factory=SamplerArgs)
 
 
 def complete_command(args: list[str]) -> None:
@@ -81,19 +99,20 @@ def complete_command(args: list[str]) -> None:
         raise InputError("complete: --rows and --mask both say what is given; take one")
     out = check_output(cli.out or cli.workdir / f"completions-seed{cli.seed}.png", (".png", ".npy"))
 
-    from igpt_jax import complete, experiment
+    from igpt_jax import complete, inputs
     from igpt_jax.training.checkpoint import load_workdir
     from igpt_jax.viz import completion_strips
 
     found = load_workdir(cli.workdir, cli.step)
-    size = experiment.picture_size(found.config)
+    settings = cli.sampler.over(found.config.sampler)
+    size = inputs.picture_size(found.config)
     if cli.rows is not None and not 0 <= cli.rows <= size[0]:
         raise InputError(f"--rows: {cli.rows} rows cannot be given, the model's images have {size[0]}")
-    images = experiment.read_images(found.config, cli.images)
+    images = inputs.read_images(found.config, cli.images)
     if cli.mask is not None:
-        known = experiment.read_mask(found.config, cli.mask)
+        known = inputs.read_mask(found.config, cli.mask)
     else:
-        known = experiment.top_rows(size, cli.rows)
+        known = inputs.top_rows(size, cli.rows)
     completions = complete(
         found.model,
         found.params,
@@ -103,7 +122,7 @@ def complete_command(args: list[str]) -> None:
         cli.n,
         seed=cli.seed,
         batch_size=cli.batch_size,
-        **vars(cli.sampler),
+        **settings,
     )
     write_result(out, completions, lambda: completion_strips(images, known, completions, originals=images))
 
@@ -125,4 +144,4 @@ def eval_command(args: list[str]) -> None:
     from igpt_jax import experiment
     from igpt_jax.training.checkpoint import load_workdir
 
-    print_figures(experiment.held_out_figures(load_workdir(cli.workdir, cli.step)))
+    print_figures(*experiment.held_out_figures(load_workdir(cli.workdir, cli.step)))

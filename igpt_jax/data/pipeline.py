@@ -7,9 +7,11 @@ are grain's. Putting batches on devices is left to `igpt_jax.parallel`.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -151,7 +153,13 @@ class _EvalBatch:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Ends a worker process when the training process is gone; grain's would wait for it for ever after a SIGKILL."""
+    """Leaves the end of a worker process to the training process, be it close() or the end of that process itself.
+
+    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM all of a job; but training still takes batches
+    until it has saved. And grain's own worker would wait for ever for a training process that SIGKILL ended.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -160,6 +168,14 @@ def _end_with_parent(index: int, count: int) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@atexit.register  # hence after every close(), which asks first, and before multiprocessing's SIGTERM and endless join()
+def _kill_workers() -> None:
+    """Ends workers that nothing holds any more, such as one still starting when the first batch failed."""
+    for process in multiprocessing.active_children():
+        if process.name.startswith("grain-process-prefetch"):
+            process.kill()
 
 
 def _close(box: list[grain.DatasetIterator[Batch]]) -> None:

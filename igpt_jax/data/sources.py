@@ -10,45 +10,21 @@ import gzip
 import hashlib
 import io
 import logging
-import os
-import threading
-import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 
 from igpt_jax.config import DataConfig, InputError
-from igpt_jax.data.preprocess import first_line, image_fault, load_image
+from igpt_jax.data.folder import FolderSource
+from igpt_jax.data.preprocess import first_line, load_image
+from igpt_jax.data.record import Record, Source, Split
 
 log = logging.getLogger(__name__)
 
-Split = Literal["train", "eval"]
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"))
-EVAL_FOLDERS = ("val", "valid", "validation", "test")
 DIGITS_HELD_OUT = 297
-
-
-class Record(TypedDict):
-    """One picture: `image` uint8 [y, x, c] of any size with c = data.channels, `label` int or -1 for none."""
-
-    image: np.ndarray
-    label: int
-
-
-class Source(Protocol):
-    """A picklable, thread-safe sequence of records with random access."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> Record: ...
 
 
 def open_source(cfg: DataConfig, split: Split) -> Source:
@@ -67,7 +43,7 @@ def open_source(cfg: DataConfig, split: Split) -> Source:
     if cfg.source == "digits":
         return _open_digits(cfg, split)
     if kind in ("folder", "idx", "tfds") and where:
-        return {"folder": _FolderSource, "idx": _open_idx, "tfds": _TfdsSource}[kind](cfg, split, where)
+        return {"folder": FolderSource, "idx": _open_idx, "tfds": _TfdsSource}[kind](cfg, split, where)
     raise InputError(f"data.source: {cfg.source!r} is none of digits, folder:PATH, idx:PATH, tfds:NAME")
 
 
@@ -83,6 +59,10 @@ class _ArraySource:
         self.name = name
         self.class_names = class_names
         self._images, self._labels, self._channels = images, labels, channels
+        held = hashlib.sha256(repr(images.shape).encode())
+        held.update(np.ascontiguousarray(images).data)
+        held.update(labels.astype("<i4").data)
+        self.digest = held.hexdigest()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -157,136 +137,6 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(bytes(body), np.uint8).reshape(shape)
 
 
-# A folder of image files
-
-
-class _FolderSource:
-    """Image files of a folder. One whose pixels fail at reading is replaced by the next readable one.
-
-    `unreadable` counts the files of the folder found unreadable so far, at opening by their header and later by their
-    pixels; each is warned of once. Every worker process keeps its own count.
-    """
-
-    def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
-        self.name = cfg.source
-        self._channels: Literal[1, 3] = cfg.channels
-        self._limit = cfg.max_unreadable
-        self._lock = threading.Lock()
-        self._bad: dict[str, None] = {}  # an ordered set
-        root = Path(where).expanduser()
-        other = next((name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
-        divided = other is not None and (root / "train").is_dir()
-        self._root = str(root / ("train" if split == "train" else str(other))) if divided else str(root)
-        if not root.is_dir():
-            raise InputError(f"data.source: there is no folder {where!r}")
-        try:
-            listed = _list_images(Path(self._root))
-            # named from both halves, so that a class absent from one does not renumber the others
-            named = [p for half in ("train", str(other)) for p in _list_images(root / half)] if divided else listed
-        except OSError as error:
-            raise InputError(f"data.source: {error}") from None
-        if not listed:
-            raise InputError(f"data.source: no image ({', '.join(sorted(SUFFIXES))}) in {self._root!r}")
-        self._total = len(listed)
-        self.class_names = tuple(sorted({path.partition("/")[0] for path in named if "/" in path}))
-        self._labels = {name: i for i, name in enumerate(self.class_names)}
-        self._paths = self._check_headers(listed)
-        if not divided:
-            self._paths = _hold_out(self._paths, cfg.holdout, self._root)[split]
-
-    @property
-    def unreadable(self) -> int:
-        return len(self._bad)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, i: int) -> Record:
-        n = len(self._paths)
-        for path in (self._paths[j % n] for j in range(i, i + n)):
-            try:
-                image = load_image(os.path.join(self._root, path), self._channels)
-            except InputError as error:
-                self._count_unreadable({path: str(error)})
-            else:
-                top, below, _ = path.partition("/")
-                return Record(image=image, label=self._labels[top] if below else -1)
-        raise InputError(f"data.source: none of the {n} images in {self._root!r} can be read")
-
-    def _check_headers(self, paths: list[str]) -> list[str]:
-        def faults(part: list[str]) -> dict[str, str]:
-            return {path: fault for path in part if (fault := image_fault(os.path.join(self._root, path)))}
-
-        parts = [paths[i : i + 512] for i in range(0, len(paths), 512)]  # not one future for each of a million files
-        with ThreadPoolExecutor(16) as pool:
-            self._count_unreadable({path: fault for found in pool.map(faults, parts) for path, fault in found.items()})
-        good = [path for path in paths if path not in self._bad]
-        if not good:
-            raise InputError(f"data.source: none of the {len(paths)} images in {self._root!r} can be read")
-        return good
-
-    def _count_unreadable(self, faults: dict[str, str]) -> None:
-        with self._lock:
-            for path in sorted(faults.keys() - self._bad.keys()):
-                log.warning("skipped: %s", faults[path])
-            self._bad |= dict.fromkeys(faults)
-            bad = list(self._bad)
-        if len(bad) > self._limit * self._total:
-            few = ", ".join(map(repr, bad[:3])) + (", ..." if len(bad) > 3 else "")
-            raise InputError(
-                f"data.source: {len(bad)} of {self._total} images in {self._root!r} cannot be read ({few}); mend or "
-                f"remove them, or allow more with --data.max-unreadable (now {self._limit:g})"
-            )
-
-
-def _list_images(root: Path) -> list[str]:
-    """Image files below `root` as sorted relative paths with forward slashes; hidden files and folders are left out."""
-
-    def walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-        stat = folder.stat()
-        here = (stat.st_dev, stat.st_ino)
-        if here in above:  # links are followed, but not round in circles
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    yield from walk(folder / entry.name, f"{prefix}{entry.name}/", above | {here})
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (
-                    entry.is_file() or not os.path.exists(entry.path)  # a dangling link counts as unreadable
-                ):
-                    yield prefix + entry.name
-
-    return sorted(walk(root, "", frozenset()))
-
-
-def _hold_out(paths: list[str], share: float, root: str) -> dict[Split, list[str]]:
-    """Splits by a hash of each path, so that adding files moves no other.
-
-    Neither half is empty: the path with the lowest hash is always held out, the one with the highest never.
-    """
-    if len(paths) < 2:
-        raise InputError(f"data.source: {root!r} holds one readable image; holding some out needs at least two")
-
-    def rank(path: str) -> float:
-        # a file system may hand the same name back in composed or in decomposed Unicode
-        name = unicodedata.normalize("NFC", path).encode("utf-8", "surrogateescape")
-        return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
-
-    ranks = {path: rank(path) for path in paths}
-    held_out = {path for path in paths if ranks[path] < share}
-    held_out -= {max(paths, key=lambda path: ranks[path])}
-    held_out |= {min(paths, key=lambda path: ranks[path])}
-    return {"train": [p for p in paths if p not in held_out], "eval": [p for p in paths if p in held_out]}
-
-
 # TensorFlow Datasets, read without TensorFlow
 
 
@@ -301,6 +151,8 @@ class _TfdsSource:
         self._records, label = _open_tfds(where, self._split)
         self._labelled = label is not None and not label.shape and np.issubdtype(label.np_dtype, np.integer)
         self.class_names: tuple[str, ...] = tuple(getattr(label, "names", ())) if self._labelled else ()
+        held = (self._records.dataset_info.full_name, self._split, len(self._records))  # the full name has the version
+        self.digest = hashlib.sha256(repr(held).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_records": None}

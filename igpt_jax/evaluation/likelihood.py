@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.objectives import Objective
+from igpt_jax.objectives import Objective, stream
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import put_batch
 
@@ -23,27 +23,29 @@ Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
 
 class Likelihood:
-    """The objective's mean over a held-out set, every image counted once."""
+    """The objective's metrics, averaged over a held-out set with every image counted once."""
 
     def __init__(self, objective: Objective, batches: Batches, mesh: Mesh, seed: int = 0):
         """`batches` gives this process's weighted batches from the start each time it is called."""
-        self._batches, self._mesh, self._key = batches, mesh, jax.random.key(seed)
+        self._batches, self._mesh, self._key = batches, mesh, stream(seed, "eval")
 
-        def sums(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def sums(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
             weight = jnp.sum(batch["weight"])
-            return objective(params, batch, key)[0] * weight, weight
+            return {name: x * weight for name, x in objective(params, batch, key)[1].items()}, weight
 
         self._sums = jax.jit(sums)
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields nats_per_token and bits_per_token (of quantised pixels)."""
+        """Yields the metrics, and bits_per_token beside nats_per_token (both of quantised pixels)."""
         parts = []
         for i, batch in enumerate(self._batches()):
             parts.append(self._sums(params, put_batch(batch, self._mesh), jax.random.fold_in(self._key, i)))
         totals, weights = zip(*jax.device_get(parts), strict=True)
-        nats = float(np.sum(totals, dtype=np.float64) / np.sum(weights, dtype=np.float64))
-        yield "nats_per_token", nats
-        yield "bits_per_token", nats / math.log(2)
+        for name in totals[0]:
+            mean = float(sum(float(total[name]) for total in totals) / sum(map(float, weights)))
+            yield name, mean
+            if name == "nats_per_token":
+                yield "bits_per_token", mean / math.log(2)
 
 
 def uniform_nats(vocab_size: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,7 @@ def write_samples(
         n,
         seed=seed,
         batch_size=batch_size,
-        temperature=cfg.temperature,
-        top_k=cfg.top_k,
-        top_p=cfg.top_p,
+        **asdict(cfg),
     )
     save_png(path, image_grid(images))
     return images
@@ -77,9 +76,7 @@ def write_completions(
         n,
         seed=seed,
         batch_size=batch_size,
-        temperature=cfg.temperature,
-        top_k=cfg.top_k,
-        top_p=cfg.top_p,
+        **asdict(cfg),
     )
     save_png(path, completion_strips(images, known, completions, originals=images))
     return completions

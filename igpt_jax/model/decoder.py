@@ -1,8 +1,9 @@
 """The decoder of Image GPT as pure Linen modules: tokens in, float32 logits out, no mutable state.
 
 Dims are suffixes: B batch, T query position, S key position, P prompt position, N layer, H head, K head size, D width,
-F feed-forward width, V palette. Parameter names and shapes are those of OpenAI's release, with the layers stacked on
-a leading axis. Where arrays live is not said here: `AXES` names the dims and `igpt_jax.parallel` places them.
+F feed-forward width, V palette. Parameter names and shapes follow OpenAI's release: its `h0`, `h1`, ... are stacked
+on a leading axis under `h`, and every projection's array is called `w`. Where arrays live is not said here: `AXES`
+names the dims and `igpt_jax.parallel` places them.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def shardings(
         spec = [rules[dim] for dim in dims]
         for size, dim, axis in zip(x.shape, dims, spec, strict=True):
             if axis is not None and size % mesh.shape[axis]:
-                misfits.append(f"{name} {dim} = {size} over {axis} = {mesh.shape[axis]}")
+                misfits.append(f"{dim} = {size} over {axis} = {mesh.shape[axis]}")
         used = [axis for axis in spec if axis is not None]
         if len(used) != len(set(used)):
             raise ValueError(f"{name}: dims {dims} put one mesh axis twice")
@@ -99,7 +99,9 @@ def shardings(
 
     found = jax.tree.map_with_path(one, tree)
     if misfits:
-        raise InputError(f"mesh: these dims do not divide: {'; '.join(misfits)}; choose other mesh sizes")
+        raise InputError(
+            f"mesh: these dims do not divide: {'; '.join(dict.fromkeys(misfits))}; choose other mesh sizes"
+        )
     return found
 
 

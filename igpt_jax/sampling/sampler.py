@@ -141,7 +141,8 @@ def sample(
     Args:
       model, params, palette: of the same model.
       n: how many images.
-      seed: image i of a seed is the same image whatever n and batch_size are.
+      seed: image i of a seed is the same image whatever n and batch_size are (up to what rounding in differently
+        shaped products can tip; none was seen on CPU).
       batch_size: images decoded at once.
       temperature, top_k, top_p: as in `SamplerConfig`.
 
@@ -200,6 +201,8 @@ def complete(
             f"images: {images.dtype} {images.shape}; the model completes uint8 [B, {', '.join(map(str, grid))}, "
             f"{palette.channels}]"
         )
+    if len(images) == 0:
+        raise InputError("images: no image to complete")
     if known is None:
         known = np.zeros(grid, bool)
         known[: grid[0] // 2] = True

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from igpt_jax.config import Config, InputError, differences, from_json, to_json
+from igpt_jax.config import Config, InputError
+from igpt_jax.config_json import differences, from_json, to_json
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.palette import Palette
+from igpt_jax.palette import Palette, replace_file
 from igpt_jax.training.state import TrainState
 
 CHECKPOINTS = "checkpoints"
@@ -74,7 +74,8 @@ def claim_workdir(workdir: Path, cfg: Config) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"workdir {workdir}: another process trains there now; name another directory") from None
         check_workdir(workdir, cfg)  # again, now that nobody else can write there
-        write_atomically(workdir / "config.json", to_json(cfg))
+        with replace_file(workdir / "config.json") as file:
+            file.write(to_json(cfg).encode())
         yield
 
 
@@ -88,52 +89,51 @@ def check_same_run(old: Config, new: Config, workdir: Path) -> None:
         )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old text or the new, never a part."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}")
-    tmp.write_text(text)
-    tmp.replace(path)
+@dataclass(frozen=True)
+class Meta:
+    """What a checkpoint says of itself, beside its arrays."""
+
+    step: int
+    config: Config
+    palette: Palette
+    data: Mapping[str, str]
+    """Digests of the images that the run learns from and is measured on."""
+    unwritten: Mapping[str, Any]
+    """`LateMetrics.unwritten` at that step."""
 
 
 class Checkpointer:
     """Saves and restores the checkpoints of one workdir."""
 
-    def __init__(self, workdir: Path, cfg: Config, palette: Palette):
+    def __init__(self, workdir: Path, cfg: Config, palette: Palette, data: Mapping[str, str]):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=cfg.train.keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
+        self._workdir = workdir
         self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options)
-        self._meta = {"config": asdict(cfg), "palette": palette.centers.tolist()}
+        self._meta = {"config": asdict(cfg), "palette": palette.centers.tolist(), "data": dict(data)}
 
-    @property
-    def latest(self) -> int | None:
-        """Newest complete checkpoint's step."""
-        return self._manager.latest_step()
-
-    def save(self, state: TrainState, step: int) -> None:
+    def save(self, state: TrainState, step: int, unwritten: Mapping[str, Any]) -> None:
         """Starts saving; the write goes on in the background. An error of the last save surfaces here."""
         items = {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
         if state.ema is not None:
             items["ema"] = state.ema
         args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(meta=ocp.args.JsonSave(self._meta), **args), force=True)
+        meta = ocp.args.JsonSave(self._meta | {"unwritten": dict(unwritten)})
+        self._manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
         """The state at `step`, placed as the shardings of `abstract` say.
 
         Raises:
-          InputError: the run's palette is no longer the one that the checkpoint was trained with.
+          InputError: the checkpoint is damaged.
         """
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if meta["palette"] != self._meta["palette"]:
-            raise InputError(
-                f"checkpoint {step}: was trained with another palette than palette.npy; put the old one back"
-            )
         items = {"params": abstract.params, "rest": {"step": abstract.step, "opt_state": abstract.opt_state}}
         if abstract.ema is not None:
             items["ema"] = abstract.ema
         args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**args))
+        with _named(self._workdir, step):
+            found = self._manager.restore(step, args=ocp.args.Composite(**args))
         return TrainState(
             step=found["rest"]["step"],
             params=found["params"],
@@ -146,7 +146,49 @@ class Checkpointer:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for the last save; its error surfaces here."""
         self._manager.close()
+
+
+@contextmanager
+def _named(workdir: Path, step: int) -> Iterator[None]:
+    """Whatever Orbax makes of a damaged checkpoint becomes one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        why = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"workdir {workdir}: checkpoint {step} is damaged or not one of ours ({why}); move "
+            f"{workdir / CHECKPOINTS / str(step)} away to go on from an older one"
+        ) from error
+
+
+@contextmanager
+def _reader(workdir: Path) -> Iterator[tuple[ocp.CheckpointManager, list[int]]]:
+    """A manager that writes nothing, and the steps of all complete checkpoints in ascending order."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
+        yield manager, sorted(manager.all_steps())
+
+
+def _read_meta(manager: ocp.CheckpointManager, workdir: Path, step: int) -> Meta:
+    with _named(workdir, step):
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        config = from_json(Config, json.dumps(meta["config"]), "its configuration")
+        palette = Palette(np.asarray(meta["palette"], np.float32))
+        return Meta(step, config, palette, meta["data"], meta["unwritten"])
+
+
+def newest(workdir: Path) -> Meta | None:
+    """What the newest complete checkpoint says; None where there is none. Writes nothing.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    if not (workdir / CHECKPOINTS).is_dir():
+        return None
+    with _reader(workdir) as (manager, steps):
+        return _read_meta(manager, workdir, steps[-1]) if steps else None
 
 
 def load_workdir(workdir: str | Path, step: int | None = None) -> Pretrained:
@@ -157,30 +199,27 @@ def load_workdir(workdir: str | Path, step: int | None = None) -> Pretrained:
       step: which checkpoint; by default the newest.
 
     Raises:
-      InputError: no such directory, no checkpoint, or not at that step.
+      InputError: no such directory, no checkpoint, not at that step, or a damaged one.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
     if not (workdir / CHECKPOINTS).is_dir():
         raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
-        steps = sorted(manager.all_steps())
+    with _reader(workdir) as (manager, steps):
         if not steps:
             raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
         if step is not None and step not in steps:
             raise InputError(f"workdir {workdir}: no checkpoint at step {step}; there are {', '.join(map(str, steps))}")
-        step = steps[-1] if step is None else step
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        config = from_json(Config, json.dumps(meta["config"]), f"{workdir} checkpoint {step}")
-        model = ImageGPT(config.model)
-        abstract = abstract_params(model)
-        item = "ema" if config.optim.ema_decay is not None else "params"
+        meta = _read_meta(manager, workdir, steps[-1] if step is None else step)
+        model = ImageGPT(meta.config.model)
+        item = "ema" if meta.config.optim.ema_decay is not None else "params"
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract)
-        params = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))[item]
-    return Pretrained(model, params, Palette(np.asarray(meta["palette"], np.float32)), config, step)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_params(model))
+        with _named(workdir, meta.step):
+            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
+            params = manager.restore(meta.step, args=args)[item]
+    return Pretrained(model, params, meta.palette, meta.config, meta.step)
 
 
 def abstract_params(model: ImageGPT) -> Any:

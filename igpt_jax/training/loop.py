@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -78,18 +78,28 @@ class LateMetrics:
         self._pending: tuple[int, Metrics] | None = None
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._since = time.perf_counter()
+        self._since: float | None = None
+        self._timed = 0
         self.images_per_s = math.nan
         self.loss = math.nan
         self.evaluated: tuple[int, dict[str, float]] = (0, {})
         """The step of the last evaluation, and what it found."""
 
+    @property
+    def unwritten(self) -> dict[str, Any]:
+        """What has been summed since the last line; a checkpoint keeps it, so that a continued run averages alike."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    @unwritten.setter
+    def unwritten(self, kept: Mapping[str, Any]) -> None:
+        self._sums, self._count = dict(kept["sums"]), kept["count"]
+
     def push(self, step: int, metrics: Metrics) -> None:
         """Takes the numbers of `step` and fetches those of the step before."""
+        if self._since is None:
+            self.restart_clock()  # the first step has been compiled by now
         before, self._pending = self._pending, (step, metrics)
-        if before is None:
-            self.restart_clock()  # the first step compiles
-        else:
+        if before is not None:
             self._take(*before)
 
     def flush(self) -> None:
@@ -100,7 +110,7 @@ class LateMetrics:
 
     def restart_clock(self) -> None:
         """Called after anything that is not training, so that images/s speaks of training alone."""
-        self._since, self._count, self._sums = time.perf_counter(), 0, {}
+        self._since, self._timed = time.perf_counter(), 0
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         for writer in self._writers:
@@ -112,18 +122,20 @@ class LateMetrics:
             shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise NonFiniteError(
                 f"step {step}: {shown}; stopped, and nothing was saved since the last good checkpoint. A lower "
-                "optim.lr, a longer optim.warmup_steps or an optim.clip_norm usually cures it"
+                "optim.lr, a longer optim.warmup_steps or an optim.clip_norm, in a new workdir, usually cures it"
             )
         self.loss = values["loss"]
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        elapsed = time.perf_counter() - self._since
-        self.images_per_s = self._count * self._batch_size / elapsed
+        self._timed += 1
+        assert self._since is not None
+        self.images_per_s = self._timed * self._batch_size / (time.perf_counter() - self._since)
         if step % self._log_every == 0:
             means = {f"train/{name}": total / self._count for name, total in self._sums.items()}
             rates = {"train/learning_rate": self._learning_rate(step - 1), "train/images_per_s": self.images_per_s}
             self.write(step, means | rates)
+            self._sums, self._count = {}, 0
             self.restart_clock()
 
 
@@ -168,7 +180,7 @@ def fit(
             stopping = stop.signum is not None
             if stopping:
                 metrics.flush()
-                checkpointer.save(state, step)
+                checkpointer.save(state, step, metrics.unwritten)
                 checkpointer.wait()
             for name, (every, evaluator) in evaluators.items():
                 if due(step, every, cfg.steps):
@@ -176,14 +188,16 @@ def fit(
                     found = {f"{name}/{key}": value for key, value in evaluator.run(state.best_params, step)}
                     if found:
                         metrics.write(step, found)
-                        metrics.evaluated = (step, found)
+                        before = metrics.evaluated[1] if metrics.evaluated[0] == step else {}
+                        metrics.evaluated = (step, before | found)
                     metrics.restart_clock()
             if stopping:
                 raise Interrupted(stop.signum or signal.SIGTERM, step)
-            # After the evaluation, so that a continued run has missed none of them.
+            # After the evaluation: a run killed during it goes back to before it, and has missed none.
             if due(step, cfg.checkpoint_every, cfg.steps):
                 metrics.flush()  # nothing that is not finite is ever saved
-                checkpointer.save(state, step)
+                checkpointer.save(state, step, metrics.unwritten)
+                metrics.restart_clock()
         metrics.flush()
         checkpointer.wait()
     return state

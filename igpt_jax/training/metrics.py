@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from igpt_jax.config import Config, InputError, flatten
+from igpt_jax.config import Config, InputError
+from igpt_jax.config_json import flatten
+from igpt_jax.palette import replace_file
 
 METRICS = "metrics.jsonl"
 
@@ -30,9 +32,8 @@ class JsonlWriter:
         self._path = workdir / METRICS
         if self._path.exists():
             kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= from_step]
-            tmp = self._path.with_suffix(".tmp")
-            tmp.write_text("".join(line + "\n" for line in kept))
-            tmp.replace(self._path)
+            with replace_file(self._path) as file:
+                file.write("".join(line + "\n" for line in kept).encode())
         self._file = open(self._path, "a")  # noqa: SIM115 (held as long as the run)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -67,19 +68,29 @@ class TensorBoardWriter:
         self._writer.close()
 
 
+def require_wandb() -> Any:
+    """The module; InputError where it is not installed."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise InputError("wandb is not installed; pip install 'igpt_jax[wandb]', or leave --wandb out") from None
+    return wandb
+
+
 class WandbWriter:
-    """A Weights & Biases run named after the configuration; needs the extra `wandb`."""
+    """A Weights & Biases run named after the configuration, one for a workdir; needs the extra `wandb`."""
 
     def __init__(self, workdir: Path, cfg: Config):
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise InputError("wandb is not installed; pip install 'igpt_jax[wandb]', or leave --wandb out") from None
-        config: dict[str, Any] = flatten(cfg)
-        # The same workdir is the same run there, however often it is continued.
-        run_id = hashlib.sha1(str(workdir.resolve()).encode()).hexdigest()[:16]
-        self._run = wandb.init(
-            project="igpt_jax", id=run_id, name=cfg.name, dir=str(workdir), config=config, resume="allow"
+        file = workdir / "wandb_id"
+        if not file.exists():
+            file.write_text(secrets.token_hex(8))
+        self._run = require_wandb().init(
+            project="igpt_jax",
+            id=file.read_text(),
+            name=cfg.name,
+            dir=str(workdir),
+            config=flatten(cfg),
+            resume="allow",
         )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

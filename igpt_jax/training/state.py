@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.model.decoder import AXES, ImageGPT
-from igpt_jax.objectives import Batch, Objective
+from igpt_jax.objectives import Batch, Objective, stream
 from igpt_jax.parallel.mesh import shardings
 
 Params = Any
@@ -67,8 +67,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step: batch -> gradients -> update. The state passed in is donated.
 
-    `abstract` says where the state lives. Step k uses the key fold_in(seed, k). Its metrics are those of the
-    objective, `loss` and `grad_norm`.
+    `abstract` says where the state lives. Step k uses the key fold_in(stream, k). Its metrics are those of the
+    objective, `loss`, and the norms of gradient and update.
     """
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
@@ -91,12 +91,13 @@ def make_train_step(
         return grads, metrics | {"loss": loss}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(stream(seed, "train"), state.step)
         grads, metrics = (gradients if microbatches == 1 else accumulate)(state.params, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
-        return TrainState(state.step + 1, params, opt_state, ema), metrics | {"grad_norm": optax.global_norm(grads)}
+        norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics | norms
 
     places = jax.tree.map(lambda x: x.sharding, abstract)
     replicated = NamedSharding(mesh, P())

@@ -23,6 +23,7 @@ class Counting:
 
     name = "counting"
     class_names = ()
+    digest = ""
 
     def __init__(self, n, failing=None):
         self.n, self.failing = n, failing
@@ -220,12 +221,18 @@ if __name__ == "__main__":
     print(next(kept)["image"].shape, flush=True)
     if sys.argv[2] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[2] == "lost":
+        from grain._src.python.dataset.transformations.process_prefetch import ProcessPrefetchDatasetIterator
+        ProcessPrefetchDatasetIterator._stop_prefetch = lambda self: None
 """
 
 
-@pytest.mark.parametrize(("workers", "end"), [(0, "abandoned"), (1, "abandoned"), (1, "killed")])
+@pytest.mark.parametrize(("workers", "end"), [(0, "abandoned"), (1, "abandoned"), (1, "killed"), (2, "lost")])
 def test_nothing_outlives_the_program(tmp_path, workers, end):
-    """Dropping an iterator ends quietly; a killed program takes its workers, which hold its pipes, along."""
+    """Dropping an iterator ends quietly; a killed program takes its workers, which hold its pipes, along.
+
+    So do workers end that no close() reaches, although they ignore SIGTERM.
+    """
     (tmp_path / "program.py").write_text(PROGRAM)
     with subprocess.Popen(
         [sys.executable, "-W", "error::ResourceWarning", tmp_path / "program.py", str(workers), end],
@@ -240,5 +247,47 @@ def test_nothing_outlives_the_program(tmp_path, workers, end):
         rest, errors = process.communicate(timeout=60)
     assert time.monotonic() - begin < 15
     assert (line, rest) == ("(64, 32, 32, 3)\n", "")
+    if end != "killed":
+        assert process.returncode == 0
     if end == "abandoned":
         assert (process.returncode, errors) == (0, "")
+
+
+SIGNALLED = """
+import itertools, multiprocessing, os, signal, time
+import numpy as np
+from igpt_jax.data.pipeline import train_batches
+from igpt_jax.data.preprocess import make_preprocess
+from igpt_jax.data.sources import open_source
+from igpt_jax.config import DataConfig
+if __name__ == "__main__":
+    noted = []
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, frame: noted.append(signum))
+    cfg = DataConfig()
+    args = open_source(cfg, "train"), make_preprocess(cfg, (32, 32), train=True)
+    plain = train_batches(*args, batch_size=64, seed=0)
+    batches = train_batches(*args, batch_size=64, seed=0, workers=1)
+    worker_has_started = next(batches), next(plain)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(0, signum)
+        time.sleep(0.5)
+    same = [np.array_equal(a["image"], b["image"]) for a, b in itertools.islice(zip(plain, batches), 20)]
+    alive = len(multiprocessing.active_children())
+    batches.close()
+    print([int(signum) for signum in noted], sum(same), alive, len(multiprocessing.active_children()), flush=True)
+"""
+
+
+def test_workers_outlast_the_signals_of_their_group(tmp_path):
+    """Ctrl-C and a scheduler's SIGTERM reach the workers too, but training wants more batches until it has saved."""
+    (tmp_path / "program.py").write_text(SIGNALLED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(igpt_jax.__file__).parents[1])},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 15] 20 1 0\n", "")

@@ -4,6 +4,7 @@ import gzip
 import io
 import logging
 import pickle
+import shutil
 import struct
 import sys
 import unicodedata
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from igpt_jax.config import DataConfig, InputError
+from igpt_jax.data import folder as folders
 from igpt_jax.data.sources import load_image, open_source
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -179,6 +181,7 @@ def test_digits_split_and_values():
             assert record["label"] == labels[offset + i]
     colour = open_source(DataConfig(source="digits", channels=3), "train")[3]["image"]
     np.testing.assert_array_equal(colour, np.repeat(train[3]["image"], 3, 2))
+    assert train.digest == open_source(DataConfig(source="digits", channels=3), "train").digest != held_out.digest
 
 
 @pytest.mark.parametrize("name", ["mnist", "folder:", "folder", "tfds", "s3:bucket", "Digits", "digits:8", ""])
@@ -266,10 +269,56 @@ def test_unreadable_files_are_left_out_replaced_counted_and_said_once(tmp_path, 
     assert train.unreadable == 2
     np.testing.assert_array_equal(train[8]["image"], pixels[0])  # 9.png, the last -> the first
     assert train.unreadable == 3
-    assert sorted(r.message.partition(".png'")[0][-1] for r in caplog.records if r.levelno == logging.WARNING) == [
-        *"359"
-    ]
+    opened, *read = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert opened.endswith(
+        "train': skipped 1 of 10 images that cannot be read ('3.png': it is none of JPEG, PNG, WEBP, GIF, BMP)"
+    )
+    assert [message.partition(".png'")[0][-1] for message in read] == [*"59"]
     assert pickle.loads(pickle.dumps(train)).unreadable == 3
+
+
+def test_both_splits_of_a_folder_share_one_check_of_its_headers(tmp_path, caplog, monkeypatch):
+    for i in range(40):
+        write(tmp_path / f"{i:02}.png", i)
+    for i in (3, 5, 7, 9):
+        (tmp_path / f"{i:02}.png").write_bytes(b"")
+    checked = []
+    check = folders.image_fault
+    monkeypatch.setattr(folders, "image_fault", lambda path: checked.append(path) or check(path))
+    train, held_out = folder(tmp_path, max_unreadable=0.5)
+    assert (len(train) + len(held_out), train.unreadable, held_out.unreadable, len(checked)) == (36, 4, 4, 40)
+    why = "it is none of JPEG, PNG, WEBP, GIF, BMP"
+    assert [r.message for r in caplog.records] == [
+        f"folder '{tmp_path}': skipped 4 of 40 images that cannot be read "
+        f"('03.png': {why}; '05.png': {why}; '07.png': {why}; ...)"
+    ]
+    write(tmp_path / "03.png", 3)  # the same names as before
+    train, held_out = folder(tmp_path, max_unreadable=0.5)
+    assert (len(train) + len(held_out), len(checked)) == (37, 80)
+    assert "skipped 3 of 40" in caplog.messages[-1]
+    assert "..." not in caplog.messages[-1]
+
+
+def test_the_digest_of_a_folder_is_of_the_names_it_keeps(tmp_path):
+    def digests():
+        return [source.digest for source in folder(tmp_path / "a", holdout=0.2)]
+
+    for i in range(20):
+        write(tmp_path / "a" / f"é/{i}.png", i)
+    before = digests()
+    assert before[0] != before[1]
+    assert [len(bytes.fromhex(digest)) for digest in before] == [32, 32]
+    assert digests() == before
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert [source.digest for source in folder(tmp_path / "b", holdout=0.2)] == before
+    added = write(tmp_path / "a" / "é/new.png", 0)
+    after = digests()
+    assert [x == y for x, y in zip(before, after, strict=True)].count(False) == 1  # the split that has it
+    added.unlink()
+    assert digests() == before
+    for i in (0, 7):  # 7 is held out
+        (tmp_path / "a" / f"é/{i}.png").unlink()
+    assert not set(digests()) & set(before)
 
 
 def test_too_many_unreadable_files_stop_the_run(tmp_path):
@@ -335,6 +384,8 @@ def test_idx_round_trip(tmp_path, pictures, style):
     np.testing.assert_array_equal(np.stack([r["image"] for r in records])[..., 0], images)
     assert [r["label"] for r in records] == labels.tolist()
     assert train.class_names == ("0", "1", "2", "3")
+    assert train.digest != held_out.digest
+    assert train.digest == open_source(DataConfig(source=f"idx:{tmp_path}"), "train").digest
 
 
 @pytest.mark.parametrize(
@@ -433,6 +484,7 @@ def test_tfds_records_are_read_without_tensorflow(tiny_tfds):
         assert record["image"].shape == (3, 4 + value, 3)
         assert record["label"] == value % 2
     assert train.class_names == ("even", "odd")
+    assert train.digest == open_source(DataConfig(source=tiny_tfds), "train").digest != held_out.digest
     assert open_source(DataConfig(source=tiny_tfds, channels=1), "eval")[0]["image"].shape[2] == 1
     assert len(open_source(DataConfig(source=tiny_tfds, train_split="train[:3]+test"), "train")) == 6
     assert "tensorflow" not in sys.modules

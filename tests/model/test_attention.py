@@ -62,3 +62,22 @@ def test_cached_query_is_the_last_row_of_the_whole():
 def test_unknown_backend_is_named():
     with pytest.raises(InputError, match="flashy"):
         attend(*qkv(4), Mask.causal(), "flashy")
+
+
+@pytest.mark.parametrize("mask", [Mask.causal(), Mask.full()], ids=lambda m: m.kind)
+def test_bfloat16_gradients_are_as_near_as_the_reference(mask):
+    """Measured against float32: the chunked form may not lose more than the plain one does."""
+    q, k, v = qkv(150)
+
+    def gradients(backend, dtype):
+        def loss(*args):
+            return jnp.sum(jnp.sin(attend(*args, mask, backend).astype(jnp.float32)))
+
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(*(x.astype(dtype) for x in (q, k, v)))
+
+    exact = gradients("reference", jnp.float32)
+    plain, chunked = (gradients(backend, jnp.bfloat16) for backend in ("reference", "chunked"))
+    for e, p, c in zip(exact, plain, chunked):
+        assert c.dtype == jnp.bfloat16
+        lost = [float(jnp.abs(x.astype(jnp.float32) - e).max()) for x in (p, c)]
+        assert lost[1] <= 1.5 * lost[0] + 1e-3

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from igpt_jax import ImageGPT, InputError, ModelConfig, Palette, complete, sample
-from igpt_jax.config import SamplerConfig
+from igpt_jax.config import MeshConfig, SamplerConfig
+from igpt_jax.model import AXES
+from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling.sampler import known_prefix, sample_tokens, segment_ends
 from igpt_jax.sampling.warp import draw
 
@@ -84,6 +86,24 @@ def test_everything_known_is_returned(tiny):
     np.testing.assert_array_equal(complete(model, params, PALETTE, images, np.ones((8, 8), bool))[:, 0], images)
 
 
+def test_each_image_may_have_its_own_mask(tiny):
+    model, params = tiny
+    images = np.asarray(PALETTE.decode(np.random.default_rng(0).integers(0, 16, (2, 8, 8))))
+    known = np.zeros((2, 8, 8), bool)
+    known[0, :6], known[1, :, 5:] = True, True
+    out = complete(model, params, PALETTE, images, known, n=2)
+    for b in range(2):
+        np.testing.assert_array_equal(out[b][:, known[b]], images[b][None, known[b]].repeat(2, axis=0))
+        assert (out[b][:, ~known[b]] != images[b][None, ~known[b]]).any()
+
+
+def test_sharded_parameters_draw_the_same_images(tiny):
+    model, params = tiny
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    placed = jax.device_put(params, shardings(params, mesh, AXES))
+    np.testing.assert_array_equal(sample(model, placed, PALETTE, 4), sample(model, params, PALETTE, 4))
+
+
 def test_first_pixel_follows_the_model(tiny):
     """The start vector alone decides it, so its distribution is known exactly."""
     model, params = tiny
@@ -113,6 +133,7 @@ def test_known_prefix_is_rounded_down_to_eighths():
         (lambda m, p: sample(m, p, PALETTE, 1, batch_size=0), "batch_size"),
         (lambda m, p: sample(m, p, Palette.levels(17)), "17 colours"),
         (lambda m, p: sample(m, p, PALETTE, top_p=2), "top_p"),
+        (lambda m, p: complete(m, p, PALETTE, np.zeros((0, 8, 8, 1), np.uint8)), "no image"),
         (lambda m, p: complete(m, p, PALETTE, np.zeros((1, 9, 8, 1), np.uint8)), r"\(1, 9, 8, 1\)"),
         (lambda m, p: complete(m, p, PALETTE, np.zeros((1, 8, 8, 1), np.float32)), "float32"),
         (lambda m, p: complete(m, p, PALETTE, np.zeros((1, 8, 8, 1), np.uint8), np.ones((8, 9), bool)), "known"),

@@ -38,7 +38,15 @@ def test_which_colours_stay(settings, expected):
 
 
 def test_temperature_divides():
-    np.testing.assert_allclose(warp_logits(LOGITS, SamplerConfig(temperature=2.0)), LOGITS / 2)
+    np.testing.assert_allclose(
+        jax.nn.softmax(warp_logits(LOGITS, SamplerConfig(temperature=2.0))), PROBS**0.5 / (PROBS**0.5).sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("extreme", [dict(temperature=1e-39), dict(top_p=1e-46), dict(temperature=1e-38, top_p=0.9)])
+def test_extremes_leave_the_likeliest(extreme):
+    logits = jnp.array([[0.0, 1.0, 5.0, 2.0]])
+    assert draw(logits, jax.random.split(jax.random.key(0), 1), SamplerConfig(**extreme)).tolist() == [2]
 
 
 def test_draws_follow_the_distribution():

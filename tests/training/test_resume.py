@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
-from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig, to_json
-from igpt_jax.experiment import train
+from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
+from igpt_jax.config_json import to_json
+from igpt_jax.experiment import check_continues, train
+from igpt_jax.inputs import open_data
 from igpt_jax.training import checkpoint
 from igpt_jax.training.checkpoint import claim_workdir, load_workdir
 from igpt_jax.training.loop import Interrupted, NonFiniteError
@@ -24,7 +26,7 @@ CFG = Config(
     palette=PaletteConfig("levels"),
     optim=OptimConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
     train=TrainConfig(
-        steps=10, batch_size=16, log_every=1, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304
+        steps=10, batch_size=16, log_every=4, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304
     ),
 )
 
@@ -150,17 +152,38 @@ def test_a_run_is_not_shortened_nor_given_another_palette(straight, tmp_path):
     with pytest.raises(InputError, match=r"train\.steps: .* checkpoint at step 10, beyond 9"):
         train(dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, steps=9)), workdir)
     np.save(workdir / "palette.npy", np.linspace(-1, 0.9, 17, dtype=np.float32)[:, None])
-    with pytest.raises(InputError, match=r"checkpoint 10: .*palette"):
+    with pytest.raises(InputError, match=r"palette\.npy is not the one"):
         train(CFG, workdir)
 
 
 def test_nan_stops_the_run_and_is_never_saved(tmp_path):
     wild = dataclasses.replace(
-        CFG, optim=OptimConfig(lr=1e30), train=dataclasses.replace(CFG.train, checkpoint_every=1)
+        CFG, optim=OptimConfig(lr=1e30, warmup_steps=2), train=dataclasses.replace(CFG.train, checkpoint_every=1)
     )
     with pytest.raises(NonFiniteError, match=r"step \d+: .*(nan|inf).*optim\.lr"):
         train(wild, tmp_path / "run")
     saved = load_workdir(tmp_path / "run")
-    bad = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-    assert saved.step == bad  # the last step whose numbers were finite
-    assert checkpoint.CHECKPOINTS in {p.name for p in (tmp_path / "run").iterdir()}
+    assert saved.step == 1  # the warm-up's first step moves nothing; the second would have been saved too
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved.params))
+
+
+def test_other_images_are_noticed(straight):
+    begun = checkpoint.newest(straight)
+    data = open_data(CFG)
+    check_continues(begun, CFG, data, straight)
+    changed = dataclasses.replace(begun, data={**begun.data, "held_out": "other"})
+    with pytest.raises(InputError, match=r"data\.source: .*held_out"):
+        check_continues(changed, CFG, data, straight)
+
+
+def test_a_damaged_checkpoint_is_named(straight, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    for path in (workdir / "checkpoints" / "10").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match="checkpoint 10 is damaged"):
+        load_workdir(workdir)
+    with pytest.raises(InputError, match="checkpoint 10 is damaged"):
+        train(CFG, workdir)
+    assert load_workdir(workdir, step=9).step == 9
