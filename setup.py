@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="igpt_jax",
     version="0.1.0",
-    description="Image GPT (Generative Pretraining from Pixels) in JAX/Flax, for TPU and GPU pods",
+    description="Image GPT (Generative Pretraining from Pixels) in JAX and Flax",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -1,6 +1,8 @@
 """Handwritten digits (scikit-learn; 8 x 8 pixels, 17 grey levels): the quickstart.
 
 igpt train experiments/digits.py --workdir runs/digits
+
+Expected: 1.253 nats per token on the 297 held-out digits, in under 5 minutes on 2 CPU cores.
 """
 
 from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, SamplerConfig, TrainConfig

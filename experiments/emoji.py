@@ -3,6 +3,8 @@
     npm install emoji-datasource-google
     igpt train experiments/emoji.py --workdir runs/emoji
 
+Expected: 1.777 nats per token on 198 held-out emoji after 5,120 images; colours and outlines, no faces yet. An
+accelerator affords a larger model and more steps: --model.n-layer 12 --model.d-model 512 --train.steps 20000.
 Any folder of pictures does: --data.source folder:PATH.
 """
 
