@@ -49,6 +49,15 @@ class ModelConfig:
     n_head: int = 8
     d_model: int = 512
     """Width D; the feed-forward layer is 4 D wide."""
+    causal: bool = True
+    """True: each token is predicted from those before it, beginning with a start vector (autoregressive). False: every
+    token sees every other, and there is no start vector (BERT)."""
+    use_bias: bool = False
+    """Biases in the projections. The release has none; models fine-tuned with Hugging Face may."""
+    clf_classes: int = 0
+    """Classes of the classification head; 0 for none."""
+    cond_classes: int = 0
+    """Classes whose vectors are added to the start vector, so that a class can be asked for; 0 for none."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type. Parameters, norms, softmax, logits and loss stay float32. auto: float32 on CPU, else bfloat16."""
@@ -70,6 +79,11 @@ class ModelConfig:
             "model.n_head",
             f"{self.n_head} heads do not divide model.d_model = {self.d_model}",
         )
+        for name in ("clf_classes", "cond_classes"):
+            _require(getattr(self, name) >= 0, f"model.{name}", f"must not be negative, not {getattr(self, name)}")
+        _require(
+            self.causal or not self.cond_classes, "model.cond_classes", "needs model.causal: BERT has no start vector"
+        )
 
     @property
     def n_ctx(self) -> int:
@@ -82,9 +96,10 @@ class ModelConfig:
 
     @property
     def n_params(self) -> int:
-        """Exact parameter count: wpe, wte and wtet, sos, ln_f, and 12 D^2 + 2 D for each layer."""
+        """Exact parameter count: wpe, wte and wtet, ln_f, sos, classes, and 12 D^2 + 2 D (+ 9 D biases) a layer."""
         d = self.d_model
-        return self.n_ctx * d + 2 * self.vocab_size * d + 2 * d + self.n_layer * (12 * d * d + 2 * d)
+        rows = self.n_ctx + 2 * self.vocab_size + 1 + self.causal + self.clf_classes + self.cond_classes
+        return rows * d + self.n_layer * (12 * d * d + (11 if self.use_bias else 2) * d)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> ModelConfig:
@@ -155,8 +170,9 @@ class DataConfig:
 class PaletteConfig:
     """Where the V colours come from (V is model.vocab_size)."""
 
-    kind: Literal["kmeans", "levels", "file"] = "kmeans"
-    """kmeans: fitted on the training images. levels: V evenly spaced greys. file: read from `path`."""
+    kind: Literal["kmeans", "levels", "file", "pretrained"] = "kmeans"
+    """kmeans: fitted on the training images. levels: V evenly spaced greys. file: read from `path`. pretrained: that of
+    the weights in train.init_from."""
     path: str | None = None
     """A .npy of shape [V, channels] in [-1, 1], as the release's kmeans_centers.npy."""
     fit_images: int = 2000
@@ -210,6 +226,9 @@ class OptimConfig:
 class TrainConfig:
     """How long, how much at once, and what happens how often on the way."""
 
+    init_from: str | None = None
+    """Weights to begin with instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
+    name. Only a classification head, a class table and biases may be missing there; they begin at zero."""
     steps: int = 1_000_000
     """Optimizer steps."""
     batch_size: int = 128
@@ -279,8 +298,9 @@ class Config:
 
     name: str = "igpt"
     seed: int = 0
-    objective: Literal["ar"] = "ar"
-    """ar: next-pixel prediction in raster order (paper section 2.1)."""
+    objective: Literal["ar", "bert", "joint"] = "ar"
+    """ar: next-pixel prediction in raster order. bert: prediction of masked pixels (both paper section 2.1). joint:
+    either of them, as model.causal says, plus classification (paper section 2.3)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     palette: PaletteConfig = field(default_factory=PaletteConfig)
@@ -296,6 +316,23 @@ class Config:
             self.palette.kind != "levels" or self.data.channels == 1,
             "palette.kind",
             "levels are greys: set data.channels to 1, or take a kmeans palette",
+        )
+        wanted = {"ar": True, "bert": False}.get(self.objective, self.model.causal)
+        _require(self.model.causal == wanted, "model.causal", f"must be {wanted} for objective {self.objective!r}")
+        _require(
+            (self.objective == "joint") == (self.model.clf_classes > 0),
+            "model.clf_classes",
+            "the classification head and objective 'joint' go together: set both or neither",
+        )
+        _require(
+            self.objective != "joint" or not self.model.cond_classes,
+            "model.cond_classes",
+            "a model that is told the class cannot learn to name it; drop this or objective 'joint'",
+        )
+        _require(
+            self.palette.kind != "pretrained" or self.train.init_from is not None,
+            "palette.kind",
+            "pretrained is the palette of train.init_from, so that must be given",
         )
         _require(
             self.optim.warmup_steps < self.train.steps,

@@ -27,16 +27,21 @@ def rng():
     return np.random.default_rng(0)
 
 
+def randomized(params, scale):
+    """The parameters with noise on every one of them, so that none hides behind a zero or a one."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + scale * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys)]
+    return jax.tree.unflatten(structure, noisy)
+
+
 @pytest.fixture(scope="session")
 def tiny():
-    """(model, params): two layers on an 8 x 8 grid, every tensor random and of some size, so that nothing hides."""
+    """(model, params): two layers on an 8 x 8 grid, every tensor random and of some size."""
     import jax.numpy as jnp
 
     from igpt_jax import ImageGPT, ModelConfig
 
     model = ImageGPT(ModelConfig.preset("tiny"))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.2 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys)]
-    return model, jax.tree.unflatten(structure, noisy)
+    return model, randomized(params, 0.2)

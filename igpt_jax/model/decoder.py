@@ -1,9 +1,9 @@
 """The decoder of Image GPT as pure Linen modules: tokens in, float32 logits out, no mutable state.
 
 Dims are suffixes: B batch, T query position, S key position, P prompt position, N layer, H head, K head size, D width,
-F feed-forward width, V palette. Parameter names and shapes follow OpenAI's release: its `h0`, `h1`, ... are stacked
-on a leading axis under `h`, and every projection's array is called `w`. Where arrays live is not said here: `AXES`
-names the dims and `igpt_jax.parallel` places them.
+F feed-forward width, V palette, C class. Parameter names and shapes follow OpenAI's release: its `h0`, `h1`, ... are
+stacked on a leading axis under `h`, and every projection's array is called `w`. Where arrays live is not said here:
+`AXES` names the dims and `igpt_jax.parallel` places them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ from flax import linen as nn
 from igpt_jax.config import InputError, ModelConfig
 from igpt_jax.model.attention import Mask, attend, attend_cached
 
-# Parameter path (its end) -> what each dim is. One row for every parameter, used for sharding and optimizer masks.
+# Parameter path (its end) -> what each dim is. One row for every parameter that some model has, used for sharding.
 AXES: dict[str, tuple[str, ...]] = {
     "wpe": ("position", "embed"),
     "wte": ("vocab", "embed"),
     "sos": ("embed",),
+    "class_table": ("class", "embed"),
     "wtet": ("vocab", "embed"),
+    "clf": ("class", "embed"),
     "h/ln_1/g": ("layer", "norm"),
     "h/attn/q_proj/w": ("layer", "heads", "head", "embed"),
     "h/attn/k_proj/w": ("layer", "heads", "head", "embed"),
     "h/attn/v_proj/w": ("layer", "heads", "head", "embed"),
     "h/attn/c_proj/w": ("layer", "heads", "head", "embed"),
+    "h/attn/q_proj/b": ("layer", "heads", "head"),
+    "h/attn/k_proj/b": ("layer", "heads", "head"),
+    "h/attn/v_proj/b": ("layer", "heads", "head"),
+    "h/attn/c_proj/b": ("layer", "embed"),
     "h/ln_2/g": ("layer", "norm"),
     "h/mlp/c_fc/w": ("layer", "embed", "mlp"),
     "h/mlp/c_proj/w": ("layer", "mlp", "embed"),
+    "h/mlp/c_fc/b": ("layer", "mlp"),
+    "h/mlp/c_proj/b": ("layer", "embed"),
     "ln_f/g": ("norm",),
 }
 
@@ -77,20 +85,25 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """One weight `w`, contracted by an einsum; stored in float32, used in the input's dtype."""
+    """One weight `w`, contracted by an einsum, and perhaps a bias `b`; stored in float32, used in the input's dtype."""
 
     equation: str
     shape: tuple[int, ...]
     stddev: float
+    bias_shape: tuple[int, ...] | None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         w = self.param("w", nn.initializers.normal(self.stddev), self.shape, jnp.float32)
-        return jnp.einsum(self.equation, x, w.astype(x.dtype))
+        y = jnp.einsum(self.equation, x, w.astype(x.dtype))
+        if self.bias_shape is None:
+            return y
+        b = self.param("b", nn.initializers.zeros, self.bias_shape, jnp.float32)
+        return y + jnp.expand_dims(b.astype(x.dtype), tuple(range(y.ndim - b.ndim)))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention without biases (release, `attn`); with a cache, for one new position."""
+    """Multi-head self-attention (release, `attn`); with a cache, for one new position."""
 
     cfg: ModelConfig
     mask: Mask
@@ -98,10 +111,11 @@ class Attention(nn.Module):
     def setup(self) -> None:
         d, n = self.cfg.d_model, self.cfg.n_layer
         shape = (self.cfg.n_head, self.cfg.head_dim, d)
-        self.q_proj = Projection("...d,hkd->...hk", shape, d**-0.5)
-        self.k_proj = Projection("...d,hkd->...hk", shape, d**-0.5)
-        self.v_proj = Projection("...d,hkd->...hk", shape, d**-0.5)
-        self.c_proj = Projection("...hk,hkd->...d", shape, (d * n) ** -0.5)
+        bias, out_bias = (shape[:2], (d,)) if self.cfg.use_bias else (None, None)
+        self.q_proj = Projection("...d,hkd->...hk", shape, d**-0.5, bias)
+        self.k_proj = Projection("...d,hkd->...hk", shape, d**-0.5, bias)
+        self.v_proj = Projection("...d,hkd->...hk", shape, d**-0.5, bias)
+        self.c_proj = Projection("...hk,hkd->...d", shape, (d * n) ** -0.5, out_bias)
 
     def __call__(self, x_BTD: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the update [B, T, D] and this layer's keys and values [B, T, H, K]."""
@@ -120,14 +134,15 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """D -> 4 D -> D without biases around gelu2(x) = x sigmoid(1.702 x) (release, `mlp`)."""
+    """D -> 4 D -> D around gelu2(x) = x sigmoid(1.702 x) (release, `mlp`)."""
 
     cfg: ModelConfig
 
     def setup(self) -> None:
         d = self.cfg.d_model
-        self.c_fc = Projection("...d,df->...f", (d, 4 * d), 0.02)
-        self.c_proj = Projection("...f,fd->...d", (4 * d, d), 0.02)
+        bias, out_bias = ((4 * d,), (d,)) if self.cfg.use_bias else (None, None)
+        self.c_fc = Projection("...d,df->...f", (d, 4 * d), 0.02, bias)
+        self.c_proj = Projection("...f,fd->...d", (4 * d, d), 0.02, out_bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = self.c_fc(x)
@@ -170,17 +185,25 @@ class ImageGPT(nn.Module):
 
     `model.apply({'params': params}, tokens_BT)` gives the logits of every token, the first included: the start
     vector and the shift by one are inside. A fresh model predicts all V colours alike (loss = ln V), because the
-    head starts at zero.
+    head starts at zero; so do the classification head and the class table, where the model has them.
+
+    With `causal=False` it is the BERT variant: no start vector, no shift, every token sees every other, and the
+    logits at t are those of token t itself, whose embedding `keep_BT` may blank.
     """
 
     cfg: ModelConfig
 
     def setup(self) -> None:
-        cfg, normal = self.cfg, nn.initializers.normal
+        cfg, normal, zeros = self.cfg, nn.initializers.normal, nn.initializers.zeros
         self.wpe = self.param("wpe", normal(0.01), (cfg.n_ctx, cfg.d_model), jnp.float32)
         self.wte = self.param("wte", normal(0.02), (cfg.vocab_size, cfg.d_model), jnp.float32)
-        self.sos = self.param("sos", normal(0.02), (cfg.d_model,), jnp.float32)
-        self.wtet = self.param("wtet", nn.initializers.zeros, (cfg.vocab_size, cfg.d_model), jnp.float32)
+        if cfg.causal:
+            self.sos = self.param("sos", normal(0.02), (cfg.d_model,), jnp.float32)
+        self.wtet = self.param("wtet", zeros, (cfg.vocab_size, cfg.d_model), jnp.float32)
+        if cfg.clf_classes:
+            self.clf = self.param("clf", zeros, (cfg.clf_classes, cfg.d_model), jnp.float32)
+        if cfg.cond_classes:
+            self.class_table = self.param("class_table", zeros, (cfg.cond_classes, cfg.d_model), jnp.float32)
         block = Block
         if cfg.remat != "none":
             block = nn.remat(Block, policy=_REMAT[cfg.remat], prevent_cse=not cfg.scan_layers)
@@ -192,47 +215,93 @@ class ImageGPT(nn.Module):
             unroll=1 if cfg.scan_layers else cfg.n_layer,
             methods=["__call__", "step"],
         )
-        self.h = scanned(cfg, Mask.causal())
+        self.h = scanned(cfg, Mask.causal() if cfg.causal else Mask.full())
         self.ln_f = RMSNorm()
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        """Logits float32 [B, T, V]; those at t depend on tokens before t alone.
+    def __call__(
+        self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None, class_B: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits float32 [B, T, V]; those of a causal model at t depend on tokens before t alone.
 
         Args:
           tokens_BT: int [B, T] palette ids in raster order, T = cfg.n_ctx.
+          keep_BT: bool [B, T], for BERT: where False, the token's embedding is zero (its position's is not).
+          class_B: int [B], for class-conditional models: 0..cond_classes - 1, or -1 for no class.
 
         Raises:
-          InputError: T is not the model's context length.
+          InputError: T is not the model's context length, or an argument is for another kind of model.
         """
-        return self._head(self._trunk(tokens_BT)[0])
+        return self._head(self._trunk(tokens_BT, keep_BT, class_B)[0])
 
-    def features(self, tokens_BT: jax.Array) -> jax.Array:
+    def logits_and_classes(self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Logits of tokens [B, T, V] and of classes [B, C], both float32, from one pass.
+
+        The classes are read off the mean over positions of the final normed states (paper section 2.3).
+
+        Raises:
+          InputError: as for the plain call, or the model has no classification head.
+        """
+        if not self.cfg.clf_classes:
+            raise InputError("model.clf_classes: this model has no classification head; give it the number of classes")
+        x_BTD, _, _ = self._trunk(tokens_BT, keep_BT)
+        pooled_BD = x_BTD.astype(jnp.float32).mean(axis=1)
+        return self._head(x_BTD), jnp.einsum("bd,cd->bc", pooled_BD, self.clf)
+
+    def features(self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None) -> jax.Array:
         """float32 [N + 1, B, D]: mean over positions of each block's normed input, then of ln_f (paper section 2.4)."""
-        x_BTD, pooled_NBD, _ = self._trunk(tokens_BT)
+        x_BTD, pooled_NBD, _ = self._trunk(tokens_BT, keep_BT)
         return jnp.concatenate([pooled_NBD, x_BTD.astype(jnp.float32).mean(axis=1)[None]])
 
-    def prefill(self, tokens_BP: jax.Array) -> Cache:
+    def prefill(self, tokens_BP: jax.Array, class_B: jax.Array | None = None) -> Cache:
         """The cache, of length P, of positions 0..P-1: those fed the start vector and all given tokens but the last."""
-        _, _, (k_NBTHK, v_NBTHK) = self._trunk(tokens_BP, whole=False)
+        self._require_causal()
+        _, _, (k_NBTHK, v_NBTHK) = self._trunk(tokens_BP, class_B=class_B, whole=False)
         return Cache(k_NBTHK.swapaxes(2, 3), v_NBTHK.swapaxes(2, 3))
 
-    def step(self, previous_B: jax.Array, position: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def step(
+        self, previous_B: jax.Array, position: jax.Array, cache: Cache, class_B: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache]:
         """One position of autoregressive decoding.
 
         Args:
           previous_B: int [B], the tokens at position - 1; at position 0 they are not looked at.
           position: int scalar, the position to predict.
           cache: holds positions 0..position-1 and has room for one more.
+          class_B: as in the plain call; looked at at position 0 alone.
 
         Returns:
           logits float32 [B, V] of `position`, and the cache with its row added.
+
+        Raises:
+          InputError: the model is not causal.
         """
-        x_BD = jnp.where(position == 0, self.sos[None], self.wte[previous_B]) + self.wpe[position][None]
+        self._require_causal()
+        start_BD = self._start(previous_B.shape[0], class_B)
+        x_BD = jnp.where(position == 0, start_BD, self.wte[previous_B]) + self.wpe[position][None]
         x_BD = x_BD.astype(compute_dtype(self.cfg))
         (x_BD, cache, _), _ = self.h.step((x_BD, cache, position), jnp.arange(self.cfg.n_layer))
         return self._head(self.ln_f(x_BD)), cache
 
-    def _trunk(self, tokens_BT: jax.Array, whole: bool = True) -> tuple[jax.Array, jax.Array, tuple]:
+    def _require_causal(self) -> None:
+        if not self.cfg.causal:
+            raise InputError("model.causal: a BERT model sees all pixels at once and cannot decode one after another")
+
+    def _start(self, batch: int, class_B: jax.Array | None) -> jax.Array:
+        """What stands before the first token [B, D]: the start vector, and the class's vector where one is given."""
+        start_BD = jnp.broadcast_to(self.sos, (batch, self.cfg.d_model))
+        if class_B is None:
+            return start_BD
+        if not self.cfg.cond_classes:
+            raise InputError("model.cond_classes: this model was not made for classes; leave the class out")
+        return start_BD + jnp.where(class_B[:, None] >= 0, self.class_table[class_B], 0)
+
+    def _trunk(
+        self,
+        tokens_BT: jax.Array,
+        keep_BT: jax.Array | None = None,
+        class_B: jax.Array | None = None,
+        whole: bool = True,
+    ) -> tuple[jax.Array, jax.Array, tuple]:
         """Normed final states [B, T, D], pooled block inputs [N, B, D], keys and values [N, B, T, H, K]."""
         t = tokens_BT.shape[-1]
         if tokens_BT.ndim != 2 or (t != self.cfg.n_ctx if whole else t > self.cfg.n_ctx):
@@ -240,9 +309,19 @@ class ImageGPT(nn.Module):
                 f"tokens of shape {tokens_BT.shape}: the model takes [batch, {self.cfg.n_ctx}] "
                 f"for its grid {self.cfg.grid}; flatten the grid in raster order"
             )
-        first_B1D = jnp.broadcast_to(self.sos, (tokens_BT.shape[0], 1, self.cfg.d_model))
-        x_BTD = jnp.concatenate([first_B1D, self.wte[tokens_BT[:, :-1]]], axis=1) + self.wpe[None, :t]
-        x_BTD, (pooled_NBD, kv) = self.h(x_BTD.astype(compute_dtype(self.cfg)), None)
+        if self.cfg.causal:
+            if keep_BT is not None:
+                raise InputError("keep_BT: only a BERT model (model.causal False) takes blanked tokens")
+            first_B1D = self._start(tokens_BT.shape[0], class_B)[:, None]
+            x_BTD = jnp.concatenate([first_B1D, self.wte[tokens_BT[:, :-1]]], axis=1)
+        else:
+            if class_B is not None:
+                raise InputError("class_B: a BERT model has no start vector to add a class to")
+            x_BTD = self.wte[tokens_BT]
+            if keep_BT is not None:
+                x_BTD = x_BTD * keep_BT[..., None]
+        x_BTD = (x_BTD + self.wpe[None, :t]).astype(compute_dtype(self.cfg))
+        x_BTD, (pooled_NBD, kv) = self.h(x_BTD, None)
         return self.ln_f(x_BTD), pooled_NBD, kv
 
     def _head(self, x: jax.Array) -> jax.Array:

@@ -28,6 +28,7 @@ RULES: dict[str, str | None] = {
     "heads": "tensor",
     "head": None,
     "mlp": "tensor",
+    "class": None,
 }
 """Dim name -> the mesh axis that splits it, or None."""
 
