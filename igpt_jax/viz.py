@@ -141,24 +141,27 @@ def loss_curves(
     metrics_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
     baselines: Mapping[str, float] | None = None,
+    metric: str = "nats_per_token",
 ) -> None:
     """Draws training and held-out loss against the step, in nats per token, as a PNG.
 
     Args:
-      metrics_path: JSON lines with `step` and any of `train/loss` and `eval/nats_per_token`. Of lines with the same
-        step the last counts; a last line that is still being written is left out.
+      metrics_path: JSON lines with `step` and any of `train/METRIC` and `eval/METRIC`. Of lines with the same step the
+        last counts; a last line that is still being written is left out.
       out_path: the PNG; appears whole or not at all.
       baselines: name -> nats per token, drawn as dashed levels and named in the legend with their value.
+      metric: nats_per_token or nats_per_masked_token.
 
     Raises:
       InputError: no such file, a line that is not JSON, or neither loss in it.
     """
     from matplotlib.figure import Figure  # half a second to import; without pyplot there is no global state
 
-    curves = _read_metrics(Path(metrics_path), ("train/loss", "eval/nats_per_token"))
+    train, held_out = f"train/{metric}", f"eval/{metric}"
+    curves = _read_metrics(Path(metrics_path), (train, held_out))
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    styles = (("train/loss", "training", "tab:blue", ""), ("eval/nats_per_token", "held out", "tab:orange", "o"))
+    styles = ((train, "training", "tab:blue", ""), (held_out, "held out", "tab:orange", "o"))
     for key, label, color, marker in styles:
         if points := curves[key]:
             axes.plot(list(points), list(points.values()), marker=marker, ms=4, lw=1.6, color=color, label=label)
@@ -166,7 +169,7 @@ def loss_curves(
         axes.axhline(level, ls="--", lw=1.2, color=f"C{2 + i}", label=f"{name} ({level:.3f})")
     axes.set_title("Loss on palette tokens", fontsize=14)
     axes.set_xlabel("optimizer step", fontsize=12)
-    axes.set_ylabel("nats per token", fontsize=12)
+    axes.set_ylabel(metric.replace("_", " "), fontsize=12)
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

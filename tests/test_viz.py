@@ -152,13 +152,13 @@ def test_loss_curves_draw_both_losses_and_the_baselines(tmp_path, monkeypatch):
         matplotlib.figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k))[1]
     )
     lines = [
-        {"step": 10, "train/loss": 3.0},
-        {"step": 20, "train/loss": 2.0, "lr": 0.1},
+        {"step": 10, "train/nats_per_token": 3.0},
+        {"step": 20, "train/nats_per_token": 2.0, "lr": 0.1},
         {"step": 20, "eval/nats_per_token": 2.5},
-        {"step": 30, "train/loss": 9.0},
-        {"step": 20, "train/loss": 1.5},  # resumed from step 10: the later line counts
-        {"step": 25, "train/loss": 1.2},
-        {"step": 30, "train/loss": 1.0},
+        {"step": 30, "train/nats_per_token": 9.0},
+        {"step": 20, "train/nats_per_token": 1.5},  # resumed from step 10: the later line counts
+        {"step": 25, "train/nats_per_token": 1.2},
+        {"step": 30, "train/nats_per_token": 1.0},
     ]
     metrics, out = tmp_path / "metrics.jsonl", tmp_path / "loss.png"
     metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "train')
@@ -181,10 +181,10 @@ def test_loss_curves_draw_both_losses_and_the_baselines(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"step": 1, "train/loss": 2}\n{oops}\n', "jsonl:2: not a line of metrics"),
-        ('{"train/loss": 2}\n', "jsonl:1: not a line of metrics"),
+        ('{"step": 1, "train/nats_per_token": 2}\n{oops}\n', "jsonl:2: not a line of metrics"),
+        ('{"train/nats_per_token": 2}\n', "jsonl:1: not a line of metrics"),
         ("[1]\n", "jsonl:1: not a line of metrics"),
-        ('{"step": 1, "lr": 2}\n', "no line holds train/loss or eval/nats_per_token"),
+        ('{"step": 1, "lr": 2}\n', "no line holds train/nats_per_token or eval/nats_per_token"),
         (None, "No such file"),
     ],
 )

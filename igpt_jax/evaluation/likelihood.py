@@ -15,37 +15,56 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.objectives import Objective, stream
+from igpt_jax.objectives import Mean, Objective, image_keys, stream
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import put_batch
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
 
+MASKS = 5
+"""Masks drawn for every image where a model is evaluated on masked images (paper section 4.6)."""
+
+
 class Likelihood:
-    """The objective's metrics, averaged over a held-out set with every image counted once."""
+    """The objective's metrics, averaged over a held-out set with every image counted alike.
 
-    def __init__(self, objective: Objective, batches: Batches, mesh: Mesh, seed: int = 0):
-        """`batches` gives this process's weighted batches from the start each time it is called."""
-        self._batches, self._mesh, self._key = batches, mesh, stream(seed, "eval")
+    What is drawn for image i is drawn from fold_in(stream, i), so neither the batch size nor the mesh matters.
+    """
 
-        def sums(params: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-            weight = jnp.sum(batch["weight"])
-            return {name: x * weight for name, x in objective(params, batch, key)[1].items()}, weight
+    def __init__(self, objective: Objective, batches: Batches, mesh: Mesh, seed: int = 0, draws: int = 1):
+        """`batches` gives this process's weighted batches from the start each time it is called.
 
-        self._sums = jax.jit(sums)
+        `draws` is how often the objective is evaluated on every image, each time with another key: MASKS for one that
+        draws masks, else 1.
+        """
+        self._batches, self._mesh, self._key, self._draws = batches, mesh, stream(seed, "eval"), draws
+
+        def means(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> dict[str, Mean]:
+            return objective(params, batch, eval_keys(self._key, first, len(batch["image"]), draw))[1]
+
+        self._means = jax.jit(means)
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields the metrics, and bits_per_token beside nats_per_token (both of quantised pixels)."""
-        parts = []
-        for i, batch in enumerate(self._batches()):
-            parts.append(self._sums(params, put_batch(batch, self._mesh), jax.random.fold_in(self._key, i)))
-        totals, weights = zip(*jax.device_get(parts), strict=True)
-        for name in totals[0]:
-            mean = float(sum(float(total[name]) for total in totals) / sum(map(float, weights)))
+        """Yields the metrics, and bits beside nats per token (both of quantised pixels)."""
+        parts: list[dict[str, Mean]] = []
+        first = 0
+        for host in self._batches():
+            batch = put_batch(host, self._mesh)
+            parts += [self._means(params, batch, jnp.int32(first), jnp.int32(i)) for i in range(self._draws)]
+            first += len(batch["image"])
+        found = jax.device_get(parts)
+        for name in found[0]:
+            total, weight = (sum(float(part[name][i]) for part in found) for i in range(2))
+            mean = total / max(weight, 1.0)
             yield name, mean
-            if name == "nats_per_token":
-                yield "bits_per_token", mean / math.log(2)
+            if name.startswith("nats_per_"):
+                yield name.replace("nats", "bits"), mean / math.log(2)
+
+
+def eval_keys(key: jax.Array, first: jax.Array, n: int, draw: jax.Array) -> jax.Array:
+    """The keys of held-out images first .. first + n - 1 in their draw number `draw`."""
+    return jax.vmap(jax.random.fold_in, (0, None))(image_keys(key, first + jnp.arange(n)), draw)
 
 
 def uniform_nats(vocab_size: int) -> float:

@@ -1,4 +1,4 @@
-"""Pictures of what a model has learned: grids of samples and strips of completions, as an evaluator and as files."""
+"""Pictures of what a model has learned: samples, completions and reconstructions, as evaluators and as files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.config import SamplerConfig
 from igpt_jax.model.decoder import ImageGPT
+from igpt_jax.objectives import draw_keep, image_keys, stream
 from igpt_jax.palette import Palette
 from igpt_jax.sampling.sampler import complete, sample
 from igpt_jax.viz import completion_strips, image_grid, save_png
+
+CLASS_ROWS = 16
+"""At most so many classes are shown, one a row."""
 
 
 class SampleGrids:
@@ -24,9 +30,21 @@ class SampleGrids:
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields nothing; there is only the picture."""
-        self._directory.mkdir(exist_ok=True)
         path = self._directory / f"step_{step:08d}.png"
         write_samples(path, self._model, params, self._palette, self._n, self._cfg, seed=0)
+        return iter(())
+
+
+class Reconstructions:
+    """For BERT models: writes masked images and what becomes of them to `directory/step_XXXXXXXX.png`."""
+
+    def __init__(self, model: ImageGPT, palette: Palette, directory: Path, images: np.ndarray):
+        self._model, self._palette, self._directory, self._images = model, palette, directory, images
+
+    def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
+        """Yields nothing; there is only the picture."""
+        path = self._directory / f"step_{step:08d}.png"
+        write_reconstructions(path, self._model, params, self._palette, self._images)
         return iter(())
 
 
@@ -40,17 +58,26 @@ def write_samples(
     seed: int,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Draws n images and writes their grid. Returns uint8 [n, Y, X, C]."""
+    """Draws n images and writes their grid; those of a class-conditional model with a row for each class.
+
+    Returns uint8 [n, Y, X, C], for a class-conditional model 8 of each of the first 16 classes.
+    """
+    classes, columns = None, None
+    if model.cfg.cond_classes:
+        columns = 8
+        classes = np.repeat(np.arange(min(model.cfg.cond_classes, CLASS_ROWS)), columns)
+        n = len(classes)
     images = sample(
         model,
         params,
         palette,
         n,
+        classes=classes,
         seed=seed,
         batch_size=batch_size,
         **asdict(cfg),
     )
-    save_png(path, image_grid(images))
+    save_png(path, image_grid(images, columns))
     return images
 
 
@@ -80,3 +107,19 @@ def write_completions(
     )
     save_png(path, completion_strips(images, known, completions, originals=images))
     return completions
+
+
+def write_reconstructions(
+    path: Path, model: ImageGPT, params: Any, palette: Palette, images: np.ndarray, seed: int = 0
+) -> np.ndarray:
+    """Blanks tokens of every image as in BERT training, puts the likeliest colours there, all at once, and writes the
+    strips. Returns uint8 [B, Y, X, C].
+    """
+    keep_BT = draw_keep(image_keys(stream(seed, "eval"), jnp.arange(len(images))), model.cfg.n_ctx)
+    tokens_BT = palette.encode(images).reshape(len(images), -1)
+    logits_BTV: Any = jax.jit(model.apply)({"params": params}, tokens_BT, keep_BT)
+    filled_BT = jnp.where(keep_BT, tokens_BT, jnp.argmax(logits_BTV, axis=-1))
+    filled = np.asarray(palette.decode(filled_BT.reshape(len(images), *model.cfg.grid)))
+    known = np.asarray(keep_BT).reshape(filled.shape[:-1])
+    save_png(path, completion_strips(images, known, filled[:, None], originals=images))
+    return filled

@@ -7,6 +7,7 @@ in batches of a fixed size. How a colour is drawn is left to `warp`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ def sample_tokens(
     keys_B: jax.Array,
     cfg: SamplerConfig,
     start: int = 0,
+    class_B: jax.Array | None = None,
 ) -> jax.Array:
     """Fills in the unknown tokens, in raster order, each given all tokens before it.
 
@@ -50,6 +52,7 @@ def sample_tokens(
       keys_B: one PRNG key an image. Position t is drawn with fold_in(key, t), whatever the batch or the segments.
       cfg: temperature, top-k, top-p.
       start: decoding begins here; every token before it must be known. Each value compiles a program of its own.
+      class_B: int [B] for a class-conditional model, -1 for no class.
 
     Returns:
       int32 [B, T].
@@ -63,7 +66,7 @@ def sample_tokens(
     def step(carry: tuple, xs: tuple) -> tuple[tuple, jax.Array]:
         previous_B, cache = carry
         position, token_B, known_B = xs
-        logits_BV, cache = model.apply({"params": params}, previous_B, position, cache, method="step")
+        logits_BV, cache = model.apply({"params": params}, previous_B, position, cache, class_B, method="step")
         drawn_B = draw(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, position), cfg)
         token_B = jnp.where(known_B, token_B, drawn_B)
         return (token_B, cache), token_B
@@ -71,7 +74,7 @@ def sample_tokens(
     cache: Any
     done = [tokens_BT[:, :start]]
     if start:
-        cache = model.apply({"params": params}, tokens_BT[:, :start], method="prefill")
+        cache = model.apply({"params": params}, tokens_BT[:, :start], class_B, method="prefill")
         previous_B = tokens_BT[:, start - 1]
     else:
         cache = init_cache(model.cfg, tokens_BT.shape[0], 0)
@@ -106,6 +109,7 @@ def _decode_in_batches(
     keys: jax.Array,
     cfg: SamplerConfig,
     batch_size: int,
+    classes: np.ndarray | None,
 ) -> np.ndarray:
     """`sample_tokens` over any number of images; the last batch is filled up, so that one program serves all."""
     n, start = len(tokens), known_prefix(known)
@@ -113,15 +117,31 @@ def _decode_in_batches(
     out = []
     for lo in range(0, n, batch_size):
         take = np.arange(lo, lo + batch_size).clip(max=n - 1)
-        drawn = sample_tokens(model, params, tokens[take], known[take], keys[take], cfg, start)
+        class_B = None if classes is None else classes[take]
+        drawn = sample_tokens(model, params, tokens[take], known[take], keys[take], cfg, start, class_B)
         out.append(np.asarray(drawn)[: n - lo])
     return np.concatenate(out)
 
 
 def _grid(model: ImageGPT, palette: Palette) -> tuple[int, ...]:
+    if not model.cfg.causal:
+        raise InputError("model.causal: a BERT model sees all pixels at once and does not draw one after the other")
     if palette.size != model.cfg.vocab_size:
         raise InputError(f"palette: {palette.size} colours, but the model was made for {model.cfg.vocab_size}")
     return model.cfg.grid
+
+
+def _class_ids(model: ImageGPT, classes: Sequence[int] | np.ndarray | int | None, n: int) -> np.ndarray | None:
+    """int32 [n], or None for a model without classes."""
+    count = model.cfg.cond_classes
+    if classes is None:
+        return np.full(n, -1, np.int32) if count else None
+    if not count:
+        raise InputError("classes: this model was not trained with classes (model.cond_classes); leave them out")
+    found = np.asarray(classes)
+    if found.dtype.kind not in "iu" or found.shape not in ((), (n,)) or found.min() < -1 or found.max() >= count:
+        raise InputError(f"classes: one integer in 0..{count - 1} (or -1 for none), or {n} of them, not {classes}")
+    return np.broadcast_to(found, n).astype(np.int32)
 
 
 def sample(
@@ -130,6 +150,7 @@ def sample(
     palette: Palette,
     n: int = 1,
     *,
+    classes: Sequence[int] | np.ndarray | int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     temperature: float = 1.0,
@@ -141,6 +162,7 @@ def sample(
     Args:
       model, params, palette: of the same model.
       n: how many images.
+      classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
       seed: image i of a seed is the same image whatever n and batch_size are (up to what rounding in differently
         shaped products can tip; none was seen on CPU).
       batch_size: images decoded at once.
@@ -150,14 +172,15 @@ def sample(
       uint8 [n, Y, X, C].
 
     Raises:
-      InputError: n or batch_size below 1, a palette of another size, bad sampler settings.
+      InputError: n or batch_size below 1, a palette of another size, bad classes or sampler settings, a BERT model.
     """
     grid = _grid(model, palette)
     _require_positive(n=n, batch_size=batch_size)
     tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(n))
     cfg = SamplerConfig(temperature, top_k, top_p)
-    drawn = _decode_in_batches(model, params, tokens, np.zeros(tokens.shape, bool), keys, cfg, batch_size)
+    class_ids = _class_ids(model, classes, n)
+    drawn = _decode_in_batches(model, params, tokens, np.zeros(tokens.shape, bool), keys, cfg, batch_size, class_ids)
     return np.asarray(palette.decode(drawn.reshape(n, *grid)))
 
 
@@ -169,6 +192,7 @@ def complete(
     known: np.ndarray | None = None,
     n: int = 1,
     *,
+    classes: Sequence[int] | np.ndarray | int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     temperature: float = 1.0,
@@ -184,6 +208,7 @@ def complete(
       images: uint8 [B, Y, X, C] of the model's grid.
       known: bool [Y, X] or [B, Y, X], True where a pixel is given; by default the top half.
       n: completions per image.
+      classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
       seed: completion j of image b is the same whatever n and batch_size are.
       batch_size, temperature, top_k, top_p: as in `sample`.
 
@@ -191,7 +216,8 @@ def complete(
       uint8 [B, n, Y, X, C].
 
     Raises:
-      InputError: images or mask of another shape or type, a palette of another size, bad sampler settings.
+      InputError: images or mask of another shape or type, a palette of another size, bad classes or sampler settings,
+        a BERT model.
     """
     grid = _grid(model, palette)
     _require_positive(n=n, batch_size=batch_size)
@@ -215,7 +241,10 @@ def complete(
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys = jax.vmap(fold, (0, None))(fold(jax.random.key(seed), np.arange(b)), np.arange(n)).reshape(-1)
     cfg = SamplerConfig(temperature, top_k, top_p)
-    drawn = _decode_in_batches(model, params, tokens, known, keys, cfg, batch_size)
+    class_ids = _class_ids(model, classes, b)
+    if class_ids is not None:
+        class_ids = class_ids.repeat(n)
+    drawn = _decode_in_batches(model, params, tokens, known, keys, cfg, batch_size, class_ids)
     return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
 
 

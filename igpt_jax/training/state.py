@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.model.decoder import AXES, ImageGPT
-from igpt_jax.objectives import Batch, Objective, stream
+from igpt_jax.objectives import Batch, Mean, Objective, image_keys, stream
 from igpt_jax.parallel.mesh import shardings
 
 Params = Any
@@ -67,12 +67,12 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step: batch -> gradients -> update. The state passed in is donated.
 
-    `abstract` says where the state lives. Step k uses the key fold_in(stream, k). Its metrics are those of the
-    objective, `loss`, and the norms of gradient and update.
+    `abstract` says where the state lives. Image j of step k has the key fold_in(fold_in(stream, k), j). The metrics
+    are those of the objective, `loss`, and the norms of gradient and update.
     """
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
-    def accumulate(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
+    def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
         """Means over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
 
         def split(x: jax.Array) -> jax.Array:
@@ -81,23 +81,24 @@ def make_train_step(
         def one(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradients(params, *part)), None
 
-        parts = (jax.tree.map(split, batch), jax.random.split(key, microbatches))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, batch, key))
-        sums, _ = jax.lax.scan(one, zeros, parts)
-        return jax.tree.map(lambda x: x / microbatches, sums)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, batch, keys_B))
+        (grads, loss, means), _ = jax.lax.scan(one, zeros, jax.tree.map(split, (batch, keys_B)))
+        return jax.tree.map(lambda x: x / microbatches, grads), loss / microbatches, means
 
-    def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[Params, Metrics]:
-        (loss, metrics), grads = value_and_grad(params, batch, key)
-        return grads, metrics | {"loss": loss}
+    def gradients(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
+        (loss, means), grads = value_and_grad(params, batch, keys_B)
+        return grads, loss, means
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(seed, "train"), state.step)
-        grads, metrics = (gradients if microbatches == 1 else accumulate)(state.params, batch, key)
+        keys_B = image_keys(key, jnp.arange(batch["image"].shape[0]))
+        grads, loss, means = (gradients if microbatches == 1 else accumulate)(state.params, batch, keys_B)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1 - ema_decay)
-        norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics | norms
+        metrics = {name: mean.value for name, mean in means.items()} | {"loss": loss}
+        metrics |= {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     places = jax.tree.map(lambda x: x.sharding, abstract)
     replicated = NamedSharding(mesh, P())
