@@ -10,35 +10,42 @@ import contextlib
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config, InputError, MeshConfig
+from igpt_jax.config import Config, InputError
 from igpt_jax.config_json import from_json, to_json
-from igpt_jax.data.sources import Source
-from igpt_jax.evaluation.likelihood import Likelihood, histogram_nats, uniform_nats
-from igpt_jax.evaluation.pictures import SampleGrids, write_completions, write_samples
-from igpt_jax.inputs import Data, find_palette, open_data, subset, top_rows
-from igpt_jax.model.decoder import AXES, ImageGPT
-from igpt_jax.objectives import OBJECTIVES
-from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_ways, make_mesh, shardings
-from igpt_jax.training.checkpoint import Checkpointer, Meta, Pretrained, check_workdir, claim_workdir, newest
+from igpt_jax.evaluation.pictures import (
+    Reconstructions,
+    SampleGrids,
+    write_completions,
+    write_reconstructions,
+    write_samples,
+)
+from igpt_jax.figures import Figures, gather, measures, run_all
+from igpt_jax.inputs import Data, check_classes, find_palette, open_data, subset, top_rows
+from igpt_jax.interop.load import load_pretrained
+from igpt_jax.parallel.mesh import batch_ways, make_mesh
+from igpt_jax.training.checkpoint import (
+    Checkpointer,
+    Meta,
+    Pretrained,
+    begin_with,
+    check_initial,
+    check_workdir,
+    claim_workdir,
+    newest,
+)
 from igpt_jax.training.loop import LateMetrics, fit
 from igpt_jax.training.metrics import METRICS, JsonlWriter, TensorBoardWriter, WandbWriter, Writer, require_wandb
-from igpt_jax.training.optimizer import make_optimizer, make_schedule
-from igpt_jax.training.state import make_init, make_train_step
+from igpt_jax.training.program import make_program
 from igpt_jax.viz import loss_curves
 
 log = logging.getLogger(__name__)
-
-BASELINE_IMAGES = 10_000
-"""Training images that the histogram baseline counts."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,7 @@ class Report:
     """What a finished run shows."""
 
     step: int
-    figures: Mapping[str, float]
-    """Held-out nats per token: of the model and of the baselines."""
-    images: int
-    """How many held-out images that was measured on."""
+    figures: Figures
     pictures: tuple[Path, ...]
 
 
@@ -111,12 +115,19 @@ def train(
     begun = newest(workdir)
     if begun is not None:
         check_continues(begun, cfg, data, workdir)
-    palette = find_palette(cfg, data, workdir)
-    if begun is not None and not palette.same_as(begun.palette):
+    check_classes(cfg, data)
+    given = None
+    if begun is None and cfg.train.init_from is not None:
+        given = load_pretrained(cfg.train.init_from)
+    palette = find_palette(cfg, data, workdir, given and given.palette)
+    if begun is not None and not (begun.palette and palette.same_as(begun.palette)):
         raise InputError(f"workdir {workdir}: palette.npy is not the one the run began with; put the old one back")
-    model = ImageGPT(cfg.model)
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init, abstract = make_init(model, tx, cfg.seed, cfg.optim.ema_decay is not None, mesh)
+    if given is not None and given.palette is not None and not palette.same_as(given.palette):
+        log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.train.init_from)
+    program = make_program(cfg, palette, mesh)
+    model = program.model
+    if given is not None:
+        check_initial(program.abstract, cfg, given)
     if wandb:
         require_wandb()
     with claim_workdir(workdir, cfg):  # from here on files are written
@@ -131,51 +142,52 @@ def train(
                 writers.append(WandbWriter(workdir, cfg))
             for writer in writers:
                 stack.callback(writer.close)
-            schedule = make_schedule(cfg.optim, cfg.train.steps)
+            rate = program.schedule
             metrics = LateMetrics(
-                writers, cfg.train.log_every, cfg.train.batch_size, lambda step: float(np.asarray(schedule(step)))
+                writers, cfg.train.log_every, cfg.train.batch_size, lambda step: float(np.asarray(rate(step)))
             )
             if begun is None:
-                state = init()
+                state = program.init() if given is None else begin_with(program.init(), given)
+                given = None  # its memory is not needed any more
             else:
                 log.info("continuing from step %d", start)
                 metrics.unwritten = begun.unwritten
-                state = checkpointer.restore(abstract, start)
-            objective = OBJECTIVES[cfg.objective](model, palette)
-            train_step = make_train_step(
-                objective,
-                tx,
-                seed=cfg.seed,
-                microbatches=cfg.train.microbatches,
-                ema_decay=cfg.optim.ema_decay,
-                abstract=abstract,
-                mesh=mesh,
-            )
+                state = checkpointer.restore(program.abstract, start)
             held_out = subset(data.held_out, cfg.train.eval_images)
-            likelihood = Likelihood(objective, functools.partial(data.eval_batches, held_out), mesh, cfg.seed)
-            grids = SampleGrids(model, palette, workdir / "samples", cfg.sampler)
+            evaluators = measures(
+                model, program.objective, palette, cfg, functools.partial(data.eval_batches, held_out), mesh
+            )
+            if cfg.model.causal:
+                drawings = SampleGrids(model, palette, workdir / "samples", cfg.sampler)
+            else:
+                drawings = Reconstructions(model, palette, workdir / "samples", data.images(data.held_out, 8))
             state = fit(
                 state,
-                train_step,
+                program.train_step,
                 data.train_batches(start),
                 start=start,
                 cfg=cfg.train,
                 mesh=mesh,
                 checkpointer=checkpointer,
                 metrics=metrics,
-                evaluators={"eval": (cfg.train.eval_every, likelihood), "samples": (cfg.train.sample_every, grids)},
+                evaluators={name: (cfg.train.eval_every, evaluator) for name, evaluator in evaluators.items()}
+                | {"samples": (cfg.train.sample_every, drawings)},
                 on_step=on_step,
             )
         step, found = metrics.evaluated
         if step != cfg.train.steps:  # the run was already finished
-            found = {f"eval/{name}": value for name, value in likelihood.run(state.best_params, start)}
-        trained = Pretrained(model, state.best_params, palette, cfg, cfg.train.steps)
-        figures = {"model": found["eval/nats_per_token"], **baselines(palette, data, held_out)}
-        return report(trained, figures, len(held_out), workdir, data)
+            found = run_all(evaluators, state.best_params, start)
+        trained = Pretrained(model, state.best_params, palette, cfg, cfg.train.steps, digests)
+        return report(trained, gather(found, trained, data, held_out), workdir, data)
 
 
 def check_continues(begun: Meta, cfg: Config, data: Data, workdir: Path) -> None:
-    """Raises InputError when the newest checkpoint is beyond the run's end, or was trained on other images."""
+    """Raises InputError when the newest checkpoint is beyond the run's end, of other images, or of no run at all."""
+    if not begun.data:
+        raise InputError(
+            f"workdir {workdir}: holds weights brought from elsewhere, not a run; begin with them in another --workdir "
+            f"by --train.init-from {workdir}"
+        )
     if begun.step > cfg.train.steps:
         raise InputError(
             f"train.steps: {workdir} has a checkpoint at step {begun.step}, beyond {cfg.train.steps} steps"
@@ -188,43 +200,21 @@ def check_continues(begun: Meta, cfg: Config, data: Data, workdir: Path) -> None
             )
 
 
-def baselines(palette: Palette, data: Data, held_out: Source) -> dict[str, float]:
-    """Nats per token on held-out images of two models that need no training to speak of."""
-    counted = subset(data.train, BASELINE_IMAGES)
-    return {
-        "per-pixel histograms": histogram_nats(
-            functools.partial(data.eval_batches, counted), functools.partial(data.eval_batches, held_out), palette
-        ),
-        "uniform": uniform_nats(palette.size),
-    }
-
-
-def held_out_figures(found: Pretrained) -> tuple[dict[str, float], int]:
-    """Nats per token (of quantised pixels) of a trained model and the baselines, on all held-out images; how many.
-
-    The run's mesh is used where it fits the devices at hand; on others, all of them split the batch.
-    """
-    cfg = found.config
-    try:
-        mesh = make_mesh(cfg.mesh)
-    except InputError:
-        mesh = make_mesh(MeshConfig())
-    data = open_data(cfg, batch_ways(mesh))
-    objective = OBJECTIVES[cfg.objective](found.model, found.palette)
-    likelihood = Likelihood(objective, functools.partial(data.eval_batches, data.held_out), mesh, cfg.seed)
-    params = jax.device_put(found.params, shardings(found.params, mesh, AXES))
-    nats = dict(likelihood.run(params, found.step))["nats_per_token"]
-    return {"model": nats, **baselines(found.palette, data, data.held_out)}, len(data.held_out)
-
-
-def report(found: Pretrained, figures: Mapping[str, float], images: int, workdir: Path, data: Data) -> Report:
-    """Writes samples.png, completions.png and loss.png."""
-    cfg, model, params, palette = found.config, found.model, found.params, found.palette
-    log.info("drawing samples and completions")
-    names = ("samples.png", "completions.png", "loss.png")
-    samples, completions, loss = (workdir / name for name in names)
-    write_samples(samples, model, params, palette, 64, cfg.sampler, cfg.seed)
-    halves = data.images(data.held_out, 8)
-    write_completions(completions, model, params, palette, halves, top_rows(data.size), 5, cfg.sampler, cfg.seed)
-    loss_curves(workdir / METRICS, loss, {name: nats for name, nats in figures.items() if name != "model"})
-    return Report(found.step, figures, images, (samples, completions, loss))
+def report(found: Pretrained, figures: Figures, workdir: Path, data: Data) -> Report:
+    """Writes loss.png, and samples.png and completions.png, or of a BERT model reconstructions.png."""
+    cfg, model, params, palette = found.config, found.model, found.params, found.colors
+    log.info("drawing")
+    images = data.images(data.held_out, 8)
+    pictures = []
+    if cfg.model.causal:
+        pictures += [workdir / "samples.png", workdir / "completions.png"]
+        write_samples(pictures[0], model, params, palette, 64, cfg.sampler, cfg.seed)
+        given = top_rows(data.size)
+        write_completions(pictures[1], model, params, palette, images, given, 5, cfg.sampler, cfg.seed)
+    else:
+        pictures += [workdir / "reconstructions.png"]
+        write_reconstructions(pictures[0], model, params, palette, images, cfg.seed)
+    pictures.append(workdir / "loss.png")
+    levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
+    loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric)
+    return Report(cfg.train.steps, figures, tuple(pictures))

@@ -82,8 +82,16 @@ def open_data(cfg: Config, ways: int = 1) -> Data:
     return Data(open_source(cfg.data, "train"), open_source(cfg.data, "eval"), cfg, ways)
 
 
-def make_palette(cfg: Config, data: Data) -> Palette:
-    """The palette a configuration asks for, of model.vocab_size colours.
+def check_classes(cfg: Config, data: Data) -> None:
+    """Raises InputError when a model that learns classes is given images without, or with more than it has."""
+    for key, classes in (("clf_classes", cfg.model.clf_classes), ("cond_classes", cfg.model.cond_classes)):
+        found = len(data.train.class_names)
+        if classes and not 0 < found <= classes:
+            raise InputError(f"model.{key}: {classes}, but {cfg.data.source} has {found or 'no'} classes")
+
+
+def make_palette(cfg: Config, data: Data, given: Palette | None = None) -> Palette:
+    """The palette a configuration asks for, of model.vocab_size colours; `given` is that of train.init_from.
 
     Raises:
       InputError: the file's palette does not fit the model or the images, or the images have too few colours.
@@ -91,6 +99,10 @@ def make_palette(cfg: Config, data: Data) -> Palette:
     v = cfg.model.vocab_size
     if cfg.palette.kind == "levels":
         return Palette.levels(v)
+    if cfg.palette.kind == "pretrained":
+        if given is None:
+            raise InputError(f"palette.kind: {cfg.train.init_from} holds no palette; name one with palette.path")
+        return check_palette(cfg, given, str(cfg.train.init_from))
     if cfg.palette.kind == "kmeans":
         pixels = data.images(data.train, cfg.palette.fit_images).reshape(-1, cfg.data.channels)
         return Palette.fit(pixels, v, cfg.seed)
@@ -100,20 +112,24 @@ def make_palette(cfg: Config, data: Data) -> Palette:
 
 def load_palette(cfg: Config, path: str | Path) -> Palette:
     """A palette file; InputError when it does not fit the model or the images."""
-    palette = Palette.load(path)
+    return check_palette(cfg, Palette.load(path), path)
+
+
+def check_palette(cfg: Config, palette: Palette, origin: str | Path) -> Palette:
+    """The palette; InputError when it does not fit the model or the images."""
     wanted = (cfg.model.vocab_size, cfg.data.channels)
     if (palette.size, palette.channels) != wanted:
         raise InputError(
-            f"palette {path}: {palette.size} colours of {palette.channels} channels; model.vocab_size is {wanted[0]} "
+            f"palette {origin}: {palette.size} colours of {palette.channels} channels; model.vocab_size is {wanted[0]} "
             f"and data.channels {wanted[1]}"
         )
     return palette
 
 
-def find_palette(cfg: Config, data: Data, workdir: Path) -> Palette:
-    """The workdir's palette where there is one, else a new one."""
+def find_palette(cfg: Config, data: Data, workdir: Path, given: Palette | None = None) -> Palette:
+    """The workdir's palette where there is one, else as `make_palette`."""
     if not (workdir / "palette.npy").exists():
-        return make_palette(cfg, data)
+        return make_palette(cfg, data, given)
     return load_palette(cfg, workdir / "palette.npy")
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from igpt_jax import experiment, inputs
 from igpt_jax.cli import main
+from igpt_jax.figures import held_out_figures
 from igpt_jax.training.checkpoint import load_workdir
 from tests.test_layering import ROOT
 
@@ -52,7 +53,7 @@ def test_it_ends_with_the_figures_beside_the_baselines(workdir, capsys):
 
 def test_training_learned_something(workdir):
     """Twenty steps are enough to leave the uniform guess well behind."""
-    assert experiment.held_out_figures(load_workdir(workdir))[0]["model"] < 2.5
+    assert held_out_figures(load_workdir(workdir)).nats["model"] < 2.5
 
 
 def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
@@ -164,7 +165,7 @@ W = "WORKDIR"
         (["complete", DIGITS, "--workdir", W], "digits.py"),
         (["complete", "x.png", "--workdir", W, "--rows", "9"], "--rows"),
         (["complete", "x.png", "--workdir", W, "--rows", "1", "--mask", "m.png"], "--mask"),
-        (["eval", "--workdir", "."], "no checkpoints"),
+        (["eval", "--workdir", "."], "no weights are there"),
         (["palette", "digits", "--out", "x", "--channels", "1", "--size", "8", "8", "--colors", "18"], "17"),
         (["palette", "digits", "--out", "x", "--channels", "2"], "--channels"),
         (

@@ -1,4 +1,4 @@
-"""The command line: igpt train, sample, complete, eval, palette. Each command parses, calls and prints.
+"""The command line: igpt train, sample, complete, eval, palette, fetch, convert. Each parses, calls and prints.
 
 Bad input is one line on stderr and exit code 2. A run stopped by SIGINT or SIGTERM has saved itself and exits with
 130 or 143; a run stopped by a loss that is not finite exits with 1.
@@ -10,6 +10,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from igpt_jax.cli.convert import convert_command
+from igpt_jax.cli.fetch import fetch_command
 from igpt_jax.cli.fit_palette import palette_command
 from igpt_jax.cli.run import train_command
 from igpt_jax.cli.shared import ConsoleHandler
@@ -22,16 +24,22 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "complete": complete_command,
     "eval": eval_command,
     "palette": palette_command,
+    "fetch": fetch_command,
+    "convert": convert_command,
 }
 
 USAGE = """\
 igpt: Image GPT in JAX
 
   igpt train EXPERIMENT.py [--workdir DIR]     learn images, and show what was learned
-  igpt sample --workdir DIR                    draw new images
-  igpt complete IMAGE... --workdir DIR         finish half-seen images
-  igpt eval --workdir DIR                      held-out likelihood beside two baselines
+  igpt sample --model MODEL                    draw new images
+  igpt complete IMAGE... --model MODEL         finish half-seen images
+  igpt eval --model MODEL                      held-out likelihood beside two baselines
   igpt palette SOURCE --out DIR                fit a colour palette
+  igpt fetch igpt-s|igpt-m|igpt-l              download the weights that OpenAI released
+  igpt convert MODEL --to FORMAT --out DIR     weights from one format to another
+
+MODEL is a workdir of igpt train, an OpenAI checkpoint, a Hugging Face directory, or a name on the Hugging Face Hub.
 
 igpt COMMAND --help lists a command's options.
 """

@@ -59,7 +59,7 @@ def train_command(args: list[str]) -> int:
     except NonFiniteError as error:
         print(f"igpt: {error}", file=sys.stderr)
         return 1
-    print_figures(report.figures, report.images)
+    print_figures(report.figures)
     for path in report.pictures:
         print(path)
     return 0

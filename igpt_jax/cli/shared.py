@@ -7,15 +7,18 @@ import io
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tyro
 from rich.console import Console
 
 from igpt_jax.config import InputError
+
+if TYPE_CHECKING:
+    from igpt_jax.figures import Figures
 
 T = TypeVar("T")
 
@@ -29,12 +32,13 @@ class ConsoleHandler(logging.Handler):
         CONSOLE.print(f"igpt: {record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
 
 
-def parse(target: Callable[..., T], args: Sequence[str], command: str, **options: Any) -> T:
-    """tyro.cli with its errors as one InputError line."""
+def parse(target: Callable[..., T], args: Sequence[str], command: str, flags: bool = False, **options: Any) -> T:
+    """tyro.cli with its errors as one InputError line; truth values are written out unless `flags`."""
     complaint = io.StringIO()
+    booleans = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(target, args=args, prog=f"igpt {command}", config=(tyro.conf.FlagConversionOff,), **options)
+            return tyro.cli(target, args=args, prog=f"igpt {command}", config=(booleans,), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -73,14 +77,16 @@ def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarra
     print(path)
 
 
-def print_figures(figures: Mapping[str, float], images: int) -> None:
-    """A table of nats per token, and the same in bits."""
+def print_figures(figures: Figures) -> None:
+    """A table of nats per token, and the same in bits; the accuracy below it, where there is one."""
     from rich.table import Table
 
-    table = Table(title=f"{images} held-out images", title_justify="left")
+    table = Table(title=f"{figures.images} held-out images", title_justify="left")
     table.add_column("")
-    table.add_column("nats per token", justify="right")
-    table.add_column("bits per token", justify="right")
-    for name, nats in figures.items():
+    for unit in ("nats", "bits"):
+        table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
+    for name, nats in figures.nats.items():
         table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}")
     Console().print(table)
+    if figures.accuracy is not None:
+        print(f"accuracy {figures.accuracy:.4f}")

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from igpt_jax.cli.shared import check_output, parse, print_figures, write_result
 from igpt_jax.config import InputError, SamplerConfig
+
+if TYPE_CHECKING:
+    from igpt_jax.training.checkpoint import Pretrained
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """Which weights to use."""
+
+    model: Annotated[str, tyro.conf.arg(aliases=["--workdir"])]
+    """A workdir of igpt train, an OpenAI checkpoint (its prefix), a Hugging Face directory, or a Hub name."""
+    step: int | None = None
+    """Checkpoint of a workdir; by default the newest."""
+    palette: Path | None = None
+    """A palette .npy, for weights that come without one."""
+
+    def load(self) -> Pretrained:
+        """The weights and what belongs to them."""
+        from igpt_jax.interop.load import load_pretrained
+
+        return load_pretrained(self.model, step=self.step, palette=self.palette)
+
+    def beside(self, name: str) -> Path:
+        """Where a result goes that was not named: into the workdir, or here."""
+        workdir = Path(self.model)
+        return workdir / name if (workdir / "checkpoints").is_dir() else Path(name)
 
 
 @dataclass(frozen=True)
@@ -33,34 +59,40 @@ class SamplerArgs:
 class SampleArgs:
     """Draw new images with a trained model."""
 
-    workdir: Path
-    """A workdir of igpt train."""
+    weights: Annotated[ModelArgs, tyro.conf.arg(name="")]
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many."""
+    classes: tuple[int, ...] | None = None
+    """For a class-conditional model: the classes to draw, taken in turn; by default none in particular."""
     seed: int = 0
     """Image i of a seed is always the same."""
     batch_size: int = 64
     """Images decoded at once."""
-    step: int | None = None
-    """Checkpoint; by default the newest."""
     out: Path | None = None
-    """.png for a grid or .npy for uint8 [n, Y, X, C]; by default WORKDIR/samples-seed<seed>.png."""
+    """.png for a grid or .npy for uint8 [n, Y, X, C]; by default samples-seed<seed>.png in the workdir."""
     sampler: Annotated[SamplerArgs, tyro.conf.arg(name="")] = field(default_factory=SamplerArgs)
 
 
 def sample_command(args: list[str]) -> None:
-    """igpt sample --workdir DIR."""
+    """igpt sample --model MODEL."""
     cli = parse(SampleArgs, args, "sample")
-    out = check_output(cli.out or cli.workdir / f"samples-seed{cli.seed}.png", (".png", ".npy"))
+    out = check_output(cli.out or cli.weights.beside(f"samples-seed{cli.seed}.png"), (".png", ".npy"))
 
     from igpt_jax import sample
-    from igpt_jax.training.checkpoint import load_workdir
     from igpt_jax.viz import image_grid
 
-    found = load_workdir(cli.workdir, cli.step)
+    found = cli.weights.load()
     settings = cli.sampler.over(found.config.sampler)
+    classes = None if cli.classes is None else [cli.classes[i % len(cli.classes)] for i in range(cli.n)]
     images = sample(
-        found.model, found.params, found.palette, cli.n, seed=cli.seed, batch_size=cli.batch_size, **settings
+        found.model,
+        found.params,
+        found.colors,
+        cli.n,
+        classes=classes,
+        seed=cli.seed,
+        batch_size=cli.batch_size,
+        **settings,
     )
     write_result(out, images, lambda: image_grid(images))
 
@@ -71,39 +103,37 @@ class CompleteArgs:
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Picture files of any size; they are brought to the model's grid."""
-    workdir: Path
-    """A workdir of igpt train."""
+    weights: Annotated[ModelArgs, tyro.conf.arg(name="")]
     rows: int | None = None
     """Rows given, from the top; by default half of them."""
     mask: Path | None = None
     """A picture of the same shape, light where pixels are to be drawn anew, dark where they are given."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
     """Completions per image."""
+    class_id: int | None = None
+    """For a class-conditional model: the class of the images."""
     seed: int = 0
     """Completion j of image b is the same in any company."""
     batch_size: int = 64
     """Images decoded at once."""
-    step: int | None = None
-    """Checkpoint; by default the newest."""
     out: Path | None = None
-    """.png for strips or .npy for uint8 [B, n, Y, X, C]; by default WORKDIR/completions-seed<seed>.png."""
+    """.png for strips or .npy for uint8 [B, n, Y, X, C]; by default completions-seed<seed>.png in the workdir."""
     sampler: Annotated[SamplerArgs, tyro.conf.arg(name="")] = field(default_factory=SamplerArgs)
 
 
 def complete_command(args: list[str]) -> None:
-    """igpt complete IMAGE... --workdir DIR."""
+    """igpt complete IMAGE... --model MODEL."""
     cli = parse(CompleteArgs, args, "complete")
     if not cli.images:
         raise InputError("complete: no image given")
     if cli.rows is not None and cli.mask is not None:
         raise InputError("complete: --rows and --mask both say what is given; take one")
-    out = check_output(cli.out or cli.workdir / f"completions-seed{cli.seed}.png", (".png", ".npy"))
+    out = check_output(cli.out or cli.weights.beside(f"completions-seed{cli.seed}.png"), (".png", ".npy"))
 
     from igpt_jax import complete, inputs
-    from igpt_jax.training.checkpoint import load_workdir
     from igpt_jax.viz import completion_strips
 
-    found = load_workdir(cli.workdir, cli.step)
+    found = cli.weights.load()
     settings = cli.sampler.over(found.config.sampler)
     size = inputs.picture_size(found.config)
     if cli.rows is not None and not 0 <= cli.rows <= size[0]:
@@ -116,10 +146,11 @@ def complete_command(args: list[str]) -> None:
     completions = complete(
         found.model,
         found.params,
-        found.palette,
+        found.colors,
         images,
         known,
         cli.n,
+        classes=cli.class_id,
         seed=cli.seed,
         batch_size=cli.batch_size,
         **settings,
@@ -131,17 +162,21 @@ def complete_command(args: list[str]) -> None:
 class EvalArgs:
     """Held-out likelihood of a trained model beside two baselines."""
 
-    workdir: Path
-    """A workdir of igpt train."""
-    step: int | None = None
-    """Checkpoint; by default the newest."""
+    weights: Annotated[ModelArgs, tyro.conf.arg(name="")]
+    source: str | None = None
+    """Images to measure on (folder:PATH, idx:PATH, tfds:NAME); by default the held-out half of the run's own."""
 
 
 def eval_command(args: list[str]) -> None:
-    """igpt eval --workdir DIR."""
+    """igpt eval --model MODEL [--source SOURCE]."""
     cli = parse(EvalArgs, args, "eval")
 
-    from igpt_jax import experiment
-    from igpt_jax.training.checkpoint import load_workdir
+    from igpt_jax.figures import held_out_figures
 
-    print_figures(*experiment.held_out_figures(load_workdir(cli.workdir, cli.step)))
+    found = cli.weights.load()
+    if cli.source is not None:
+        data = replace(found.config.data, source=cli.source)
+        found = replace(found, config=replace(found.config, data=data))
+    elif not found.data:
+        raise InputError(f"eval: {cli.weights.model} is not a run with images of its own; name some with --source")
+    print_figures(held_out_figures(found))

@@ -3,7 +3,8 @@
 A checkpoint has four items, so that a sampler reads no optimizer state: `params`, `ema` (when averaged), `rest`
 (step and optimizer state) and `meta` (configuration and palette, as JSON).
 
-Start order of `igpt train`: the newest checkpoint of the workdir, else from scratch.
+Start order of `igpt train`: the newest checkpoint of the workdir, else the weights of train.init_from, else from
+scratch.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -24,6 +26,7 @@ from igpt_jax.config import Config, InputError
 from igpt_jax.config_json import differences, from_json, to_json
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette, replace_file
+from igpt_jax.parallel.mesh import path_name
 from igpt_jax.training.state import TrainState
 
 CHECKPOINTS = "checkpoints"
@@ -35,9 +38,24 @@ class Pretrained:
 
     model: ImageGPT
     params: Any
-    palette: Palette
+    """float32."""
+    palette: Palette | None
+    """None where the source of the weights holds none."""
     config: Config
-    step: int
+    """Of weights from elsewhere it tells the model and the objective; the rest is at its defaults."""
+    step: int | None
+    """Optimizer steps behind the weights, where that is known."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the images of the run; none where the weights come from elsewhere."""
+
+    @property
+    def colors(self) -> Palette:
+        """The palette; InputError where there is none."""
+        if self.palette is None:
+            raise InputError(
+                "palette: these weights came without one; name the .npy that they were trained with (--palette)"
+            )
+        return self.palette
 
 
 def check_workdir(workdir: Path, cfg: Config) -> None:
@@ -95,11 +113,17 @@ class Meta:
 
     step: int
     config: Config
-    palette: Palette
+    palette: Palette | None
     data: Mapping[str, str]
-    """Digests of the images that the run learns from and is measured on."""
+    """Digests of the images that the run learns from and is measured on; none in weights brought from elsewhere."""
     unwritten: Mapping[str, Any]
     """`LateMetrics.unwritten` at that step."""
+
+
+def _describe(cfg: Config, palette: Palette | None, data: Mapping[str, str]) -> dict[str, Any]:
+    """The part of `Meta` that is the same in every checkpoint of a workdir, as JSON."""
+    centers = None if palette is None else palette.centers.tolist()
+    return {"config": asdict(cfg), "palette": centers, "data": dict(data)}
 
 
 class Checkpointer:
@@ -111,7 +135,7 @@ class Checkpointer:
         )
         self._workdir = workdir
         self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options)
-        self._meta = {"config": asdict(cfg), "palette": palette.centers.tolist(), "data": dict(data)}
+        self._meta = _describe(cfg, palette, data)
 
     def save(self, state: TrainState, step: int, unwritten: Mapping[str, Any]) -> None:
         """Starts saving; the write goes on in the background. An error of the last save surfaces here."""
@@ -150,6 +174,24 @@ class Checkpointer:
         self._manager.close()
 
 
+def save_pretrained(found: Pretrained, workdir: Path) -> None:
+    """Writes weights as a workdir of one checkpoint that `load_workdir` reads back; no run goes on in it.
+
+    Raises:
+      InputError: the directory holds something already, or cannot be written.
+    """
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise InputError(f"workdir {workdir}: holds something already; name a new or empty directory")
+    cfg = replace(found.config, optim=replace(found.config.optim, ema_decay=None))
+    with claim_workdir(workdir, cfg):
+        if found.palette is not None:
+            found.palette.save(workdir / "palette.npy")
+        meta = ocp.args.JsonSave(_describe(cfg, found.palette, {}) | {"unwritten": {}})
+        args = ocp.args.Composite(params=ocp.args.StandardSave(found.params), meta=meta)
+        with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve()) as manager:
+            manager.save(found.step or 0, args=args, force=True)
+
+
 @contextmanager
 def _named(workdir: Path, step: int) -> Iterator[None]:
     """Whatever Orbax makes of a damaged checkpoint becomes one line that names it."""
@@ -175,7 +217,7 @@ def _read_meta(manager: ocp.CheckpointManager, workdir: Path, step: int) -> Meta
     with _named(workdir, step):
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         config = from_json(Config, json.dumps(meta["config"]), "its configuration")
-        palette = Palette(np.asarray(meta["palette"], np.float32))
+        palette = None if meta["palette"] is None else Palette(np.asarray(meta["palette"], np.float32))
         return Meta(step, config, palette, meta["data"], meta["unwritten"])
 
 
@@ -219,7 +261,45 @@ def load_workdir(workdir: str | Path, step: int | None = None) -> Pretrained:
         with _named(workdir, meta.step):
             args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
             params = manager.restore(meta.step, args=args)[item]
-    return Pretrained(model, params, meta.palette, meta.config, meta.step)
+    return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data)
+
+
+ZERO_AT_START = ("clf", "class_table", "b")
+"""Ends of parameter paths that weights to begin with may lack: at zero, the model computes the same without them."""
+
+
+def check_initial(abstract: TrainState, cfg: Config, found: Pretrained) -> None:
+    """Whether a run may begin with these weights: every parameter is there and fits.
+
+    Raises:
+      InputError: missing, extra and mis-shaped parameters, all of them named, or another grid.
+    """
+    origin = f"train.init_from {cfg.train.init_from}"
+    if found.config.model.grid != cfg.model.grid:
+        raise InputError(f"{origin}: made for the grid {found.config.model.grid}, but model.grid is {cfg.model.grid}")
+    want, have = (
+        {path_name(path): x.shape for path, x in jax.tree.leaves_with_path(tree)}
+        for tree in (abstract.params, found.params)
+    )
+    faults = [f"no {name}" for name in want.keys() - have.keys() if name.split("/")[-1] not in ZERO_AT_START]
+    faults += [f"{name} is not in this model" for name in have.keys() - want.keys()]
+    faults += [
+        f"{name} is {have[name]} there and {want[name]} here" for name in want.keys() & have if want[name] != have[name]
+    ]
+    if faults:
+        raise InputError(f"{origin}: does not fit the model ({'; '.join(sorted(faults))}); set model.* as it was made")
+
+
+def begin_with(state: TrainState, found: Pretrained) -> TrainState:
+    """The fresh state with its parameters replaced by the given ones, which have been checked, and averages alike."""
+    given = {path_name(path): x for path, x in jax.tree.leaves_with_path(found.params)}
+    places = jax.tree.map(lambda x: x.sharding, state.params)
+    # a copy: the step donates its state, and those weights are not ours to give away
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)
+    params = jax.tree.map_with_path(
+        lambda path, x: jax.device_put(given.get(path_name(path), x), x.sharding), state.params
+    )
+    return state.replace(params=copy(params), ema=None if state.ema is None else copy(params))  # pyright: ignore
 
 
 def abstract_params(model: ImageGPT) -> Any:
