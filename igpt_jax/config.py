@@ -7,31 +7,25 @@ workdir and into every checkpoint. It imports the standard library alone; JSON a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from igpt_jax.validation import InputError, check_choices, nearest, require
 
-class InputError(ValueError):
-    """Something the user gave cannot be used. The message is one line: what it is, and the way out.
-
-    The command line prints it without a traceback and exits with code 2.
-    """
-
-
-def _require(ok: bool, key: str, message: str) -> None:
-    if not ok:
-        raise InputError(f"{key}: {message}")
-
-
-def _check_choices(cfg: Any, prefix: str) -> None:
-    """Type checkers see a wrong Literal; this is for all who run none."""
-    for name, hint in typing.get_type_hints(type(cfg)).items():
-        if typing.get_origin(hint) is Literal:
-            value, choices = getattr(cfg, name), typing.get_args(hint)
-            _require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "InputError",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PaletteConfig",
+    "SamplerConfig",
+    "TrainConfig",
+    "nearest",
+]
 
 
 @dataclass(frozen=True)
@@ -61,27 +55,28 @@ class ModelConfig:
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type. Parameters, norms, softmax, logits and loss stay float32. auto: float32 on CPU, else bfloat16."""
-    attention: Literal["auto", "reference", "chunked"] = "auto"
-    """Attention implementation; see igpt_jax.model.attention."""
+    attention: Literal["auto", "reference", "chunked", "cudnn", "splash"] = "auto"
+    """Attention implementation (igpt_jax.model.attention). cudnn: NVIDIA GPUs. splash: TPUs. auto: the platform's own
+    where that can serve, else chunked or reference."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, all but the matrix products, or each whole block."""
     scan_layers: bool = True
     """One compiled block looped over the layers (fast to compile) or all layers unrolled."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "model.")
+        check_choices(self, "model.")
         object.__setattr__(self, "grid", tuple(self.grid))
-        _require(len(self.grid) >= 1 and all(n >= 1 for n in self.grid), "model.grid", f"{self.grid} is no token grid")
+        require(len(self.grid) >= 1 and all(n >= 1 for n in self.grid), "model.grid", f"{self.grid} is no token grid")
         for name in ("vocab_size", "n_layer", "n_head", "d_model"):
-            _require(getattr(self, name) >= 1, f"model.{name}", f"must be at least 1, not {getattr(self, name)}")
-        _require(
+            require(getattr(self, name) >= 1, f"model.{name}", f"must be at least 1, not {getattr(self, name)}")
+        require(
             self.d_model % self.n_head == 0,
             "model.n_head",
             f"{self.n_head} heads do not divide model.d_model = {self.d_model}",
         )
         for name in ("clf_classes", "cond_classes"):
-            _require(getattr(self, name) >= 0, f"model.{name}", f"must not be negative, not {getattr(self, name)}")
-        _require(
+            require(getattr(self, name) >= 0, f"model.{name}", f"must not be negative, not {getattr(self, name)}")
+        require(
             self.causal or not self.cond_classes, "model.cond_classes", "needs model.causal: BERT has no start vector"
         )
 
@@ -110,10 +105,10 @@ class ModelConfig:
         Raises:
           InputError: no such preset or field.
         """
-        _require(name in PRESETS, "preset", f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        require(name in PRESETS, "preset", f"no preset {name!r}; there are {', '.join(PRESETS)}")
         fields = {f.name for f in dataclasses.fields(cls)}
         for key in overrides:
-            _require(key in fields, f"model.{key}", "no such field" + nearest(key, fields))
+            require(key in fields, f"model.{key}", "no such field" + nearest(key, fields))
         return cls(**(PRESETS[name] | overrides))
 
 
@@ -159,11 +154,11 @@ class DataConfig:
     """Worker processes that prepare images; 0 prepares them on threads of this process."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "data.")
-        _require(0 < self.holdout < 1, "data.holdout", f"must lie between 0 and 1, not {self.holdout}")
-        _require(0 <= self.max_unreadable <= 1, "data.max_unreadable", f"must lie in [0, 1], not {self.max_unreadable}")
-        _require(self.shift >= 0, "data.shift", f"must not be negative, not {self.shift}")
-        _require(self.workers >= 0, "data.workers", f"must not be negative, not {self.workers}")
+        check_choices(self, "data.")
+        require(0 < self.holdout < 1, "data.holdout", f"must lie between 0 and 1, not {self.holdout}")
+        require(0 <= self.max_unreadable <= 1, "data.max_unreadable", f"must lie in [0, 1], not {self.max_unreadable}")
+        require(self.shift >= 0, "data.shift", f"must not be negative, not {self.shift}")
+        require(self.workers >= 0, "data.workers", f"must not be negative, not {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -179,11 +174,11 @@ class PaletteConfig:
     """Images whose pixels the k-means fit sees."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "palette.")
+        check_choices(self, "palette.")
         given = bool(self.path)
-        _require(given or self.kind != "file", "palette.path", "palette.kind is file, so a .npy must be named")
-        _require(not given or self.kind == "file", "palette.path", f"is not read when palette.kind is {self.kind}")
-        _require(self.fit_images >= 1, "palette.fit_images", f"must be at least 1, not {self.fit_images}")
+        require(given or self.kind != "file", "palette.path", "palette.kind is file, so a .npy must be named")
+        require(not given or self.kind == "file", "palette.path", f"is not read when palette.kind is {self.kind}")
+        require(self.fit_images >= 1, "palette.fit_images", f"must be at least 1, not {self.fit_images}")
 
 
 @dataclass(frozen=True)
@@ -205,17 +200,17 @@ class OptimConfig:
     """Keep an exponential moving average of the weights; evaluation and sampling then use it."""
 
     def __post_init__(self) -> None:
-        _check_choices(self, "optim.")
-        _require(0 < self.lr < math.inf, "optim.lr", f"must be positive and finite, not {self.lr}")
-        _require(0 < self.eps < math.inf, "optim.eps", f"must be positive and finite, not {self.eps}")
-        _require(self.warmup_steps >= 0, "optim.warmup_steps", f"must not be negative, not {self.warmup_steps}")
+        check_choices(self, "optim.")
+        require(0 < self.lr < math.inf, "optim.lr", f"must be positive and finite, not {self.lr}")
+        require(0 < self.eps < math.inf, "optim.eps", f"must be positive and finite, not {self.eps}")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", f"must not be negative, not {self.warmup_steps}")
         for name in ("b1", "b2"):
-            _require(0 <= getattr(self, name) < 1, f"optim.{name}", f"must lie in [0, 1), not {getattr(self, name)}")
-        _require(self.weight_decay >= 0, "optim.weight_decay", f"must not be negative, not {self.weight_decay}")
-        _require(
+            require(0 <= getattr(self, name) < 1, f"optim.{name}", f"must lie in [0, 1), not {getattr(self, name)}")
+        require(self.weight_decay >= 0, "optim.weight_decay", f"must not be negative, not {self.weight_decay}")
+        require(
             self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", f"must be positive, not {self.clip_norm}"
         )
-        _require(
+        require(
             self.ema_decay is None or 0 < self.ema_decay < 1,
             "optim.ema_decay",
             f"must lie in (0, 1), not {self.ema_decay}",
@@ -243,17 +238,20 @@ class TrainConfig:
     """Newest checkpoints kept."""
     sample_every: int = 0
     """Steps between sample grids written while training; 0 for none."""
+    watchdog_s: float = 3600.0
+    """End a run that hangs: seconds without a step, an evaluation or a save. Longer than the longest of them takes."""
     eval_batch_size: int = 128
     eval_images: int | None = None
     """Look at this many held-out images, spread evenly, while training; by default at all. `igpt eval` takes all."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "microbatches", "log_every", "eval_every", "checkpoint_every", "keep"):
-            _require(getattr(self, name) >= 1, f"train.{name}", f"must be at least 1, not {getattr(self, name)}")
-        _require(self.eval_batch_size >= 1, "train.eval_batch_size", f"must be at least 1, not {self.eval_batch_size}")
-        _require(self.eval_images is None or self.eval_images >= 1, "train.eval_images", "must be at least 1")
-        _require(self.sample_every >= 0, "train.sample_every", f"must not be negative, not {self.sample_every}")
-        _require(
+            require(getattr(self, name) >= 1, f"train.{name}", f"must be at least 1, not {getattr(self, name)}")
+        require(self.eval_batch_size >= 1, "train.eval_batch_size", f"must be at least 1, not {self.eval_batch_size}")
+        require(self.eval_images is None or self.eval_images >= 1, "train.eval_images", "must be at least 1")
+        require(self.watchdog_s > 0, "train.watchdog_s", f"must be positive, not {self.watchdog_s}")
+        require(self.sample_every >= 0, "train.sample_every", f"must not be negative, not {self.sample_every}")
+        require(
             self.batch_size % self.microbatches == 0,
             "train.microbatches",
             f"{self.microbatches} does not divide train.batch_size = {self.batch_size}",
@@ -271,8 +269,8 @@ class MeshConfig:
     def __post_init__(self) -> None:
         sizes = dataclasses.asdict(self)
         for name, n in sizes.items():
-            _require(n == -1 or n >= 1, f"mesh.{name}", f"must be -1 or at least 1, not {n}")
-        _require(list(sizes.values()).count(-1) <= 1, "mesh", f"only one axis may be -1, not {sizes}")
+            require(n == -1 or n >= 1, f"mesh.{name}", f"must be -1 or at least 1, not {n}")
+        require(list(sizes.values()).count(-1) <= 1, "mesh", f"only one axis may be -1, not {sizes}")
 
 
 @dataclass(frozen=True)
@@ -287,9 +285,9 @@ class SamplerConfig:
     """Keep the smallest set of likeliest colours whose probability reaches p."""
 
     def __post_init__(self) -> None:
-        _require(self.temperature >= 0, "sampler.temperature", f"must not be negative, not {self.temperature}")
-        _require(self.top_k is None or self.top_k >= 1, "sampler.top_k", f"must be at least 1, not {self.top_k}")
-        _require(self.top_p is None or 0 < self.top_p <= 1, "sampler.top_p", f"must lie in (0, 1], not {self.top_p}")
+        require(self.temperature >= 0, "sampler.temperature", f"must not be negative, not {self.temperature}")
+        require(self.top_k is None or self.top_k >= 1, "sampler.top_k", f"must be at least 1, not {self.top_k}")
+        require(self.top_p is None or 0 < self.top_p <= 1, "sampler.top_p", f"must lie in (0, 1], not {self.top_p}")
 
 
 @dataclass(frozen=True)
@@ -310,38 +308,32 @@ class Config:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
-        _check_choices(self, "")
-        _require(0 <= self.seed < 2**32, "seed", f"must lie in 0..2^32 - 1, not {self.seed}")
-        _require(
+        check_choices(self, "")
+        require(0 <= self.seed < 2**32, "seed", f"must lie in 0..2^32 - 1, not {self.seed}")
+        require(
             self.palette.kind != "levels" or self.data.channels == 1,
             "palette.kind",
             "levels are greys: set data.channels to 1, or take a kmeans palette",
         )
         wanted = {"ar": True, "bert": False}.get(self.objective, self.model.causal)
-        _require(self.model.causal == wanted, "model.causal", f"must be {wanted} for objective {self.objective!r}")
-        _require(
+        require(self.model.causal == wanted, "model.causal", f"must be {wanted} for objective {self.objective!r}")
+        require(
             (self.objective == "joint") == (self.model.clf_classes > 0),
             "model.clf_classes",
             "the classification head and objective 'joint' go together: set both or neither",
         )
-        _require(
+        require(
             self.objective != "joint" or not self.model.cond_classes,
             "model.cond_classes",
             "a model that is told the class cannot learn to name it; drop this or objective 'joint'",
         )
-        _require(
+        require(
             self.palette.kind != "pretrained" or self.train.init_from is not None,
             "palette.kind",
             "pretrained is the palette of train.init_from, so that must be given",
         )
-        _require(
+        require(
             self.optim.warmup_steps < self.train.steps,
             "optim.warmup_steps",
             f"{self.optim.warmup_steps} is not below train.steps = {self.train.steps}",
         )
-
-
-def nearest(word: str, choices: Any) -> str:
-    """The end of a complaint: '; did you mean ...?', or nothing where no choice comes near."""
-    close = difflib.get_close_matches(word, sorted(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -19,7 +19,7 @@ FREE_ON_RESUME = frozenset(
         *("name", "data.workers", "model.dtype", "model.attention", "model.remat", "model.scan_layers"),
         *("mesh.data", "mesh.fsdp", "mesh.tensor", "sampler.temperature", "sampler.top_k", "sampler.top_p"),
         *("train.steps", "train.microbatches", "train.log_every", "train.eval_every", "train.checkpoint_every"),
-        *("train.keep", "train.sample_every", "train.eval_batch_size", "train.eval_images"),
+        *("train.keep", "train.sample_every", "train.eval_batch_size", "train.eval_images", "train.watchdog_s"),
     }
 )
 

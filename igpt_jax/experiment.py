@@ -10,7 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,20 +29,16 @@ from igpt_jax.evaluation.pictures import (
 from igpt_jax.figures import Figures, gather, measures, run_all
 from igpt_jax.inputs import Data, check_classes, find_palette, open_data, subset, top_rows
 from igpt_jax.interop.load import load_pretrained
+from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_ways, make_mesh
-from igpt_jax.training.checkpoint import (
-    Checkpointer,
-    Meta,
-    Pretrained,
-    begin_with,
-    check_initial,
-    check_workdir,
-    claim_workdir,
-    newest,
-)
+from igpt_jax.parallel.multihost import decide, is_first, require_same
+from igpt_jax.training.checkpoint import Checkpointer, DamagedError, Meta, described
 from igpt_jax.training.loop import LateMetrics, fit
 from igpt_jax.training.metrics import METRICS, JsonlWriter, TensorBoardWriter, WandbWriter, Writer, require_wandb
+from igpt_jax.training.pretrained import Pretrained, begin_with, check_initial
 from igpt_jax.training.program import make_program
+from igpt_jax.training.state import TrainState
+from igpt_jax.training.workdir import check_workdir, claim_workdir, compilations_kept
 from igpt_jax.viz import loss_curves
 
 log = logging.getLogger(__name__)
@@ -110,17 +106,22 @@ def train(
     workdir = Path(workdir)
     mesh = make_mesh(cfg.mesh)
     check_fits(cfg, mesh)
-    data = open_data(cfg, batch_ways(mesh))
-    check_workdir(workdir, cfg)
-    begun = newest(workdir)
-    if begun is not None:
-        check_continues(begun, cfg, data, workdir)
+    require_same("the configuration", to_json(cfg))
+    data = open_data(cfg, mesh)
+    digests = {"train": data.train.digest, "held_out": data.held_out.digest}
+    require_same(f"data.source {cfg.data.source}", str(digests))
+    decide(lambda: check_workdir(workdir, cfg))
+    begun = described(workdir)
+    if begun:
+        check_continues(begun[0], cfg, data, workdir)
     check_classes(cfg, data)
     given = None
-    if begun is None and cfg.train.init_from is not None:
-        given = load_pretrained(cfg.train.init_from)
-    palette = find_palette(cfg, data, workdir, given and given.palette)
-    if begun is not None and not (begun.palette and palette.same_as(begun.palette)):
+    if not begun and cfg.train.init_from is not None:
+        given = load_pretrained(cfg.train.init_from, mesh=mesh)
+    # Process 0 fits it, since rounding may differ between machines.
+    centers = decide(lambda: find_palette(cfg, data, workdir, given and given.palette).centers.tolist())
+    palette = Palette(np.asarray(centers, np.float32))
+    if begun and not (begun[0].palette and palette.same_as(begun[0].palette)):
         raise InputError(f"workdir {workdir}: palette.npy is not the one the run began with; put the old one back")
     if given is not None and given.palette is not None and not palette.same_as(given.palette):
         log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.train.init_from)
@@ -130,29 +131,29 @@ def train(
         check_initial(program.abstract, cfg, given)
     if wandb:
         require_wandb()
-    with claim_workdir(workdir, cfg):  # from here on files are written
-        palette.save(workdir / "palette.npy")
-        digests = {"train": data.train.digest, "held_out": data.held_out.digest}
+    with claim_workdir(workdir, cfg), compilations_kept(workdir):  # from here on files are written
+        if is_first():
+            palette.save(workdir / "palette.npy")
         with contextlib.ExitStack() as stack:
             checkpointer = Checkpointer(workdir, cfg, palette, digests)
             stack.callback(checkpointer.close)
-            start = begun.step if begun else 0
-            writers: list[Writer] = [JsonlWriter(workdir, start), TensorBoardWriter(workdir, start)]
-            if wandb:
-                writers.append(WandbWriter(workdir, cfg))
+            if begun:
+                state, meta = restore(checkpointer, program.abstract, begun)
+                start, unwritten = meta.step, meta.unwritten
+                log.info("continuing from step %d", start)
+            else:
+                state = program.init() if given is None else begin_with(program.init(), given)
+                given = None  # its memory is not needed any more
+                start, unwritten = 0, None
+            writers = open_writers(workdir, cfg, start, wandb) if is_first() else []
             for writer in writers:
                 stack.callback(writer.close)
             rate = program.schedule
             metrics = LateMetrics(
                 writers, cfg.train.log_every, cfg.train.batch_size, lambda step: float(np.asarray(rate(step)))
             )
-            if begun is None:
-                state = program.init() if given is None else begin_with(program.init(), given)
-                given = None  # its memory is not needed any more
-            else:
-                log.info("continuing from step %d", start)
-                metrics.unwritten = begun.unwritten
-                state = checkpointer.restore(program.abstract, start)
+            if unwritten is not None:
+                metrics.unwritten = unwritten
             held_out = subset(data.held_out, cfg.train.eval_images)
             evaluators = measures(
                 model, program.objective, palette, cfg, functools.partial(data.eval_batches, held_out), mesh
@@ -179,6 +180,31 @@ def train(
             found = run_all(evaluators, state.best_params, start)
         trained = Pretrained(model, state.best_params, palette, cfg, cfg.train.steps, digests)
         return report(trained, gather(found, trained, data, held_out), workdir, data)
+
+
+def restore(checkpointer: Checkpointer, abstract: TrainState, begun: Sequence[Meta]) -> tuple[TrainState, Meta]:
+    """The state of the newest checkpoint that is whole. Newer ones are named in the log and moved out of the way.
+
+    Raises:
+      DamagedError: none is whole; nothing has been moved.
+    """
+    for i, meta in enumerate(begun):
+        try:
+            state = checkpointer.restore(abstract, meta)
+        except DamagedError as error:
+            if i == len(begun) - 1:
+                raise
+            log.warning("%s", error)
+        else:
+            checkpointer.set_aside_after(meta.step)
+            return state, meta
+    raise AssertionError("unreachable")
+
+
+def open_writers(workdir: Path, cfg: Config, start: int, wandb: bool) -> list[Writer]:
+    """Where the numbers of a run go that goes on after step `start`."""
+    writers: list[Writer] = [JsonlWriter(workdir, start), TensorBoardWriter(workdir, start)]
+    return [*writers, WandbWriter(workdir, cfg)] if wandb else writers
 
 
 def check_continues(begun: Meta, cfg: Config, data: Data, workdir: Path) -> None:
@@ -216,5 +242,6 @@ def report(found: Pretrained, figures: Figures, workdir: Path, data: Data) -> Re
         write_reconstructions(pictures[0], model, params, palette, images, cfg.seed)
     pictures.append(workdir / "loss.png")
     levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
-    loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric)
+    if is_first():
+        loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric)
     return Report(cfg.train.steps, figures, tuple(pictures))

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config, InputError, MeshConfig
+from igpt_jax.config import Config, MeshConfig
 from igpt_jax.data.sources import Source
 from igpt_jax.evaluation.classes import Accuracy
 from igpt_jax.evaluation.likelihood import MASKS, Batches, Likelihood, histogram_nats, uniform_nats
@@ -20,9 +20,9 @@ from igpt_jax.inputs import Data, check_palette, open_data, subset
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.objectives import OBJECTIVES, Objective, headline
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_ways, make_mesh, shardings
-from igpt_jax.training.checkpoint import Pretrained
+from igpt_jax.parallel.mesh import make_mesh, mesh_of, shardings
 from igpt_jax.training.loop import Evaluator
+from igpt_jax.training.pretrained import Pretrained
 
 BASELINE_IMAGES = 10_000
 """Training images that the histogram baseline counts."""
@@ -69,7 +69,10 @@ def baselines(palette: Palette, data: Data, held_out: Source) -> dict[str, float
     counted = subset(data.train, BASELINE_IMAGES)
     return {
         "per-pixel histograms": histogram_nats(
-            functools.partial(data.eval_batches, counted), functools.partial(data.eval_batches, held_out), palette
+            functools.partial(data.eval_batches, counted),
+            functools.partial(data.eval_batches, held_out),
+            palette,
+            data.mesh,
         ),
         "uniform": uniform_nats(palette.size),
     }
@@ -78,17 +81,16 @@ def baselines(palette: Palette, data: Data, held_out: Source) -> dict[str, float
 def held_out_figures(found: Pretrained) -> Figures:
     """Of a trained model, on all held-out images of its configuration.
 
-    The run's mesh is used where it fits the devices at hand; on others, all of them split the batch.
+    Computed on the mesh that the parameters lie on; where they lie on one device, all devices split the batch.
     """
     cfg = found.config
-    try:
-        mesh = make_mesh(cfg.mesh)
-    except InputError:
+    mesh = mesh_of(found.params)
+    if mesh is None:
         mesh = make_mesh(MeshConfig())
-    data = open_data(cfg, batch_ways(mesh))
+        found = replace(found, params=jax.device_put(found.params, shardings(found.params, mesh, AXES)))
+    data = open_data(cfg, mesh)
     palette = check_palette(cfg, found.colors, "of the weights")
     batches = functools.partial(data.eval_batches, data.held_out)
-    params = jax.device_put(found.params, shardings(found.params, mesh, AXES))
     objective = OBJECTIVES[cfg.objective](found.model, palette)
-    measured = run_all(measures(found.model, objective, palette, cfg, batches, mesh), params, found.step or 0)
+    measured = run_all(measures(found.model, objective, palette, cfg, batches, mesh), found.params, found.step or 0)
     return gather(measured, found, data, data.held_out)

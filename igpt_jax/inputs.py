@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from igpt_jax.config import Config, InputError
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
@@ -19,6 +19,7 @@ from igpt_jax.data.preprocess import fit as fit_to
 from igpt_jax.data.preprocess import load_image, make_preprocess
 from igpt_jax.data.sources import Record, Source, open_source
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import batch_ways, local_rows, make_mesh
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Data:
     train: Source
     held_out: Source
     cfg: Config
-    ways: int
-    """Into how many parts the mesh splits a batch."""
+    mesh: Mesh
+    """Where batches will lie, which says what of them this process reads."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,19 +46,19 @@ class Data:
             batch_size=cfg.train.batch_size,
             seed=cfg.seed,
             start_step=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=local_rows(self.mesh, cfg.train.batch_size),
             workers=cfg.data.workers,
         )
 
     def eval_batches(self, source: Source) -> Iterator[Batch]:
         """Every image of a source once, without augmentation."""
+        ways = batch_ways(self.mesh)
+        batch_size = -(-self.cfg.train.eval_batch_size // ways) * ways  # what is added is padding
         return eval_batches(
             source,
             make_preprocess(self.cfg.data, self.size, train=False),
-            batch_size=-(-self.cfg.train.eval_batch_size // self.ways) * self.ways,  # what is added is padding
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            batch_size=batch_size,
+            rows=local_rows(self.mesh, batch_size),
         )
 
     def images(self, source: Source, n: int) -> np.ndarray:
@@ -76,10 +77,15 @@ def picture_size(cfg: Config) -> tuple[int, int]:
     return rows, columns
 
 
-def open_data(cfg: Config, ways: int = 1) -> Data:
-    """Raises InputError when there is no such data, or the grid is not one of pictures."""
+def open_data(cfg: Config, mesh: Mesh | None = None) -> Data:
+    """Both halves of the data of a configuration, for its own mesh or another.
+
+    Raises:
+      InputError: there is no such data, the grid is not one of pictures, or the mesh does not fit the devices.
+    """
     picture_size(cfg)
-    return Data(open_source(cfg.data, "train"), open_source(cfg.data, "eval"), cfg, ways)
+    mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+    return Data(open_source(cfg.data, "train"), open_source(cfg.data, "eval"), cfg, mesh)
 
 
 def check_classes(cfg: Config, data: Data) -> None:

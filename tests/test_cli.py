@@ -11,7 +11,7 @@ from PIL import Image
 from igpt_jax import experiment, inputs
 from igpt_jax.cli import main
 from igpt_jax.figures import held_out_figures
-from igpt_jax.training.checkpoint import load_workdir
+from igpt_jax.training.pretrained import load_workdir
 from tests.test_layering import ROOT
 
 DIGITS = str(ROOT / "experiments" / "digits.py")

@@ -12,8 +12,8 @@ from igpt_jax import InputError, Palette, load_pretrained, sample
 from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
 from igpt_jax.experiment import train
 from igpt_jax.figures import held_out_figures
-from igpt_jax.training.checkpoint import save_pretrained
 from igpt_jax.training.loop import Interrupted
+from igpt_jax.training.pretrained import save_pretrained
 from tests.training.test_resume import at_step
 
 MODEL = ModelConfig(grid=(8, 8), vocab_size=17, n_layer=1, n_head=2, d_model=16)

@@ -1,12 +1,14 @@
 """The command line: igpt train, sample, complete, eval, palette, fetch, convert. Each parses, calls and prints.
 
-Bad input is one line on stderr and exit code 2. A run stopped by SIGINT or SIGTERM has saved itself and exits with
-130 or 143; a run stopped by a loss that is not finite exits with 1.
+Exit codes: 2 for bad input (one line on stderr); 130 or 143 for a run stopped by SIGINT or SIGTERM, which has saved
+itself; 1 for a loss that is not finite; 75 for a hang or a lost process, where the same command may do better.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,6 +19,11 @@ from igpt_jax.cli.run import train_command
 from igpt_jax.cli.shared import ConsoleHandler
 from igpt_jax.cli.use import complete_command, eval_command, sample_command
 from igpt_jax.config import InputError
+from igpt_jax.parallel import multihost
+from igpt_jax.parallel.multihost import EX_TEMPFAIL, InputErrorElsewhere, LostProcessError
+
+TOGETHER = ("train", "sample", "complete", "eval")
+"""Commands that run over several processes."""
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train_command,
@@ -41,8 +48,27 @@ igpt: Image GPT in JAX
 
 MODEL is a workdir of igpt train, an OpenAI checkpoint, a Hugging Face directory, or a name on the Hugging Face Hub.
 
+train, sample, complete and eval run over several processes where Slurm, Open MPI, Kubernetes or Cloud TPU started them,
+or where each is given --coordinator HOST:PORT --num-processes N --process-id I.
+
 igpt COMMAND --help lists a command's options.
 """
+
+
+def join_processes(args: list[str]) -> list[str]:
+    """Starts this process's part in a run over several, and returns the arguments that are not about that."""
+    parser = argparse.ArgumentParser(prog="igpt", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num-processes", type=int)
+    parser.add_argument("--process-id", type=int)
+    try:
+        found, others = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error}") from None
+    multihost.start(found.coordinator, found.num_processes, found.process_id)
+    if not multihost.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    return others
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,10 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise InputError(f"no command {args[0]!r}; there are {', '.join(COMMANDS)}")
-        return COMMANDS[args[0]](args[1:]) or 0
+        if args[0] in TOGETHER and not {"-h", "--help"} & set(args):
+            args = join_processes(args)
+        with multihost.naming_lost_processes():
+            return COMMANDS[args[0]](args[1:]) or 0
+    except InputErrorElsewhere:
+        return 2
     except InputError as error:
         print(f"igpt: {error}", file=sys.stderr)
         return 2
+    except LostProcessError as error:
+        print(f"igpt: {error}", file=sys.stderr, flush=True)
+        os._exit(EX_TEMPFAIL)  # not by way of JAX's farewell, which would wait for the lost ones
     except KeyboardInterrupt:
         print("igpt: interrupted", file=sys.stderr)
         return 130

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from igpt_jax.cli.shared import CONSOLE, parse, print_figures
+from igpt_jax.cli.shared import CONSOLE, parse, parse_known, print_figures
 from igpt_jax.config import Config, InputError
 
 USAGE = """\
@@ -34,7 +33,7 @@ def train_command(args: list[str]) -> int:
     own.add_argument("--workdir")
     own.add_argument("--tiny", action="store_true")
     own.add_argument("--wandb", action="store_true")
-    known, overrides = _parse_known(own, args)
+    known, overrides = parse_known(own, args)
     if known.experiment is None:
         print(USAGE, end="")
         if not {"-h", "--help"} & set(overrides):
@@ -63,15 +62,6 @@ def train_command(args: list[str]) -> int:
     for path in report.pictures:
         print(path)
     return 0
-
-
-def _parse_known(parser: argparse.ArgumentParser, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return parser.parse_known_args(args)
-    except SystemExit:
-        raise InputError(complaint.getvalue().strip().splitlines()[-1].removeprefix("igpt train: error: ")) from None
 
 
 @contextlib.contextmanager

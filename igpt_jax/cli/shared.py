@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
@@ -43,6 +44,17 @@ def parse(target: Callable[..., T], args: Sequence[str], command: str, flags: bo
         if not stop.code:
             raise
         raise InputError(f"{_one_line(complaint.getvalue())}; igpt {command} --help lists all options") from None
+
+
+def parse_known(parser: argparse.ArgumentParser, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """A command's own options, and the rest, with errors as one InputError line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parser.parse_known_args(args)
+    except SystemExit:
+        last = complaint.getvalue().strip().splitlines()[-1]
+        raise InputError(last.removeprefix(f"{parser.prog}: error: ")) from None
 
 
 def _one_line(box: str) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from igpt_jax.cli.shared import check_output, parse, print_figures, write_result
-from igpt_jax.config import InputError, SamplerConfig
+from igpt_jax.config import InputError, MeshConfig, SamplerConfig
 
 if TYPE_CHECKING:
-    from igpt_jax.training.checkpoint import Pretrained
+    from igpt_jax.training.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,15 @@ class ModelArgs:
     """Checkpoint of a workdir; by default the newest."""
     palette: Path | None = None
     """A palette .npy, for weights that come without one."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Where the weights lie: by default whole on every device, and the images are shared out among them."""
 
     def load(self) -> Pretrained:
         """The weights and what belongs to them."""
         from igpt_jax.interop.load import load_pretrained
+        from igpt_jax.parallel.mesh import make_mesh
 
-        return load_pretrained(self.model, step=self.step, palette=self.palette)
+        return load_pretrained(self.model, step=self.step, palette=self.palette, mesh=make_mesh(self.mesh))
 
     def beside(self, name: str) -> Path:
         """Where a result goes that was not named: into the workdir, or here."""

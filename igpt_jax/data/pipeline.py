@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -38,14 +38,13 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Endless training batches from global batch `start_step` on: this process's part of each.
 
     Sample g = k * batch_size + j of the run is example j of global batch k; it belongs to epoch g // len(source).
-    Batches run on across the end of an epoch. Process p of P holds the p-th of P equal slices of each global batch.
+    Batches run on across the end of an epoch. A process prepares only the rows that it needs.
 
     Args:
       source: the records.
@@ -53,65 +52,58 @@ def train_batches(
       batch_size: images over all processes.
       seed: of order and augmentation.
       start_step: first global batch.
-      process_index: p.
-      process_count: P.
+      rows: which rows of each global batch to prepare, in 0..batch_size - 1; by default all.
       workers: worker processes; 0 prepares batches on threads of this one. The batches are the same.
 
     Returns:
-      An iterator of image uint8 [batch_size / P, y, x, c], label int32 [batch_size / P].
+      An iterator of image uint8 [R, y, x, c], label int32 [R], for R rows.
 
     Raises:
-      InputError: `source` is empty or P does not divide `batch_size`; later, from next(), what the source raises.
+      InputError: `source` is empty; later, from next(), what the source raises.
     """
-    local = _local_size("train.batch_size", batch_size, source, process_index, process_count)
-    first = process_index * local
-    batch = _TrainBatch(source, transform, seed, batch_size, first, local)
+    batch = _TrainBatch(source, transform, seed, batch_size, _checked_rows(rows, batch_size, source))
     return _Prefetched(grain.MapDataset.range(start_step, sys.maxsize).map(batch), workers)
 
 
 def eval_batches(
-    source: Source, transform: Transform, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    source: Source, transform: Transform, *, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Every record of the source once, in order, over all processes: equally many equal batches on each of them.
+    """Every record of the source once, in order, in as many global batches as it takes: equally many for any rows.
 
-    Args and slices as for `train_batches`.
+    Args as for `train_batches`.
 
     Returns:
-      An iterator of image uint8 [batch_size / P, y, x, c], label int32 and weight float32 [batch_size / P]. Weight is
-      1 for a record, and 0 for the all-zero entries that fill the last batch.
+      An iterator of image uint8 [R, y, x, c], label int32 and weight float32 [R]. Weight is 1 for a record, and 0 for
+      the all-zero entries that fill the last batch.
 
     Raises:
-      InputError: `source` is empty or P does not divide `batch_size`; later, from next(), what the source raises.
+      InputError: `source` is empty; later, from next(), what the source raises.
     """
-    local = _local_size("train.eval_batch_size", batch_size, source, process_index, process_count)
-    batch = _EvalBatch(source, transform, batch_size, process_index * local, local)
+    batch = _EvalBatch(source, transform, batch_size, _checked_rows(rows, batch_size, source))
     return _Prefetched(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch), workers=0)
 
 
-def _local_size(key: str, batch_size: int, source: Source, process_index: int, process_count: int) -> int:
+def _checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int, source: Source) -> tuple[int, ...]:
     if len(source) == 0:
         raise InputError(f"data.source: {source.name} holds no record")
-    if batch_size % process_count:
-        raise InputError(f"{key}: {batch_size} images do not divide among {process_count} processes")
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"there is no process {process_index} of {process_count}")
-    return batch_size // process_count
+    found = tuple(range(batch_size) if rows is None else map(int, rows))
+    if not found or min(found) < 0 or max(found) >= batch_size:
+        raise ValueError(f"rows {found} are not rows of a batch of {batch_size}")
+    return found
 
 
 @dataclass(frozen=True)
 class _TrainBatch:
-    """Global batch index -> examples [first, first + count) of that batch."""
+    """Global batch index -> some rows of that batch."""
 
     source: Source
     transform: Transform
     seed: int
     batch_size: int
-    first: int
-    count: int
+    rows: tuple[int, ...]
 
     def __call__(self, step: int) -> Batch:
-        begin = step * self.batch_size + self.first
-        samples = [self._sample(g) for g in range(begin, begin + self.count)]
+        samples = [self._sample(step * self.batch_size + row) for row in self.rows]
         return {
             "image": np.stack([image for image, _ in samples]),
             "label": np.array([label for _, label in samples], np.int32),
@@ -126,30 +118,30 @@ class _TrainBatch:
 
 @dataclass(frozen=True)
 class _EvalBatch:
-    """Global batch index -> records [first, first + count) of that batch, filled up with zeros of weight 0."""
+    """Global batch index -> some rows of that batch; those past the last record are zeros of weight 0."""
 
     source: Source
     transform: Transform
     batch_size: int
-    first: int
-    count: int
+    rows: tuple[int, ...]
 
     def __call__(self, step: int) -> Batch:
-        begin, n = step * self.batch_size + self.first, len(self.source)
-        # a process whose whole part lies past the end still reads one record, for the shape
-        records = [self.source[i] for i in range(min(begin, n - 1), min(begin + self.count, n))]
-        images = [self.transform(record["image"], _generator(0, begin + j)) for j, record in enumerate(records)]
-        real = max(0, min(self.count, n - begin))
+        index = [step * self.batch_size + row for row in self.rows]
+        real = [j for j, i in enumerate(index) if i < len(self.source)]
+        # a process whose rows all lie past the end still reads one record, for the shape
+        images, labels = zip(*map(self._record, [index[j] for j in real] or [0]), strict=True)
         batch: Batch = {
-            "image": np.zeros((self.count, *images[0].shape), np.uint8),
-            "label": np.zeros(self.count, np.int32),
-            "weight": np.zeros(self.count, np.float32),
+            "image": np.zeros((len(index), *images[0].shape), np.uint8),
+            "label": np.zeros(len(index), np.int32),
+            "weight": np.zeros(len(index), np.float32),
         }
         if real:
-            batch["image"][:real] = images
-            batch["label"][:real] = [record["label"] for record in records]
-            batch["weight"][:real] = 1
+            batch["image"][real], batch["label"][real], batch["weight"][real] = images, labels, 1
         return batch
+
+    def _record(self, i: int) -> tuple[np.ndarray, int]:
+        record = self.source[i]
+        return self.transform(record["image"], _generator(0, i)), record["label"]
 
 
 def _end_with_parent(index: int, count: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.config import InputError
@@ -14,7 +15,7 @@ from igpt_jax.evaluation.likelihood import MASKS, Batches, eval_keys
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import draw_keep, stream
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import put_batch
+from igpt_jax.parallel.mesh import put_batch, replicated
 
 
 def make_classifier(model: ImageGPT, masks: int = MASKS) -> Any:
@@ -67,7 +68,7 @@ class Accuracy:
             weight_B = batch["weight"] * (batch["label"] >= 0)
             return jnp.sum(weight_B * (named_B == batch["label"])), jnp.sum(weight_B)
 
-        self._right = jax.jit(right)
+        self._right = jax.jit(right, out_shardings=replicated(mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the accuracy, in 0..1.
@@ -78,7 +79,7 @@ class Accuracy:
         first, right, images = 0, 0.0, 0.0
         for host in self._batches():
             batch = put_batch(host, self._mesh)
-            found = jax.device_get(self._right(params, batch, jnp.int32(first)))
+            found = jax.device_get(self._right(params, batch, np.int32(first)))
             right, images, first = right + float(found[0]), images + float(found[1]), first + len(batch["image"])
         if not images:
             raise InputError("data.source: no held-out image has a label to compare with")

@@ -6,6 +6,7 @@ they compare only within one palette and resolution.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.objectives import Mean, Objective, image_keys, stream
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import put_batch
+from igpt_jax.parallel.mesh import put_batch, replicated
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
@@ -43,7 +44,7 @@ class Likelihood:
         def means(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> dict[str, Mean]:
             return objective(params, batch, eval_keys(self._key, first, len(batch["image"]), draw))[1]
 
-        self._means = jax.jit(means)
+        self._means = jax.jit(means, out_shardings=replicated(mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the metrics, and bits beside nats per token (both of quantised pixels)."""
@@ -51,7 +52,7 @@ class Likelihood:
         first = 0
         for host in self._batches():
             batch = put_batch(host, self._mesh)
-            parts += [self._means(params, batch, jnp.int32(first), jnp.int32(i)) for i in range(self._draws)]
+            parts += [self._means(params, batch, np.int32(first), np.int32(i)) for i in range(self._draws)]
             first += len(batch["image"])
         found = jax.device_get(parts)
         for name in found[0]:
@@ -72,22 +73,23 @@ def uniform_nats(vocab_size: int) -> float:
     return math.log(vocab_size)
 
 
-def histogram_nats(train: Batches, held_out: Batches, palette: Palette) -> float:
-    """Nats per token when every position has its own colour histogram, counted on `train` plus one of each colour."""
-    encode = jax.jit(palette.encode)
+def histogram_nats(train: Batches, held_out: Batches, palette: Palette, mesh: Mesh) -> float:
+    """Nats per token when every position has its own colour histogram, counted on `train` plus one of each colour.
 
-    def tokens(batches: Batches) -> Iterator[np.ndarray]:
-        for batch in batches():
-            weight = batch.get("weight", np.ones(len(batch["image"])))
-            yield np.asarray(encode(batch["image"])).reshape(len(weight), -1)[weight > 0]
+    Both give this process's weighted batches.
+    """
 
-    counts_TV: np.ndarray | None = None
-    for tokens_BT in tokens(train):
-        position_T = np.arange(tokens_BT.shape[1])
-        if counts_TV is None:
-            counts_TV = np.ones((len(position_T), palette.size))
-        np.add.at(counts_TV, (np.broadcast_to(position_T, tokens_BT.shape), tokens_BT), 1)
-    assert counts_TV is not None
-    nats_TV = -np.log(counts_TV / counts_TV.sum(axis=1, keepdims=True))
-    found = [nats_TV[np.arange(nats_TV.shape[0])[None], tokens_BT].ravel() for tokens_BT in tokens(held_out)]
-    return float(np.concatenate(found).mean())
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def count(batch: Mapping[str, jax.Array]) -> jax.Array:
+        tokens_BT = palette.encode(batch["image"]).reshape(len(batch["image"]), -1)
+        counts_TV = jnp.zeros((tokens_BT.shape[1], palette.size), jnp.float32)
+        weight_BT = jnp.broadcast_to(batch["weight"][:, None], tokens_BT.shape)
+        return counts_TV.at[jnp.arange(tokens_BT.shape[1])[None], tokens_BT].add(weight_BT)
+
+    def counts(batches: Batches) -> np.ndarray:
+        return sum(np.asarray(count(put_batch(batch, mesh)), np.float64) for batch in batches())  # pyright: ignore
+
+    seen_TV = counts(train) + 1
+    nats_TV = -np.log(seen_TV / seen_TV.sum(axis=1, keepdims=True))
+    found_TV = counts(held_out)
+    return float((nats_TV * found_TV).sum() / found_TV.sum())

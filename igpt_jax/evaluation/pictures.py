@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from igpt_jax.config import SamplerConfig
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import draw_keep, image_keys, stream
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import fetch_whole
+from igpt_jax.parallel.multihost import is_first
 from igpt_jax.sampling.sampler import complete, sample
 from igpt_jax.viz import completion_strips, image_grid, save_png
 
@@ -77,7 +79,7 @@ def write_samples(
         batch_size=batch_size,
         **asdict(cfg),
     )
-    save_png(path, image_grid(images, columns))
+    _save(path, lambda: image_grid(images, columns))
     return images
 
 
@@ -105,7 +107,7 @@ def write_completions(
         batch_size=batch_size,
         **asdict(cfg),
     )
-    save_png(path, completion_strips(images, known, completions, originals=images))
+    _save(path, lambda: completion_strips(images, known, completions, originals=images))
     return completions
 
 
@@ -115,11 +117,22 @@ def write_reconstructions(
     """Blanks tokens of every image as in BERT training, puts the likeliest colours there, all at once, and writes the
     strips. Returns uint8 [B, Y, X, C].
     """
-    keep_BT = draw_keep(image_keys(stream(seed, "eval"), jnp.arange(len(images))), model.cfg.n_ctx)
-    tokens_BT = palette.encode(images).reshape(len(images), -1)
-    logits_BTV: Any = jax.jit(model.apply)({"params": params}, tokens_BT, keep_BT)
-    filled_BT = jnp.where(keep_BT, tokens_BT, jnp.argmax(logits_BTV, axis=-1))
-    filled = np.asarray(palette.decode(filled_BT.reshape(len(images), *model.cfg.grid)))
-    known = np.asarray(keep_BT).reshape(filled.shape[:-1])
-    save_png(path, completion_strips(images, known, filled[:, None], originals=images))
+    keep_BT = np.asarray(draw_keep(image_keys(stream(seed, "eval"), jnp.arange(len(images))), model.cfg.n_ctx))
+    tokens_BT = np.asarray(palette.encode(images)).reshape(len(images), -1)
+
+    @jax.jit
+    def likeliest(params: Any, tokens_BT: jax.Array, keep_BT: jax.Array) -> jax.Array:
+        logits_BTV: Any = model.apply({"params": params}, tokens_BT, keep_BT)
+        return jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
+
+    filled_BT = np.where(keep_BT, tokens_BT, fetch_whole(likeliest(params, tokens_BT, keep_BT)))
+    filled = palette.decode(filled_BT.reshape(len(images), *model.cfg.grid))
+    known = keep_BT.reshape(filled.shape[:-1])
+    _save(path, lambda: completion_strips(images, known, filled[:, None], originals=images))
     return filled
+
+
+def _save(path: Path, picture: Callable[[], np.ndarray]) -> None:
+    """All processes draw, and process 0 writes."""
+    if is_first():
+        save_png(path, picture())

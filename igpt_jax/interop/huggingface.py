@@ -30,7 +30,7 @@ from igpt_jax.interop.table import (
 from igpt_jax.interop.weight_files import INSTEAD_OF_PICKLES, Tensors, read_json, write_json, write_weights
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.training.checkpoint import Pretrained, abstract_params
+from igpt_jax.training.pretrained import Pretrained, abstract_params
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -226,6 +226,7 @@ def write_huggingface(found: Pretrained, directory: Path, max_shard_bytes: int =
 
     Raises:
       InputError: the model has what transformers cannot hold; nothing has been written then.
+      OSError: the directory cannot be written.
     """
     cfg, params = found.model.cfg, flat(found.params)
     alien = [] if cfg.causal else ["a BERT model (model.causal False)"]

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import jax
 from jax.sharding import Mesh
 
 from igpt_jax.config import InputError
@@ -21,10 +20,9 @@ from igpt_jax.interop.huggingface import fetch_snapshot, read_huggingface, write
 from igpt_jax.interop.openai import read_openai, write_openai
 from igpt_jax.interop.table import config_of
 from igpt_jax.interop.weight_files import PICKLES, refuse_pickle
-from igpt_jax.model.decoder import AXES
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import shardings
-from igpt_jax.training.checkpoint import CHECKPOINTS, Pretrained, load_workdir, save_pretrained
+from igpt_jax.training.checkpoint import CHECKPOINTS
+from igpt_jax.training.pretrained import Pretrained, load_workdir, save_pretrained
 
 Format = Literal["workdir", "openai", "huggingface"]
 
@@ -61,12 +59,10 @@ def load_pretrained(
     if kind == "workdir":
         if grid is not None:
             raise InputError(f"{path}: a workdir knows its grid; leave --grid out")
-        found = load_workdir(where, step)
+        found = load_workdir(where, step, mesh)
         if palette is not None:
             found = replace(found, palette=Palette.load(palette))
             config_of("", found.model.cfg, found.palette, str(path))  # its check of the palette
-        if mesh is not None:
-            found = replace(found, params=jax.device_put(found.params, shardings(found.params, mesh, AXES)))
         return found
     if step is not None:
         raise InputError(f"{path}: --step chooses a checkpoint of a workdir, which this is not; leave it out")
@@ -99,7 +95,7 @@ def _find(given: str | Path) -> tuple[Literal["workdir", "openai", "huggingface"
         return "openai", path
     elif path.exists():
         if _TENSORFLOW_FILE.search(path.name):
-            return "openai", path.with_name(_TENSORFLOW_FILE.sub("", path.name))
+            return "openai", path.with_suffix("")
         if path.suffix in PICKLES:
             refuse_pickle(path)
     elif _HUB_NAME.fullmatch(str(given)):
@@ -124,16 +120,20 @@ _WRITERS: dict[str, Callable[[Pretrained, Path], Path]] = {
 
 
 def check_new(out: Path) -> None:
-    """Raises InputError where something is already."""
-    if out.is_symlink() or out.exists():
-        if not out.is_dir():
-            raise InputError(f"--out {out}: is a file; name a new or empty directory")
-        if any(out.iterdir()):
+    """Raises InputError where something is already, or nobody may look."""
+    try:
+        if out.is_dir() and any(out.iterdir()):
             raise InputError(f"--out {out}: holds something already; name a new or empty directory")
+        if not out.is_dir() and (out.is_symlink() or out.exists()):
+            raise InputError(f"--out {out}: is a file; name a new or empty directory")
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a new or empty directory") from None
 
 
 def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
     """Writes weights in another format. There and back, parameters and palette are the same bit for bit.
+
+    Biases that are all zero are the one exception: they are dropped on the way.
 
     `out` appears whole or not at all; a process that is killed leaves .OUT.<pid>.partial beside it.
 
@@ -146,8 +146,8 @@ def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
     if to not in _WRITERS:
         raise InputError(f"format {to!r}: there are {', '.join(_WRITERS)}")
     out = Path(out)
+    check_new(out)
     try:
-        check_new(out)
         whole = out.resolve()
         partial = whole.with_name(f".{whole.name}.{os.getpid()}.partial")
         try:

@@ -21,7 +21,7 @@ from igpt_jax.config import Config, DataConfig, InputError, ModelConfig
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import shardings
-from igpt_jax.training.checkpoint import abstract_params
+from igpt_jax.training.pretrained import abstract_params
 
 Params = Any
 Shape = tuple[int, ...]

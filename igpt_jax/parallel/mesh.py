@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -34,10 +35,12 @@ RULES: dict[str, str | None] = {
 
 
 def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """A mesh (data, fsdp, tensor) over all devices.
+    """A mesh (data, fsdp, tensor) over all devices, neighbours in fsdp and tensor as near to each other as can be.
+
+    Where TPUs of several slices take part, only the data axis crosses between slices (the slow network).
 
     Raises:
-      InputError: the sizes do not multiply to the number of devices.
+      InputError: the sizes do not multiply to the number of devices, or data does not divide over the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
@@ -48,7 +51,14 @@ def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         raise InputError(
             f"mesh: data x fsdp x tensor = {cfg} does not fit {len(devices)} devices; -1 takes what is left"
         )
-    return jax.make_mesh(tuple(sizes), AXIS_NAMES, devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    auto = (jax.sharding.AxisType.Auto,) * 3
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
+    if slices > 1:
+        if sizes[0] % slices:
+            raise InputError(f"mesh.data: {sizes[0]} does not divide over {slices} slices; make it a multiple")
+        within = (sizes[0] // slices, *sizes[1:])
+        return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices), AXIS_NAMES, axis_types=auto)
+    return jax.make_mesh(tuple(sizes), AXIS_NAMES, devices=devices, axis_types=auto)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -111,12 +121,54 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """On every device, whole; so every process can read it."""
+    return NamedSharding(mesh, P())
+
+
 def batch_ways(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """int [R]: which rows of a global batch this process's devices hold, ascending.
+
+    Processes whose devices differ in the tensor axis alone hold the same rows.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    spans = {index[0].indices(batch_size)[:2] for index in held.values() if index is not None}
+    return np.concatenate([np.arange(*span) for span in sorted(spans)])
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The only way data gets onto the devices: this process's rows become its part of global arrays."""
-    sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+    """The only way data gets onto the devices: `local_rows` of a batch become this process's part of global arrays."""
+    sharding, ways = batch_sharding(mesh), batch_ways(mesh)
+    n = len(next(iter(batch.values())))
+    size = n * ways // len(local_rows(mesh, ways))
+    first = {row: i for i, row in enumerate(local_rows(mesh, size).tolist())}
+
+    def put(x: np.ndarray) -> jax.Array:
+        def cut(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            return x[first[start] : first[start] + stop - start]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, cut)
+
+    return {name: put(x) for name, x in batch.items()}
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that the arrays of a tree lie on; None when they lie on one device, or on the host."""
+    sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
+
+
+def put_whole(x: np.ndarray, mesh: Mesh | None) -> Any:
+    """An array that every process has whole, split over the mesh as a batch is; as it is where there is no mesh."""
+    return x if mesh is None else jax.make_array_from_callback(x.shape, batch_sharding(mesh), x.__getitem__)
+
+
+def fetch_whole(x: jax.Array) -> np.ndarray:
+    """An array that lies anywhere, whole on every process."""
+    return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))

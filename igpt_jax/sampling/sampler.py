@@ -17,6 +17,7 @@ import numpy as np
 from igpt_jax.config import InputError, SamplerConfig
 from igpt_jax.model.decoder import ImageGPT, compute_dtype, init_cache
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole
 from igpt_jax.sampling.warp import draw
 
 Params = Any
@@ -111,15 +112,23 @@ def _decode_in_batches(
     batch_size: int,
     classes: np.ndarray | None,
 ) -> np.ndarray:
-    """`sample_tokens` over any number of images; the last batch is filled up, so that one program serves all."""
+    """`sample_tokens` over any number of images; the last batch is filled up, so that one program serves all.
+
+    Batches are split over the mesh that the parameters lie on, over as many processes as it has.
+    """
     n, start = len(tokens), known_prefix(known)
-    batch_size = min(batch_size, n)
+    mesh = mesh_of(params)
+    ways = 1 if mesh is None else batch_ways(mesh)
+    batch_size = -(-min(batch_size, n) // ways) * ways
+    key_data = np.asarray(jax.random.key_data(keys))
     out = []
     for lo in range(0, n, batch_size):
         take = np.arange(lo, lo + batch_size).clip(max=n - 1)
-        class_B = None if classes is None else classes[take]
-        drawn = sample_tokens(model, params, tokens[take], known[take], keys[take], cfg, start, class_B)
-        out.append(np.asarray(drawn)[: n - lo])
+        tokens_BT, known_BT, data_B = (put_whole(x[take], mesh) for x in (tokens, known, key_data))
+        class_B = None if classes is None else put_whole(classes[take], mesh)
+        keys_B = jax.random.wrap_key_data(data_B)
+        drawn_BT = sample_tokens(model, params, tokens_BT, known_BT, keys_B, cfg, start, class_B)
+        out.append(fetch_whole(drawn_BT)[: n - lo])
     return np.concatenate(out)
 
 

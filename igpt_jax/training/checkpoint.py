@@ -1,19 +1,20 @@
-"""Checkpoints of a run, by Orbax: what is in one, when a workdir may be continued, and how it is read back.
+"""Checkpoints of a run, by Orbax: what is in one, whether it is whole, and how it is read back.
 
 A checkpoint has four items, so that a sampler reads no optimizer state: `params`, `ema` (when averaged), `rest`
-(step and optimizer state) and `meta` (configuration and palette, as JSON).
+(step and optimizer state) and `meta` (configuration, palette and checksums, as JSON).
 
-Start order of `igpt train`: the newest checkpoint of the workdir, else the weights of train.init_from, else from
+Start order of `igpt train`: the newest whole checkpoint of the workdir, else the weights of train.init_from, else from
 scratch.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,88 +24,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from igpt_jax.config import Config, InputError
-from igpt_jax.config_json import differences, from_json, to_json
-from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.palette import Palette, replace_file
+from igpt_jax.config_json import from_json
+from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
+from igpt_jax.parallel.multihost import anywhere, decide
 from igpt_jax.training.state import TrainState
 
+log = logging.getLogger(__name__)
+
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A trained model and all that is needed to use it."""
-
-    model: ImageGPT
-    params: Any
-    """float32."""
-    palette: Palette | None
-    """None where the source of the weights holds none."""
-    config: Config
-    """Of weights from elsewhere it tells the model and the objective; the rest is at its defaults."""
-    step: int | None
-    """Optimizer steps behind the weights, where that is known."""
-    data: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the images of the run; none where the weights come from elsewhere."""
-
-    @property
-    def colors(self) -> Palette:
-        """The palette; InputError where there is none."""
-        if self.palette is None:
-            raise InputError(
-                "palette: these weights came without one; name the .npy that they were trained with (--palette)"
-            )
-        return self.palette
-
-
-def check_workdir(workdir: Path, cfg: Config) -> None:
-    """Whether this run may live there: in a new or empty directory, or where the very same run was begun.
-
-    Raises:
-      InputError: it holds a run of another configuration, other files, or is no directory.
-    """
-    before = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"workdir {workdir}: is a file; name a directory")
-    if before.exists():
-        check_same_run(from_json(Config, before.read_text(), str(before)), cfg, workdir)
-    elif workdir.is_dir() and any(p.name != ".lock" for p in workdir.iterdir()):
-        raise InputError(f"workdir {workdir}: holds other files and no run; name a new or empty directory")
-
-
-@contextmanager
-def claim_workdir(workdir: Path, cfg: Config) -> Iterator[None]:
-    """Makes the workdir or continues in it, and keeps other processes out of it meanwhile.
-
-    Raises:
-      InputError: another process trains there now, it cannot be written, or as `check_workdir` does.
-    """
-    check_workdir(workdir, cfg)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (held as long as the run)
-    except OSError as error:
-        raise InputError(f"workdir {workdir}: {error.strerror}; name a directory that can be written") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"workdir {workdir}: another process trains there now; name another directory") from None
-        check_workdir(workdir, cfg)  # again, now that nobody else can write there
-        with replace_file(workdir / "config.json") as file:
-            file.write(to_json(cfg).encode())
-        yield
-
-
-def check_same_run(old: Config, new: Config, workdir: Path) -> None:
-    """Raises InputError naming every key that would make this another run than the one in the workdir."""
-    changed = [f"{key} is {a!r} there and {b!r} here" for key, (a, b) in differences(old, new).items()]
-    if changed:
-        raise InputError(
-            f"workdir {workdir}: holds another run ({'; '.join(changed)}); give the same settings to continue it, "
-            "or another --workdir"
-        )
+class DamagedError(InputError):
+    """A checkpoint cannot be read, or is not what was saved."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +51,49 @@ class Meta:
     """Digests of the images that the run learns from and is measured on; none in weights brought from elsewhere."""
     unwritten: Mapping[str, Any]
     """`LateMetrics.unwritten` at that step."""
+    checksums: Mapping[str, int]
+    """Of every array."""
 
 
-def _describe(cfg: Config, palette: Palette | None, data: Mapping[str, str]) -> dict[str, Any]:
-    """The part of `Meta` that is the same in every checkpoint of a workdir, as JSON."""
+def describe(
+    cfg: Config,
+    palette: Palette | None,
+    data: Mapping[str, str],
+    unwritten: Mapping[str, Any],
+    items: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`Meta` as JSON, with a digest of itself; `items` are the arrays that are saved beside it."""
     centers = None if palette is None else palette.centers.tolist()
-    return {"config": asdict(cfg), "palette": centers, "data": dict(data)}
+    meta = {"config": asdict(cfg), "palette": centers, "data": dict(data), "unwritten": dict(unwritten)}
+    meta = json.loads(json.dumps(meta | {"checksums": checksums(items)}))  # tuples become lists, as they will be read
+    return meta | {"sha256": _sha256(meta)}
+
+
+def _sha256(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def checksums(items: Mapping[str, Any]) -> dict[str, int]:
+    """Path -> checksum of every array, computed where it lies: the same on every mesh."""
+    found = jax.device_get(_checksums(items))
+    return {path_name(path): int(x) for path, x in jax.tree.leaves_with_path(found)}
+
+
+@jax.jit
+def _checksums(tree: Any) -> Any:
+    """Sum of all 4-byte words, each times an odd number of its own, modulo 2^32: no single changed bit goes unseen."""
+
+    def one(x: jax.Array) -> jax.Array:
+        if x.dtype.itemsize != 4:
+            raise ValueError(f"checksums are of 4-byte types, not {x.dtype}")
+        words = jax.lax.bitcast_convert_type(x, jnp.uint32)
+        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+        for dim in reversed(range(x.ndim)):
+            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim) * jnp.uint32(stride % 2**32)
+            stride *= x.shape[dim]
+        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+
+    return jax.tree.map(one, tree)
 
 
 class Checkpointer:
@@ -135,61 +105,92 @@ class Checkpointer:
         )
         self._workdir = workdir
         self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options)
-        self._meta = _describe(cfg, palette, data)
+        self._about = (cfg, palette, data)
 
     def save(self, state: TrainState, step: int, unwritten: Mapping[str, Any]) -> None:
-        """Starts saving; the write goes on in the background. An error of the last save surfaces here."""
-        items = {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
-        if state.ema is not None:
-            items["ema"] = state.ema
+        """Starts saving; the write goes on in the background."""
+        items = _items(state)
         args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        meta = ocp.args.JsonSave(self._meta | {"unwritten": dict(unwritten)})
-        self._manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
+        meta = ocp.args.JsonSave(describe(*self._about, unwritten, items))
+        with self._failure_named():
+            self._manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
 
-    def restore(self, abstract: TrainState, step: int) -> TrainState:
-        """The state at `step`, placed as the shardings of `abstract` say.
+    def check(self) -> None:
+        """Raises when the last save has failed by now."""
+        with self._failure_named():
+            self._manager.check_for_errors()
+
+    @contextmanager
+    def _failure_named(self) -> Iterator[None]:
+        """A save that fails for want of room or rights is one line; the checkpoints before it are untouched."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise InputError(
+                f"workdir {self._workdir}: a checkpoint could not be written ({why[:300]}); make room or mend its "
+                "rights, then the same command continues from the last one"
+            ) from error
+
+    def restore(self, abstract: TrainState, meta: Meta) -> TrainState:
+        """The state of a checkpoint, placed as the shardings of `abstract` say.
 
         Raises:
-          InputError: the checkpoint is damaged.
+          DamagedError: the checkpoint cannot be read, or is not what was saved.
         """
-        items = {"params": abstract.params, "rest": {"step": abstract.step, "opt_state": abstract.opt_state}}
-        if abstract.ema is not None:
-            items["ema"] = abstract.ema
-        args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        with _named(self._workdir, step):
-            found = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return TrainState(
-            step=found["rest"]["step"],
-            params=found["params"],
-            opt_state=found["rest"]["opt_state"],
-            ema=found["ema"] if abstract.ema is not None else None,
-        )
+        return TrainState(**_state(_restore(self._manager, self._workdir, meta, _items(abstract)), abstract))
+
+    def set_aside_after(self, step: int) -> None:
+        """Moves all checkpoints newer than `step` to WORKDIR/damaged, so that those steps can be saved anew."""
+        for newer in [s for s in self._manager.all_steps() if s > step]:
+            decide(lambda newer=newer: _move_away(self._workdir, newer))
+        self._manager.reload()
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        with self._failure_named():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save; its error surfaces here."""
-        self._manager.close()
+        with self._failure_named():
+            self._manager.close()
 
 
-def save_pretrained(found: Pretrained, workdir: Path) -> None:
-    """Writes weights as a workdir of one checkpoint that `load_workdir` reads back; no run goes on in it.
+def _items(state: TrainState) -> dict[str, Any]:
+    """A state as the items of a checkpoint."""
+    items = {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
+    return items if state.ema is None else items | {"ema": state.ema}
 
-    Raises:
-      InputError: the directory holds something already, or cannot be written.
-    """
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f"workdir {workdir}: holds something already; name a new or empty directory")
-    cfg = replace(found.config, optim=replace(found.config.optim, ema_decay=None))
-    with claim_workdir(workdir, cfg):
-        if found.palette is not None:
-            found.palette.save(workdir / "palette.npy")
-        meta = ocp.args.JsonSave(_describe(cfg, found.palette, {}) | {"unwritten": {}})
-        args = ocp.args.Composite(params=ocp.args.StandardSave(found.params), meta=meta)
-        with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve()) as manager:
-            manager.save(found.step or 0, args=args, force=True)
+
+def _state(items: Mapping[str, Any], abstract: TrainState) -> dict[str, Any]:
+    return dict(params=items["params"], ema=items.get("ema"), **items["rest"])
+
+
+def _move_away(workdir: Path, step: int) -> None:
+    (workdir / DAMAGED).mkdir(exist_ok=True)
+    tries = (workdir / DAMAGED / (f"{step}" if i == 0 else f"{step}-{i}") for i in range(10**6))
+    (workdir / CHECKPOINTS / str(step)).rename(next(path for path in tries if not path.exists()))
+
+
+def _restore(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, items: Mapping[str, Any]) -> dict[str, Any]:
+    """Items of a checkpoint, of the shapes and in the places of `items`, checked against their checksums."""
+    args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+    with _named(workdir, meta.step):
+        found, failure = {}, None
+        try:
+            restored = manager.restore(meta.step, args=ocp.args.Composite(**args))
+            found = {name: restored[name] for name in items}
+        except Exception as error:
+            failure = error
+        if anywhere(failure is not None):  # before the sums, which all processes compute together
+            raise failure or ValueError("another process cannot read its part")
+        wrong = [name for name, value in checksums(found).items() if value != meta.checksums.get(name)]
+        if wrong:
+            raise ValueError(f"wrong checksum of {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}")
+    return found
 
 
 @contextmanager
@@ -199,110 +200,56 @@ def _named(workdir: Path, step: int) -> Iterator[None]:
         yield
     except Exception as error:
         why = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
-        raise InputError(
+        raise DamagedError(
             f"workdir {workdir}: checkpoint {step} is damaged or not one of ours ({why}); move "
             f"{workdir / CHECKPOINTS / str(step)} away to go on from an older one"
         ) from error
 
 
 @contextmanager
-def _reader(workdir: Path) -> Iterator[tuple[ocp.CheckpointManager, list[int]]]:
+def reader(workdir: Path) -> Iterator[tuple[ocp.CheckpointManager, list[int]]]:
     """A manager that writes nothing, and the steps of all complete checkpoints in ascending order."""
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
         yield manager, sorted(manager.all_steps())
 
 
-def _read_meta(manager: ocp.CheckpointManager, workdir: Path, step: int) -> Meta:
+def read_meta(manager: ocp.CheckpointManager, workdir: Path, step: int) -> Meta:
+    """Raises DamagedError where it cannot be read, or is not what was written."""
     with _named(workdir, step):
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+        if meta.pop("sha256", None) != _sha256(meta):
+            raise ValueError("wrong checksum of its description")
         config = from_json(Config, json.dumps(meta["config"]), "its configuration")
         palette = None if meta["palette"] is None else Palette(np.asarray(meta["palette"], np.float32))
-        return Meta(step, config, palette, meta["data"], meta["unwritten"])
+        return Meta(step, config, palette, meta["data"], meta["unwritten"], meta["checksums"])
 
 
-def newest(workdir: Path) -> Meta | None:
-    """What the newest complete checkpoint says; None where there is none. Writes nothing.
-
-    Raises:
-      InputError: it is damaged.
-    """
-    if not (workdir / CHECKPOINTS).is_dir():
-        return None
-    with _reader(workdir) as (manager, steps):
-        return _read_meta(manager, workdir, steps[-1]) if steps else None
-
-
-def load_workdir(workdir: str | Path, step: int | None = None) -> Pretrained:
-    """Reads a run's model: the averaged weights where the run kept them, else the plain ones.
-
-    Args:
-      workdir: as given to `igpt train`.
-      step: which checkpoint; by default the newest.
+def read_item(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, name: str, abstract: Any) -> Any:
+    """One item of a checkpoint, of the shapes and in the places of `abstract`.
 
     Raises:
-      InputError: no such directory, no checkpoint, not at that step, or a damaged one.
+      DamagedError: it cannot be read, or is not what was saved.
     """
-    workdir = Path(workdir)
-    if not workdir.is_dir():
-        raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
-    if not (workdir / CHECKPOINTS).is_dir():
-        raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
-    with _reader(workdir) as (manager, steps):
-        if not steps:
-            raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
-        if step is not None and step not in steps:
-            raise InputError(f"workdir {workdir}: no checkpoint at step {step}; there are {', '.join(map(str, steps))}")
-        meta = _read_meta(manager, workdir, steps[-1] if step is None else step)
-        model = ImageGPT(meta.config.model)
-        item = "ema" if meta.config.optim.ema_decay is not None else "params"
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_params(model))
-        with _named(workdir, meta.step):
-            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(target)})
-            params = manager.restore(meta.step, args=args)[item]
-    return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data)
+    return _restore(manager, workdir, meta, {name: abstract})[name]
 
 
-ZERO_AT_START = ("clf", "class_table", "b")
-"""Ends of parameter paths that weights to begin with may lack: at zero, the model computes the same without them."""
-
-
-def check_initial(abstract: TrainState, cfg: Config, found: Pretrained) -> None:
-    """Whether a run may begin with these weights: every parameter is there and fits.
+def described(workdir: Path) -> list[Meta]:
+    """What the complete checkpoints say, newest first; those that cannot say it are named in the log. Writes nothing.
 
     Raises:
-      InputError: missing, extra and mis-shaped parameters, all of them named, or another grid.
+      DamagedError: there are checkpoints, and none can say it.
     """
-    origin = f"train.init_from {cfg.train.init_from}"
-    if found.config.model.grid != cfg.model.grid:
-        raise InputError(f"{origin}: made for the grid {found.config.model.grid}, but model.grid is {cfg.model.grid}")
-    want, have = (
-        {path_name(path): x.shape for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (abstract.params, found.params)
-    )
-    faults = [f"no {name}" for name in want.keys() - have.keys() if name.split("/")[-1] not in ZERO_AT_START]
-    faults += [f"{name} is not in this model" for name in have.keys() - want.keys()]
-    faults += [
-        f"{name} is {have[name]} there and {want[name]} here" for name in want.keys() & have if want[name] != have[name]
-    ]
-    if faults:
-        raise InputError(f"{origin}: does not fit the model ({'; '.join(sorted(faults))}); set model.* as it was made")
-
-
-def begin_with(state: TrainState, found: Pretrained) -> TrainState:
-    """The fresh state with its parameters replaced by the given ones, which have been checked, and averages alike."""
-    given = {path_name(path): x for path, x in jax.tree.leaves_with_path(found.params)}
-    places = jax.tree.map(lambda x: x.sharding, state.params)
-    # a copy: the step donates its state, and those weights are not ours to give away
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)
-    params = jax.tree.map_with_path(
-        lambda path, x: jax.device_put(given.get(path_name(path), x), x.sharding), state.params
-    )
-    return state.replace(params=copy(params), ema=None if state.ema is None else copy(params))  # pyright: ignore
-
-
-def abstract_params(model: ImageGPT) -> Any:
-    """Shapes and types of the parameters, nothing allocated."""
-    tokens = jax.ShapeDtypeStruct((1, model.cfg.n_ctx), np.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    if not decide((workdir / CHECKPOINTS).is_dir):
+        return []
+    found, last = [], None
+    with reader(workdir) as (manager, steps):
+        for step in reversed(steps):
+            try:
+                found.append(read_meta(manager, workdir, step))
+            except DamagedError as error:
+                log.warning("%s", error)
+                last = last or error
+    if last is not None and not found:
+        raise last
+    return found

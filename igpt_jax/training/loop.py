@@ -5,6 +5,7 @@ checkpoint, evaluation. What is computed is in `state`, what is on disk in `chec
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from igpt_jax.config import TrainConfig
@@ -23,6 +25,7 @@ from igpt_jax.parallel.mesh import put_batch
 from igpt_jax.training.checkpoint import Checkpointer
 from igpt_jax.training.metrics import Writer
 from igpt_jax.training.state import Metrics, Params, TrainState
+from igpt_jax.training.watchdog import Watchdog
 
 
 class Evaluator(Protocol):
@@ -49,17 +52,33 @@ class StopRequest:
 
     signum: int | None = None
 
+    def reached(self, step: int) -> bool:
+        """Whether to save after this step and stop. Asked after every step; all processes hear the same answer."""
+        if jax.process_count() == 1:
+            return self.signum is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.signum = self.signum or signal.SIGTERM
+        return True
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGTERM and Ctrl-C only note that they came, so that the loop can save first. A second one is not caught."""
+    """SIGTERM and Ctrl-C only note that they came, so that the loop can save first. A second one is not caught.
+
+    With several processes JAX's own handler of SIGTERM tells all of them, and a Ctrl-C here is passed to it.
+    """
     request = StopRequest()
+    together = jax.process_count() > 1
 
     def note(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
+    before = {s: signal.signal(s, note) for s in caught}
     try:
         yield request
     finally:
@@ -169,21 +188,25 @@ def fit(
       NonFiniteError: the numbers of some step were not finite. That step is never saved.
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
     """
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, Watchdog(cfg.watchdog_s) as dog:
         for step in range(start + 1, cfg.steps + 1):
+            dog.beat(f"training step {step}")
             batch = put_batch(next(batches), mesh)
             with jax.transfer_guard("disallow"):
                 state, numbers = train_step(state, batch)
             metrics.push(step, numbers)
             on_step(step, metrics)
+            checkpointer.check()
 
-            stopping = stop.signum is not None
+            stopping = stop.reached(step)
             if stopping:
+                dog.beat(f"saving step {step}")
                 metrics.flush()
                 checkpointer.save(state, step, metrics.unwritten)
                 checkpointer.wait()
             for name, (every, evaluator) in evaluators.items():
                 if due(step, every, cfg.steps):
+                    dog.beat(f"evaluating ({name}) at step {step}")
                     metrics.flush()
                     found = {f"{name}/{key}": value for key, value in evaluator.run(state.best_params, step)}
                     if found:
@@ -195,6 +218,7 @@ def fit(
                 raise Interrupted(stop.signum or signal.SIGTERM, step)
             # After the evaluation: a run killed during it goes back to before it, and has missed none.
             if due(step, cfg.checkpoint_every, cfg.steps):
+                dog.beat(f"saving step {step}")
                 metrics.flush()  # nothing that is not finite is ever saved
                 checkpointer.save(state, step, metrics.unwritten)
                 metrics.restart_clock()

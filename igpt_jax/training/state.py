@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.objectives import Batch, Mean, Objective, image_keys, stream
-from igpt_jax.parallel.mesh import shardings
+from igpt_jax.parallel.mesh import replicated, shardings
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -101,5 +100,4 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     places = jax.tree.map(lambda x: x.sharding, abstract)
-    replicated = NamedSharding(mesh, P())
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated))
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated(mesh)))

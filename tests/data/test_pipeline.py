@@ -18,6 +18,11 @@ from igpt_jax.data.preprocess import make_preprocess
 from igpt_jax.data.sources import Record, open_source
 
 
+def slices(count, batch_size=8):
+    """The rows of each of so many processes."""
+    return np.arange(batch_size).reshape(count, -1)
+
+
 class Counting:
     """Record i is a picture full of noise of its own, labelled i."""
 
@@ -64,7 +69,7 @@ def labels(taken):
 def test_global_batches_do_not_depend_on_the_number_of_processes(count):
     source = Counting(21)  # batches straddle epochs, which end inside the parts of different processes
     whole = batches(12, source)
-    parts = [batches(12, source, process_index=p, process_count=count) for p in range(count)]
+    parts = [batches(12, source, rows=rows) for rows in slices(count)]
     assert all(part[0]["image"].shape == (8 // count, 6, 6, 1) for part in parts)
     assert [digest(step) for step in zip(*parts, strict=True)] == [digest([batch]) for batch in whole]
     assert len({digest([batch]) for batch in whole}) == 12
@@ -84,7 +89,7 @@ def test_resuming_at_a_step_is_continuing():
     straight = [digest([batch]) for batch in batches(40, source)]
     for start in (1, 7, 39):
         assert digest(batches(1, source, start_step=start)) == straight[start]
-    parts = [batches(2, source, start_step=20, process_index=p, process_count=2) for p in range(2)]
+    parts = [batches(2, source, start_step=20, rows=rows) for rows in slices(2)]
     assert [digest(step) for step in zip(*parts, strict=True)] == straight[20:22]
 
 
@@ -164,23 +169,28 @@ def test_errors_of_a_source_come_from_next_at_their_batch():
         list(eval_batches(Counting(5, 3), PLAIN, batch_size=4))
 
 
-def test_what_cannot_be_divided_is_refused_before_anything_is_read():
-    with pytest.raises(InputError, match=r"^train\.batch_size: 8 images .* 3 processes"):
-        train_batches(Counting(9), AUGMENT, batch_size=8, seed=0, process_count=3)
-    with pytest.raises(InputError, match=r"^train\.eval_batch_size: 8 images .* 3 processes"):
-        eval_batches(Counting(9), PLAIN, batch_size=8, process_count=3)
+def test_an_empty_source_and_rows_that_are_none_are_refused_before_anything_is_read():
     with pytest.raises(InputError, match="holds no record"):
         train_batches(Counting(0), AUGMENT, batch_size=8, seed=0)
-    with pytest.raises(ValueError, match="no process 2"):
-        eval_batches(Counting(9), PLAIN, batch_size=8, process_index=2, process_count=2)
+    with pytest.raises(InputError, match="holds no record"):
+        eval_batches(Counting(0), PLAIN, batch_size=8)
+    for rows in ([8], [-1], []):
+        with pytest.raises(ValueError, match="not rows of a batch of 8"):
+            train_batches(Counting(9), AUGMENT, batch_size=8, seed=0, rows=rows)
+
+
+def test_rows_need_not_be_neighbours():
+    source = Counting(21)
+    for whole, part in zip(batches(5, source), batches(5, source, rows=[6, 1, 3]), strict=True):
+        np.testing.assert_array_equal(part["image"], whole["image"][[6, 1, 3]])
+    last = next(eval_batches(Counting(5), PLAIN, batch_size=8, rows=[6, 1, 4]))
+    assert (last["weight"].tolist(), last["label"].tolist()) == ([0, 1, 1], [0, 1, 4])
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 13, 16])
 def test_evaluation_counts_every_record_once(count, n):
-    parts = [
-        list(eval_batches(Counting(n), PLAIN, batch_size=8, process_index=p, process_count=count)) for p in range(count)
-    ]
+    parts = [list(eval_batches(Counting(n), PLAIN, batch_size=8, rows=rows)) for rows in slices(count)]
     assert {len(part) for part in parts} == {-(-n // 8)}
     seen = []
     for step in zip(*parts, strict=True):

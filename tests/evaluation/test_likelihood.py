@@ -44,5 +44,6 @@ def test_histogram_by_hand():
     grey = np.asarray(palette.decode(np.array([[0, 1], [0, 2], [0, 3]])))[:, None]  # [B, 1, 2, 1]
     train, held_out = batches(grey[:2], 4), batches(grey[2:], 2)
     expected = -(math.log(3 / 6) + math.log(1 / 6)) / 2
-    assert histogram_nats(lambda: train, lambda: held_out, palette) == pytest.approx(expected)
+    mesh = make_mesh(MeshConfig(2, 1, 1), jax.devices()[:2])
+    assert histogram_nats(lambda: train, lambda: held_out, palette, mesh) == pytest.approx(expected)
     assert uniform_nats(4) == pytest.approx(math.log(4))

@@ -10,7 +10,7 @@ from igpt_jax import ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import MeshConfig, OptimConfig
 from igpt_jax.model import AXES
 from igpt_jax.objectives import make_ar
-from igpt_jax.parallel.mesh import RULES, axes_of, make_mesh, put_batch, shardings
+from igpt_jax.parallel.mesh import RULES, axes_of, local_rows, make_mesh, path_name, put_batch, shardings
 from igpt_jax.training.optimizer import make_optimizer
 from igpt_jax.training.state import make_init, make_train_step
 
@@ -37,6 +37,18 @@ def test_optimizer_state_lies_where_its_parameter_lies():
         assert tree["h"]["ln_1"]["g"].sharding.spec == P(None, None)
 
 
+def test_a_batch_arrives_row_by_row_where_it_belongs():
+    for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 8)):
+        mesh = make_mesh(MeshConfig(*sizes))
+        assert local_rows(mesh, 16).tolist() == list(range(16))
+        host = {"image": np.arange(16 * 4, dtype=np.uint8).reshape(16, 2, 2), "label": np.arange(16, dtype=np.int32)}
+        batch = put_batch(host, mesh)
+        for name, x in batch.items():
+            np.testing.assert_array_equal(x, host[name])
+            assert x.sharding.spec == P(("data", "fsdp"))
+            assert x.addressable_shards[0].data.shape[0] == 16 // (sizes[0] * sizes[1])
+
+
 def test_every_dim_has_a_rule():
     assert {dim for dims in AXES.values() for dim in dims} == RULES.keys()
 
@@ -48,6 +60,35 @@ def test_dims_that_do_not_divide_are_all_named():
         make_init(model, make_optimizer(OptimConfig(), 10), 0, False, mesh)
     assert "vocab = 17 over tensor = 8" in str(caught.value)
     assert "heads = 2 over tensor = 8" in str(caught.value)
+
+
+@pytest.mark.parametrize("size", ["s", "xl"])
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)], ids=str)
+def test_where_every_parameter_of_the_papers_models_lies(size, sizes):
+    """A picture of the sharding. A change of it is a change of every pod's memory and traffic: make it on purpose."""
+    model = ImageGPT(ModelConfig.preset(size, clf_classes=10, use_bias=True))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
+    found = shardings(params, make_mesh(MeshConfig(*sizes)), AXES)
+    heads_first, out = P(None, "tensor", None, "fsdp"), P(None, "fsdp")
+    assert {path_name(path): s.spec for path, s in jax.tree.leaves_with_path(found)} == {
+        "wpe": P(None, "fsdp"),
+        "wte": P("tensor", "fsdp"),
+        "sos": P("fsdp"),
+        "wtet": P("tensor", "fsdp"),
+        "clf": P(None, "fsdp"),
+        "ln_f/g": P(None),
+        "h/ln_1/g": P(None, None),
+        "h/ln_2/g": P(None, None),
+        **{f"h/attn/{name}_proj/w": heads_first for name in "qkvc"},
+        **{f"h/attn/{name}_proj/b": P(None, "tensor", None) for name in "qkv"},
+        "h/attn/c_proj/b": out,
+        "h/mlp/c_fc/w": P(None, "fsdp", "tensor"),
+        "h/mlp/c_fc/b": P(None, "tensor"),
+        "h/mlp/c_proj/w": P(None, "tensor", "fsdp"),
+        "h/mlp/c_proj/b": out,
+    }
+    shares = [np.prod(s.shard_shape(x.shape)) for s, x in zip(jax.tree.leaves(found), jax.tree.leaves(params))]
+    assert sum(shares) < 1.02 * model.cfg.n_params / (sizes[1] * sizes[2])  # nothing of weight is replicated
 
 
 def test_an_array_without_a_row_is_an_error():

@@ -1,0 +1,157 @@
+"""Several processes as one run: start-up, agreement, barriers that say who is missing. All of it is JAX's own runtime.
+
+Process 0 decides and writes; every process computes. With a single process everything here is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from igpt_jax.config import InputError
+
+HEARTBEAT_S = 30
+"""A process that has been silent for so long is taken for dead, and the others end."""
+
+
+EX_TEMPFAIL = 75
+"""Exit code of sysexits.h: nothing is wrong with the command, and it may do better when repeated."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run is gone."""
+
+
+class InputErrorElsewhere(InputError):
+    """An InputError that process 0 reports; the others only end with it."""
+
+
+def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins the processes of this run. Call it before anything that asks JAX for devices.
+
+    Without arguments, JAX looks for Slurm, Open MPI, Kubernetes and Cloud TPU; where there is none of them, the run has
+    one process.
+
+    Args:
+      coordinator: HOST:PORT of process 0, which must be able to open it.
+      num_processes, process_id: how many there are, and which this is.
+
+    Raises:
+      InputError: some of the arguments are missing, or the processes do not find each other.
+    """
+    given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise InputError(f"{', '.join(missing)}: missing; the three that join processes belong together")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_S)
+    except ValueError as error:
+        if coordinator is not None or "coordinator_address" not in str(error):
+            raise InputError(f"processes cannot be joined: {error}") from None
+    except RuntimeError as error:
+        if "must be called before" in str(error) and not given["--coordinator"]:
+            return  # JAX is running already, in a program that has made its own arrangements
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"processes cannot be joined: {why[:300]}; is {coordinator or 'process 0'} reachable?"
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this process writes what is to be written once."""
+    return jax.process_index() == 0
+
+
+def decide(what: Callable[[], Any]) -> Any:
+    """Does something on process 0 and gives its result, which must be JSON, to all; an InputError likewise.
+
+    Raises:
+      InputError: as raised on process 0.
+    """
+    if jax.process_count() == 1:
+        return what()
+    error: InputError | None = None
+    said = b""
+    if is_first():
+        try:
+            said = json.dumps({"result": what()}).encode()
+        except InputError as raised:
+            error, said = raised, json.dumps({"error": str(raised)}).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
+    text = np.frombuffer(said.ljust(size, b"\0")[:size], np.uint8)
+    heard = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(text)).tobytes())
+    if error is not None:
+        raise error
+    if "error" in heard:
+        raise InputErrorElsewhere(heard["error"])
+    return heard["result"]
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set on any process."""
+    return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
+
+
+def require_same(what: str, value: str) -> None:
+    """Raises InputError on every process when some hold another value than process 0; they are named."""
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(hashlib.sha256(value.encode()).digest()[:8], np.uint32)
+    all_PD = np.asarray(multihost_utils.process_allgather(mine))
+    other = [i for i, row in enumerate(all_PD) if (row != all_PD[0]).any()]
+    if other:
+        kind = InputError if is_first() else InputErrorElsewhere
+        raise kind(f"{what}: not the same on process 0 and on {', '.join(map(str, other))} of {len(all_PD)}")
+
+
+@contextmanager
+def naming_lost_processes(patience_s: float = HEARTBEAT_S + 15) -> Iterator[None]:
+    """When a computation fails because another process is gone, says which one.
+
+    A broken connection shows at once, who broke it only when that process misses a barrier.
+
+    Raises:
+      LostProcessError: a process is gone.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        first = next(iter(str(error).splitlines()), "")[:200]
+        lost = missing_processes("after a failure", patience_s)
+        if not lost:
+            raise  # all are there: the failure is another
+        raise LostProcessError(
+            f"lost process {', '.join(map(str, lost))} of {jax.process_count()} ({first}); the same command, started "
+            "again on all of them, continues from the last checkpoint"
+        ) from error
+
+
+def missing_processes(barrier: str, patience_s: float) -> list[int]:
+    """Waits for all processes, and returns those that did not come in time, as far as the runtime says who they are."""
+    import orbax.checkpoint as ocp
+
+    try:
+        ocp.multihost.get_barrier_sync_fn()(key=f"igpt {barrier}", timeout_ms=round(1000 * patience_s))
+    except Exception as error:  # its class differs between versions
+        return named_as_missing(str(error))
+    return []
+
+
+def named_as_missing(message: str) -> list[int]:
+    """The processes that a message of the coordination service gives up on; it has said it in several ways."""
+    if "Failed to send RPC to coordination service" in message:
+        return [0]  # which runs the service
+    lists = re.findall(r"(?:timed out task names|stopped sending heartbeats\)):\s*((?:\S*\d+\s+)+)", message)
+    single = re.findall(r"\bTask (\d+) heartbeat timeout|/task:(\d+)", message)
+    found = [number for names in lists for number in re.findall(r"(\d+)\s", names)]
+    return sorted({int(number) for number in [*found, *(number for pair in single for number in pair if number)]})

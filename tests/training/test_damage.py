@@ -1,0 +1,173 @@
+"""A damaged checkpoint is never taken for a good one: it is named, and the good one before it is used."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igpt_jax import InputError
+from igpt_jax.config import MeshConfig
+from igpt_jax.experiment import train
+from igpt_jax.parallel.mesh import make_mesh
+from igpt_jax.training.checkpoint import checksums, described
+from igpt_jax.training.pretrained import load_workdir
+from tests.training.test_resume import CFG, state_bytes
+
+# Orbax leaves reads that it gave up to the garbage collector, which complains.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    train(CFG, workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def files(workdir, step):
+    return sorted(p for p in (workdir / "checkpoints" / str(step)).rglob("*") if p.is_file())
+
+
+def truncate(workdir, step):
+    for path in files(workdir, step):
+        if path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:20])
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(workdir, straight, caplog):
+    truncate(workdir, 10)
+    assert load_workdir(workdir).step == 9
+    assert "checkpoint 10 is damaged" in caplog.text
+    with pytest.raises(InputError, match="checkpoint 10 is damaged"):
+        load_workdir(workdir, step=10)
+    report = train(CFG, workdir)  # goes on from 9, and saves 10 anew
+    assert report.step == 10
+    assert (workdir / "damaged" / "10").is_dir()
+    assert state_bytes(workdir, 10) == state_bytes(straight, 10)
+
+
+def test_when_all_are_damaged_nothing_is_begun_anew_and_nothing_moved(workdir):
+    for step in (3, 6, 9, 10):
+        truncate(workdir, step)
+    with pytest.raises(InputError, match="checkpoint 3 is damaged"):
+        train(CFG, workdir)
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["10", "3", "6", "9"]
+    assert not (workdir / "damaged").exists()
+    with pytest.raises(InputError, match="checkpoint 3 is damaged"):
+        load_workdir(workdir)
+
+
+def test_a_changed_description_is_noticed(workdir):
+    [path] = [p for p in files(workdir, 10) if p.parent.name == "meta" and p.name == "metadata"]
+    meta = json.loads(path.read_text())
+    assert meta["config"]["sampler"]["temperature"] == 1.0
+    meta["config"]["sampler"]["temperature"] = 0.5
+    path.write_text(json.dumps(meta))
+    assert described(workdir)[0].step == 9
+    assert load_workdir(workdir).step == 9
+
+
+def test_values_that_were_swapped_are_noticed(workdir):
+    """Whole and readable files, but those of another step: only the checksums tell."""
+    shutil.rmtree(workdir / "checkpoints" / "10" / "ema")
+    shutil.copytree(workdir / "checkpoints" / "9" / "ema", workdir / "checkpoints" / "10" / "ema")
+    with pytest.raises(InputError, match=r"checkpoint 10 .*wrong checksum of ema/"):
+        load_workdir(workdir, step=10)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_random_damage_is_never_silently_wrong(workdir, straight, part):
+    """One flipped bit or one cut file at a time, anywhere in what is read of the newest checkpoint."""
+    rng = np.random.default_rng(part)
+    targets = [p for p in files(workdir, 10) if {"ema", "meta"} & set(p.parts)]
+    good = load_workdir(straight, step=10)
+    noticed = 0
+    for _ in range(10):
+        path = rng.choice(targets)
+        before = path.read_bytes()
+        damaged = bytearray(before)
+        if rng.random() < 0.7 and before:
+            damaged[rng.integers(len(before))] ^= 1 << rng.integers(8)
+        else:
+            damaged = damaged[: rng.integers(len(before) + 1)]
+        path.write_bytes(damaged)
+        try:
+            found = load_workdir(workdir, step=10)
+        except InputError:
+            noticed += 1
+        else:  # what was hit does not matter for the weights
+            jax.tree.map(np.testing.assert_array_equal, found.params, good.params)
+            assert (found.config, found.step) == (good.config, 10)
+            assert found.palette.same_as(good.palette)
+        path.write_bytes(before)
+    assert noticed
+    assert load_workdir(workdir).step == 10
+
+
+def test_every_single_bit_counts_and_the_mesh_does_not():
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    tree = {"x": jnp.asarray(x), "n": jnp.int32(7)}
+    [base] = [v for k, v in checksums(tree).items() if k == "x"]
+    assert set(checksums(tree)) == {"x", "n"}
+    words = x.view(np.uint32)
+    for place in [(0, 0), (3, 5), (15, 7)]:
+        for bit in range(32):
+            flipped = words.copy()
+            flipped[place] ^= np.uint32(1 << bit)
+            assert checksums({"x": jnp.asarray(flipped.view(np.float32))})["x"] != base
+    assert checksums({"x": jnp.asarray(x[::-1])})["x"] != base
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "tensor")))
+    assert checksums({"x": spread})["x"] == base
+    expected = sum(int(w) * (2 * i + 1) for i, w in enumerate(words.ravel())) % 2**32
+    assert base == expected
+
+
+def test_a_hang_ends_the_run_with_the_stacks(tmp_path):
+    """In a process of its own: a step that never ends."""
+    import subprocess
+    import sys
+
+    code = """
+import sys, time
+from igpt_jax.training.watchdog import Watchdog
+def stuck():
+    time.sleep(60)
+with Watchdog(0.5) as dog:
+    for step in range(3):
+        dog.beat(f"training step {step}")
+        time.sleep(0.3)
+    stuck()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 75
+    assert "no progress for 1 s while training step 2" in done.stderr
+    assert "in stuck" in done.stderr
+    ok = code.replace("    stuck()", "    pass")
+    assert subprocess.run([sys.executable, "-c", ok], capture_output=True, timeout=30).returncode == 0
+
+
+def test_a_save_that_fails_is_one_line_by_the_next_step(workdir, monkeypatch):
+    calls = []
+
+    def failing(self):
+        calls.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.check_for_errors", failing)
+    cfg = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, steps=12))
+    with pytest.raises(InputError, match=r"could not be written .*No space left"):
+        train(cfg, workdir)
+    assert len(calls) == 1
+    monkeypatch.undo()
+    assert load_workdir(workdir).step in (10, 11)
