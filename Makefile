@@ -20,11 +20,11 @@ $(VENV)/installed: setup.py | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/installed-test: setup.py | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e '.[test]'
+	$(BIN)/python -m pip install -q -e '.[test,parity]'
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-dev: setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e '.[test,dev]'
-	touch $@ $(VENV)/installed-test $(VENV)/installed
+	touch $@ $(VENV)/installed
 
 .PHONY: quickstart test check

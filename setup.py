@@ -48,6 +48,8 @@ setup(
             "scikit-image>=0.24",
             "PyWavelets",
         ],
+        # what the suite compares with; torch is pinned so that a comparison means the same everywhere
+        "parity": ["torch==2.13.0", "transformers>=5", "tensorflow>=2.20", "huggingface_hub"],
         "dev": ["ruff", "pyright"],
     },
     entry_points={"console_scripts": ["igpt = igpt_jax.cli:main"]},
