@@ -1,7 +1,8 @@
 """The command line: igpt train, sample, complete, eval, palette, fetch, convert. Each parses, calls and prints.
 
 Exit codes: 2 for bad input (one line on stderr); 130 or 143 for a run stopped by SIGINT or SIGTERM, which has saved
-itself; 1 for a loss that is not finite; 75 for a hang or a lost process, where the same command may do better.
+itself; 1 for a loss that is not finite; 75 for a hang or a lost process (134 where JAX itself ends a process first, for
+a lost one), where the same command may do better.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputErrorElsewhere:
         return 2
     except InputError as error:
-        print(f"igpt: {error}", file=sys.stderr)
+        print(f"{multihost.who()}: {error}", file=sys.stderr)
         return 2
     except LostProcessError as error:
-        print(f"igpt: {error}", file=sys.stderr, flush=True)
+        print(f"{multihost.who()}: {error}", file=sys.stderr, flush=True)
         os._exit(EX_TEMPFAIL)  # not by way of JAX's farewell, which would wait for the lost ones
     except KeyboardInterrupt:
         print("igpt: interrupted", file=sys.stderr)

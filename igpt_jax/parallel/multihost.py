@@ -65,6 +65,11 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
         ) from None
 
 
+def who() -> str:
+    """What a line on stderr begins with: 'igpt', and which process it is where there are several."""
+    return f"igpt[{jax.process_index()}]" if jax.distributed.is_initialized() and jax.process_count() > 1 else "igpt"
+
+
 def is_first() -> bool:
     """Whether this process writes what is to be written once."""
     return jax.process_index() == 0

@@ -1,0 +1,196 @@
+"""The launchers, as far as a machine without a cluster shows it: what they call are stubs that tell what they got."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from igpt_jax import cli
+
+LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
+SCRIPTS = ("slurm.sbatch", "xpk.sh", "tpu_vm.sh")
+AWKWARD = ["experiments/my digits.py", "--workdir", "/runs/it's $HOME", "--name", ""]
+SHOW = "printf '<%s>' \"$@\"; echo\n"
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Path:
+    """A folder for the PATH, with what the launchers call."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    add(folder, "igpt", SHOW + "exit ${CODE-0}\n")
+    add(folder, "srun", 'while [[ $1 == -* ]]; do shift; done; exec "$@"\n')
+    add(folder, "scontrol", SHOW)
+    add(folder, "xpk", SHOW)
+    # ssh to every worker ends in a shell, which need not be bash
+    add(folder, "gcloud", 'for word; do [[ $word != --command=* ]] || sh -c "${word#--command=}"; done\n')
+    return folder
+
+
+def add(folder: Path, name: str, body: str) -> None:
+    (folder / name).write_text(f"#!/bin/bash\n{body}")
+    (folder / name).chmod(0o755)
+
+
+def launch(script: str, *args: str, stubs: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    task = dict(SLURM_JOB_ID="7", SLURM_STEP_TASKS_PER_NODE="1", SLURM_LOCALID="0")
+    path = f"{stubs}:/usr/bin:/bin"
+    command = ["bash", str(LAUNCH / script), *args]
+    env = {"PATH": path, **task, **env}
+    return subprocess.run(command, capture_output=True, text=True, cwd=stubs.parent, env=env, timeout=60)
+
+
+def shown(args: list[str]) -> str:
+    return "".join(f"<{arg}>" for arg in args)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_parse(script: str) -> None:
+    assert subprocess.run(["bash", "-n", str(LAUNCH / script)], capture_output=True, text=True).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "requeued"), [(0, 0), (1, 0), (2, 0), (130, 0), (143, 1), (75, 1), (137, 1), (134, 1), (139, 1)]
+)
+def test_slurm_requeues_what_may_do_better(stubs: Path, code: int, requeued: int) -> None:
+    ran = launch("slurm.sbatch", "e.py", stubs=stubs, CODE=str(code))
+    assert ran.returncode == code
+    assert ran.stdout.count("<requeue><7>") == requeued
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(75, 0), (137, 0), (143, 1)])
+def test_slurm_restarts_have_an_end(stubs: Path, code: int, requeued: int) -> None:
+    env = dict(CODE=str(code), SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")
+    assert launch("slurm.sbatch", "e.py", stubs=stubs, **env).stdout.count("requeue") == requeued
+
+
+def test_slurm_passes_arguments_on(stubs: Path) -> None:
+    assert launch("slurm.sbatch", *AWKWARD, stubs=stubs).stdout == shown(["train", *AWKWARD]) + "\n"
+
+
+def test_slurm_job_that_may_not_be_requeued_says_so(stubs: Path) -> None:
+    add(stubs, "scontrol", "exit 1\n")
+    ran = launch("slurm.sbatch", "e.py", stubs=stubs, CODE="143")
+    assert ran.returncode == 143
+    assert "not requeued" in ran.stderr
+
+
+@pytest.mark.parametrize("igpt", ["nowhere/igpt", "igpt"])
+def test_slurm_without_igpt_says_so(stubs: Path, igpt: str) -> None:
+    (stubs / "igpt").unlink()
+    ran = launch("slurm.sbatch", "e.py", stubs=stubs, IGPT=igpt)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"no '{igpt}' on the PATH" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("visible", "on_node", "tasks", "local", "ids"),
+    [
+        (None, None, "2(x4)", "1", "unset"),  # no GPUs
+        ("0,1,2,3", "4", "1(x2)", "0", "0,1,2,3"),  # a task a node
+        ("0,1,2,3", "4", "4", "3", "3"),  # a task a GPU
+        ("0,1,2,3", "4", "2,1", "1", "2,3"),
+        ("0", "4", "4", "3", "0"),  # a task a GPU, and it sees no other
+        ("0,1", "4", "2", "1", "0,1"),
+    ],
+)
+def test_slurm_tasks_share_the_gpus(
+    stubs: Path, visible: str | None, on_node: str | None, tasks: str, local: str, ids: str
+) -> None:
+    add(stubs, "igpt", "echo ${JAX_LOCAL_DEVICE_IDS-unset}\n")
+    env = dict(CUDA_VISIBLE_DEVICES=visible, SLURM_GPUS_ON_NODE=on_node)
+    given = {key: value for key, value in env.items() if value is not None}
+    ran = launch("slurm.sbatch", "e.py", stubs=stubs, SLURM_STEP_TASKS_PER_NODE=tasks, SLURM_LOCALID=local, **given)
+    assert ran.stdout == ids + "\n", ran.stderr
+
+
+def test_xpk_passes_arguments_on(stubs: Path) -> None:
+    env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs", XPK_ARGS="--zone=z --dry-run")
+    ran = launch("xpk.sh", "digits", *AWKWARD, stubs=stubs, **env)
+    words = re.findall(r"<(.*?)>", ran.stdout, re.DOTALL)
+    assert words[:3] == ["workload", "create", "--workload=digits"]
+    assert {"--restart-on-exit-codes=75", "--zone=z", "--dry-run"} <= set(words)
+    command = words[-1].removeprefix("--command=")
+    path = f"{stubs}:{os.environ['PATH']}"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PATH": path})
+    assert run.stdout == shown(["train", *AWKWARD]) + "\n"
+
+
+@pytest.mark.parametrize("missing", ["CLUSTER", "TPU_TYPE", "IMAGE", "STORAGE"])
+def test_xpk_names_what_is_not_set(stubs: Path, missing: str) -> None:
+    env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs")
+    env.pop(missing)
+    ran = launch("xpk.sh", "digits", "e.py", stubs=stubs, **env)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"{missing} is not set" in ran.stderr
+
+
+def until(path: Path, text: str) -> str:
+    """Waits for a text in a file that another process writes."""
+    wait = f"until grep -qs -- {text!r} {path.name}; do sleep 0.05; done"
+    subprocess.run(["bash", "-c", wait], cwd=path.parent, timeout=30, check=True)
+    return path.read_text()
+
+
+def test_tpu_vm_restarts_a_lost_run_and_stops_it(stubs: Path) -> None:
+    env = dict(TPU="t", ZONE="z")
+    log = stubs.parent / "igpt.log"
+    add(stubs, "sleep", "exec /bin/sleep 0.1\n")
+    first = "[ -e tried ] || { touch tried; exit 75; }\n"
+    second = "trap '/bin/sleep 0.3; echo saved; exit 143' TERM; echo up; while :; do /bin/sleep 0.1; done\n"
+    add(stubs, "igpt", SHOW + first + second)
+    assert launch("tpu_vm.sh", "start", *AWKWARD, stubs=stubs, **env).stderr == ""
+    until(log, "^up")
+    assert "already running" in launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **env).stdout
+    assert "running" in launch("tpu_vm.sh", "status", stubs=stubs, **env).stdout
+    launch("tpu_vm.sh", "stop", stubs=stubs, **env)
+    said = until(log, "exit code 143").splitlines()
+    command = shown(["train", *AWKWARD])
+    assert said == [command, "exit code 75: once more", command, "up", "saved", "exit code 143"]
+    assert "not running" in launch("tpu_vm.sh", "status", stubs=stubs, **env).stdout
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 143])
+def test_tpu_vm_does_not_repeat_what_gets_no_better(stubs: Path, code: int) -> None:
+    env = dict(TPU="t", ZONE="z", CODE=str(code))
+    launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **env)
+    assert until(stubs.parent / "igpt.log", "exit code") == f"<train><e.py>\nexit code {code}\n"
+
+
+@pytest.mark.parametrize("name", ["gke_jobset.yaml", "gke_jobset_gpu.yaml"])
+def test_jobset_is_of_one_piece(name: str) -> None:
+    yaml = pytest.importorskip("yaml")
+    jobset = yaml.safe_load((LAUNCH / name).read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert [rule["action"] for rule in jobset["spec"]["failurePolicy"]["rules"]] == ["FailJobSet"]
+    [replicated] = jobset["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    assert (replicated["replicas"], job["backoffLimit"], job["completionMode"]) == (1, 0, "Indexed")
+    assert job["parallelism"] == job["completions"]
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"  # Kubernetes allows no podFailurePolicy with another
+    assert pod["terminationGracePeriodSeconds"] >= 120
+    [container] = pod["containers"]
+    assert container["command"][:2] == ["igpt", "train"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    [rule] = job["podFailurePolicy"]["rules"]
+    codes = rule["onExitCodes"]
+    assert (rule["action"], codes["containerName"], codes["operator"]) == ("FailJob", container["name"], "In")
+    assert codes["values"] == [1, 2]
+    if "coordinator" in jobset["spec"]:
+        assert jobset["spec"]["coordinator"]["replicatedJob"] == replicated["name"]
+        assert f"--num-processes={job['parallelism']}" in container["args"]
+        [ids] = [item["value"] for item in container["env"] if item["name"] == "JAX_LOCAL_DEVICE_IDS"]
+        assert len(ids.split(",")) == container["resources"]["limits"]["nvidia.com/gpu"]
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    documented = {*map(int, re.findall(r"^\| (\d+) \|", (LAUNCH / "README.md").read_text(), re.MULTILINE))}
+    said = {*map(int, re.findall(r"\b\d+\b", (cli.__doc__ or "").partition("Exit codes:")[2]))}
+    assert said <= documented
+    assert documented - said == {0, 137}  # done; killed
+    assert cli.EX_TEMPFAIL in documented
