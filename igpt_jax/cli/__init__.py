@@ -1,4 +1,4 @@
-"""The command line: igpt train, sample, complete, eval, palette, fetch, convert. Each parses, calls and prints.
+"""The command line: igpt train, sample, complete, eval, palette, fetch, convert, plan. Each parses and prints.
 
 Exit codes: 2 for bad input (one line on stderr); 130 or 143 for a run stopped by SIGINT or SIGTERM, which has saved
 itself; 1 for a loss that is not finite; 75 for a hang or a lost process (134 where JAX itself ends a process first, for
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from igpt_jax.cli.convert import convert_command
 from igpt_jax.cli.fetch import fetch_command
 from igpt_jax.cli.fit_palette import palette_command
+from igpt_jax.cli.plan import plan_command
 from igpt_jax.cli.run import train_command
 from igpt_jax.cli.shared import ConsoleHandler
 from igpt_jax.cli.use import complete_command, eval_command, sample_command
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "palette": palette_command,
     "fetch": fetch_command,
     "convert": convert_command,
+    "plan": plan_command,
 }
 
 USAGE = """\
@@ -46,6 +48,7 @@ igpt: Image GPT in JAX
   igpt palette SOURCE --out DIR                fit a colour palette
   igpt fetch igpt-s|igpt-m|igpt-l              download the weights that OpenAI released
   igpt convert MODEL --to FORMAT --out DIR     weights from one format to another
+  igpt plan EXPERIMENT.py --topology SHAPE     what a run would cost on a TPU pod that is not here
 
 MODEL is a workdir of igpt train, an OpenAI checkpoint, a Hugging Face directory, or a name on the Hugging Face Hub.
 

@@ -15,7 +15,7 @@ from igpt_jax.evaluation.likelihood import MASKS, Batches, eval_keys
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import draw_keep, stream
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import put_batch, replicated
+from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
 
 def make_classifier(model: ImageGPT, masks: int = MASKS) -> Any:
@@ -68,7 +68,7 @@ class Accuracy:
             weight_B = batch["weight"] * (batch["label"] >= 0)
             return jnp.sum(weight_B * (named_B == batch["label"])), jnp.sum(weight_B)
 
-        self._right = jax.jit(right, out_shardings=replicated(mesh))
+        self._right = jax.jit(traced_on(mesh, right), out_shardings=replicated(mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the accuracy, in 0..1.

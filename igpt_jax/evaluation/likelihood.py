@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.objectives import Mean, Objective, image_keys, stream
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import put_batch, replicated
+from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
@@ -44,7 +44,7 @@ class Likelihood:
         def means(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> dict[str, Mean]:
             return objective(params, batch, eval_keys(self._key, first, len(batch["image"]), draw))[1]
 
-        self._means = jax.jit(means, out_shardings=replicated(mesh))
+        self._means = jax.jit(traced_on(mesh, means), out_shardings=replicated(mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the metrics, and bits beside nats per token (both of quantised pixels)."""

@@ -15,7 +15,7 @@ from igpt_jax.config import SamplerConfig
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import draw_keep, image_keys, stream
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import fetch_whole
+from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.multihost import is_first
 from igpt_jax.sampling.sampler import complete, sample
 from igpt_jax.viz import completion_strips, image_grid, save_png
@@ -120,12 +120,13 @@ def write_reconstructions(
     keep_BT = np.asarray(draw_keep(image_keys(stream(seed, "eval"), jnp.arange(len(images))), model.cfg.n_ctx))
     tokens_BT = np.asarray(palette.encode(images)).reshape(len(images), -1)
 
-    @jax.jit
     def likeliest(params: Any, tokens_BT: jax.Array, keep_BT: jax.Array) -> jax.Array:
         logits_BTV: Any = model.apply({"params": params}, tokens_BT, keep_BT)
         return jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
 
-    filled_BT = np.where(keep_BT, tokens_BT, fetch_whole(likeliest(params, tokens_BT, keep_BT)))
+    filled_BT = np.where(
+        keep_BT, tokens_BT, fetch_whole(jax.jit(traced_on(mesh_of(params), likeliest))(params, tokens_BT, keep_BT))
+    )
     filled = palette.decode(filled_BT.reshape(len(images), *model.cfg.grid))
     known = keep_BT.reshape(filled.shape[:-1])
     _save(path, lambda: completion_strips(images, known, filled[:, None], originals=images))

@@ -1,6 +1,7 @@
 """Dot-product attention: one function, `attend`, over a small mask vocabulary and a table of implementations.
 
-Projections, caches and shardings are left to the decoder and the sharding tables. Every implementation computes the
+Projections, caches and shardings are left to the decoder and the sharding tables, the kernels that vendors ship to
+`attention_kernels`. Every implementation computes the
 same thing: softmax(q k^T / sqrt(K)) v with the softmax in float32.
 """
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.config import InputError
+from igpt_jax.model.attention_kernels import Case, cudnn, cudnn_refusal, platform, splash, splash_refusal
 
 log = logging.getLogger(__name__)
 
@@ -135,22 +137,55 @@ _head.defvjp(_head_fwd, _head_bwd)
 
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
-BACKENDS: dict[str, Attend] = {"reference": _reference, "chunked": _chunked}
+
+
+def _anywhere(case: Case) -> str | None:
+    del case
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation: the call, and why it cannot serve a case (None where it can)."""
+
+    attend: Attend
+    refusal: Callable[[Case], str | None] = _anywhere
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(_reference),
+    "chunked": Backend(_chunked),
+    "cudnn": Backend(lambda q, k, v, mask: cudnn(q, k, v, mask.kind == "causal"), cudnn_refusal),
+    "splash": Backend(lambda q, k, v, mask: splash(q, k, v, mask.kind == "causal"), splash_refusal),
+}
+
+_KERNELS = {"gpu": "cudnn", "tpu": "splash"}  # what auto tries first on a platform
 
 
 @functools.cache
-def pick_backend(name: str, t: int) -> str:
-    """Resolves 'auto' for this process's default device and T queries, and says so in the log, once.
+def pick_backend(name: str, case: Case) -> str:
+    """Resolves 'auto' for a case, and says so in the log, once; another name is taken or refused.
 
     Raises:
-      InputError: no implementation of that name.
+      InputError: no implementation of that name, or it cannot serve the case.
     """
     if name == "auto":
-        # Below some 256 positions a whole batch of logits is small and the loop over heads only costs.
-        name = "chunked" if jax.default_backend() == "cpu" and t > 256 else "reference"
-        log.info("attention: auto picked %s for %d positions on %s", name, t, jax.default_backend())
+        return _pick(case)
     if name not in BACKENDS:
         raise InputError(f"model.attention: no implementation {name!r}; there are auto, {', '.join(BACKENDS)}")
+    refusal = BACKENDS[name].refusal(case)
+    if refusal:
+        raise InputError(f"model.attention: {name} cannot serve: {refusal}; auto takes one that can")
+    return name
+
+
+def _pick(case: Case) -> str:
+    # Below some 256 positions a whole batch of logits is small and the loop over heads only costs.
+    plain = "chunked" if case.platform == "cpu" and case.t > 256 else "reference"
+    kernel = _KERNELS.get(case.platform)
+    refusal = BACKENDS[kernel].refusal(case) if kernel else None
+    name, why = (kernel, "") if kernel and not refusal else (plain, f"; not {kernel}: {refusal}" if refusal else "")
+    where = f"{case.t} positions, head size {case.head_dim}, {case.dtype} on {case.platform}"
+    log.info("attention: auto picked %s for %s%s", name, where, why)
     return name
 
 
@@ -160,15 +195,16 @@ def attend(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Mask, 
     Args:
       q_BTHK: queries; k_BSHK, v_BSHK: keys and values, of the same dtype.
       mask: who sees whom.
-      backend: 'auto' or a name in BACKENDS.
+      backend: 'auto' or a name in BACKENDS. auto takes the platform's own kernel where that can serve.
 
     Returns:
       [B, T, H, K] in the dtype of v.
 
     Raises:
-      InputError: an unknown backend.
+      InputError: an unknown backend, or one asked for by name that cannot serve.
     """
-    return BACKENDS[pick_backend(backend, q_BTHK.shape[1])](q_BTHK, k_BSHK, v_BSHK, mask)
+    case = Case(platform(), q_BTHK.dtype.name, q_BTHK.shape[1], k_BSHK.shape[1], q_BTHK.shape[3])
+    return BACKENDS[pick_backend(backend, case)].attend(q_BTHK, k_BSHK, v_BSHK, mask)
 
 
 def attend_cached(q_BHK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, position: jax.Array) -> jax.Array:

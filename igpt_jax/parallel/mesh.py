@@ -6,8 +6,9 @@ splits a dim of that name; everything shaped like the parameters (gradients, mom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import InputError, MeshConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 AXIS_NAMES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -114,6 +117,19 @@ def shardings(
             f"mesh: these dims do not divide: {'; '.join(dict.fromkeys(misfits))}; choose other mesh sizes"
         )
     return found
+
+
+def traced_on(mesh: Mesh | None, function: F) -> F:
+    """The function with the mesh around it while it is traced, where kernels that XLA cannot split look for it."""
+    if mesh is None:
+        return function
+
+    @functools.wraps(function)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return inside  # pyright: ignore[reportReturnType]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

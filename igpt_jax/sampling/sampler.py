@@ -17,7 +17,7 @@ import numpy as np
 from igpt_jax.config import InputError, SamplerConfig
 from igpt_jax.model.decoder import ImageGPT, compute_dtype, init_cache
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole
+from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
 from igpt_jax.sampling.warp import draw
 
 Params = Any
@@ -121,13 +121,14 @@ def _decode_in_batches(
     ways = 1 if mesh is None else batch_ways(mesh)
     batch_size = -(-min(batch_size, n) // ways) * ways
     key_data = np.asarray(jax.random.key_data(keys))
+    decode = traced_on(mesh, sample_tokens)
     out = []
     for lo in range(0, n, batch_size):
         take = np.arange(lo, lo + batch_size).clip(max=n - 1)
         tokens_BT, known_BT, data_B = (put_whole(x[take], mesh) for x in (tokens, known, key_data))
         class_B = None if classes is None else put_whole(classes[take], mesh)
         keys_B = jax.random.wrap_key_data(data_B)
-        drawn_BT = sample_tokens(model, params, tokens_BT, known_BT, keys_B, cfg, start, class_B)
+        drawn_BT = decode(model, params, tokens_BT, known_BT, keys_B, cfg, start, class_B)
         out.append(fetch_whole(drawn_BT)[: n - lo])
     return np.concatenate(out)
 

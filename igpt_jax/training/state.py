@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.objectives import Batch, Mean, Objective, image_keys, stream
-from igpt_jax.parallel.mesh import replicated, shardings
+from igpt_jax.parallel.mesh import replicated, shardings, traced_on
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -51,7 +51,7 @@ def make_init(
     abstract = jax.eval_shape(init)
     places = shardings(abstract, mesh, AXES)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places)
-    return jax.jit(init, out_shardings=places), abstract
+    return jax.jit(traced_on(mesh, init), out_shardings=places), abstract
 
 
 def make_train_step(
@@ -100,4 +100,4 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     places = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
+    return jax.jit(traced_on(mesh, train_step), donate_argnums=0, out_shardings=(places, replicated(mesh)))

@@ -1,13 +1,20 @@
-"""All implementations compute the reference's attention, values and gradients."""
+"""All implementations compute the reference's attention, values and gradients; one that cannot says why."""
+
+import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import InputError
-from igpt_jax.model.attention import BACKENDS, Mask, attend, attend_cached
-from tests.conftest import F32_ATOL
+from igpt_jax.model.attention import Mask, attend, attend_cached, pick_backend
+from igpt_jax.model.attention_kernels import Case, cudnn_refusal, splash, splash_refusal
+from tests.conftest import BF16_ATOL, F32_ATOL
+
+BOTH = pytest.mark.parametrize("mask", [Mask.causal(), Mask.full()], ids=lambda m: m.kind)
 
 
 def qkv(t, heads=2, size=8, batch=2):
@@ -27,8 +34,8 @@ def by_hand(q, k, v, visible):
     return out
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mask", [Mask.causal(), Mask.full()], ids=lambda m: m.kind)
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@BOTH
 @pytest.mark.parametrize("t", [5, 64, 150])  # less than, exactly and not a whole number of chunks
 def test_values(backend, mask, t):
     q, k, v = qkv(t)
@@ -37,7 +44,7 @@ def test_values(backend, mask, t):
     np.testing.assert_allclose(found, by_hand(q, k, v, visible), atol=F32_ATOL)
 
 
-@pytest.mark.parametrize("mask", [Mask.causal(), Mask.full()], ids=lambda m: m.kind)
+@BOTH
 def test_gradients_agree(mask):
     q, k, v = qkv(150)
 
@@ -64,7 +71,7 @@ def test_unknown_backend_is_named():
         attend(*qkv(4), Mask.causal(), "flashy")
 
 
-@pytest.mark.parametrize("mask", [Mask.causal(), Mask.full()], ids=lambda m: m.kind)
+@BOTH
 def test_bfloat16_gradients_are_as_near_as_the_reference(mask):
     """Measured against float32: the chunked form may not lose more than the plain one does."""
     q, k, v = qkv(150)
@@ -81,3 +88,135 @@ def test_bfloat16_gradients_are_as_near_as_the_reference(mask):
         assert c.dtype == jnp.bfloat16
         lost = [float(jnp.abs(x.astype(jnp.float32) - e).max()) for x in (p, c)]
         assert lost[1] <= 1.5 * lost[0] + 1e-3
+
+
+def values_and_gradients(fn, q, k, v):
+    def loss(q, k, v):
+        out = fn(q, k, v)
+        return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
+
+    grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+    return out, *grads
+
+
+def agree(found, expected, atol):
+    for f, e in zip(found, expected, strict=True):
+        assert f.dtype == e.dtype
+        np.testing.assert_allclose(np.asarray(f, np.float32), np.asarray(e, np.float32), atol=atol)
+
+
+SPLASH = [(64, Mask.causal()), (96, Mask.causal()), (128, Mask.full()), (192, Mask.causal())]
+
+
+@pytest.mark.parametrize(("size", "mask"), SPLASH, ids=lambda x: getattr(x, "kind", x))
+def test_splash_by_its_definition(mask, size):
+    """The kernel's own interpreter, at the head sizes of the paper's models."""
+    q, k, v = qkv(128, heads=2, size=size, batch=1)
+    found = values_and_gradients(lambda *x: splash(*x, mask.kind == "causal", interpret=True), q, k, v)
+    expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
+    agree(found, expected, F32_ATOL)
+
+
+@pytest.mark.parametrize(("t", "kernels"), [(640, 3), (1024, 2)])
+def test_splash_visits_many_blocks(t, kernels):
+    """Five blocks of keys: after the forward pass two kernels compute the gradients. Two blocks: one does."""
+    q, k, v = qkv(t, heads=1, size=8, batch=1)
+
+    def run(q, k, v):
+        return splash(q, k, v, True, interpret=True)
+
+    found = values_and_gradients(run, q, k, v)
+    agree(found, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
+    program = jax.make_jaxpr(jax.grad(lambda *x: run(*x).sum(), (0, 1, 2)))(q, k, v)
+    assert str(program).count("pallas_call[") == kernels
+
+
+@pytest.mark.parametrize(("batch", "heads", "local"), [(4, 2, (1, 1)), (2, 3, (1, 3))])
+def test_splash_under_a_mesh_works_on_its_own_images_and_heads(batch, heads, local):
+    """Whatever the mesh does not divide is repeated instead."""
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    q, k, v = jax.device_put(qkv(128, heads=heads, size=8, batch=batch), NamedSharding(mesh, P()))
+
+    def under_mesh(q, k, v):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return splash(q, k, v, True, interpret=True)
+
+    found = values_and_gradients(under_mesh, q, k, v)
+    agree(found, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
+    program = str(jax.make_jaxpr(under_mesh)(q, k, v))
+    assert f"f32[{local[0]},128,{local[1]},8]" in program.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"), [("cudnn", "needs an NVIDIA GPU, and this is cpu"), ("splash", "needs a TPU, and this is cpu")]
+)
+def test_a_kernel_asked_for_by_name_refuses_elsewhere(backend, why):
+    with pytest.raises(InputError, match=why):
+        attend(*qkv(128), Mask.causal(), backend)
+
+
+def test_splash_says_what_it_cannot_serve():
+    serves = Case("tpu", "bfloat16", 1024, 1024, 96)
+    assert splash_refusal(serves) is None
+    assert "64 positions" in splash_refusal(serves._replace(t=64))
+    assert "200 positions" in splash_refusal(serves._replace(s=200))
+    assert "float16" in splash_refusal(serves._replace(dtype="float16"))
+
+
+def test_cudnn_says_what_it_cannot_serve(monkeypatch):
+    class Device:
+        compute_capability = "9.0"
+        client = type("Client", (), {"platform_version": "PJRT C API\ncuda 12090"})
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device])
+    serves = Case("gpu", "bfloat16", 1024, 1024, 192)
+    assert cudnn_refusal(serves) is None
+    assert "float32" in cudnn_refusal(serves._replace(dtype="float32"))
+    assert "head size 100" in cudnn_refusal(serves._replace(head_dim=100))
+    assert "head size 264" in cudnn_refusal(serves._replace(head_dim=264))
+    Device.compute_capability = "8.6"
+    assert "up to 128" in cudnn_refusal(serves)
+    Device.compute_capability = "7.5"
+    assert "7.5" in cudnn_refusal(serves)
+    Device.client = type("Client", (), {"platform_version": "rocm 60000"})
+    assert "another maker" in cudnn_refusal(serves)
+
+
+def test_auto_takes_the_platforms_kernel_or_says_why_not(caplog):
+    caplog.set_level(logging.INFO, "igpt_jax")
+    assert pick_backend("auto", Case("tpu", "bfloat16", 1024, 1024, 64)) == "splash"
+    assert pick_backend("auto", Case("tpu", "bfloat16", 100, 100, 64)) == "reference"
+    assert pick_backend("auto", Case("cpu", "float32", 1024, 1024, 64)) == "chunked"
+    assert pick_backend("auto", Case("cpu", "float32", 64, 64, 64)) == "reference"
+    lines = [record.getMessage() for record in caplog.records]
+    assert "picked splash for 1024 positions, head size 64, bfloat16 on tpu" in lines[0]
+    assert "picked reference" in lines[1]
+    assert "not splash: 100 positions" in lines[1]
+
+
+def test_the_mesh_around_a_program_says_where_it_will_run():
+    device = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh), pytest.raises(InputError, match="64 positions"):
+        attend(*qkv(64), Mask.causal(), "splash")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@BOTH
+@pytest.mark.parametrize("size", [64, 96, 128, 192])
+def test_cudnn_on_a_gpu(mask, size):
+    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(256, size=size))
+    found = values_and_gradients(lambda *x: attend(*x, mask, "cudnn"), q, k, v)
+    agree(found, values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v), BF16_ATOL)
+
+
+@pytest.mark.tpu
+@pytest.mark.skipif(jax.default_backend() != "tpu", reason="needs a TPU")
+@BOTH
+@pytest.mark.parametrize("size", [64, 96, 128, 192])
+def test_splash_on_a_tpu(mask, size):
+    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(1024, size=size))
+    found = values_and_gradients(lambda *x: attend(*x, mask, "splash"), q, k, v)
+    agree(found, values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v), BF16_ATOL)

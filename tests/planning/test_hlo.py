@@ -1,0 +1,232 @@
+"""Collectives are read from HLO text in every form it comes in: what, how much, how often, between whom."""
+
+import numpy as np
+import pytest
+
+from igpt_jax.planning.groups import axes_crossed, parse_groups
+from igpt_jax.planning.hlo import Shape, traffic
+
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def module(entry, *computations):
+    return "\n".join(["HloModule test", *computations, "ENTRY %main (p: f32[8,16]) -> f32[8,16] {", entry, "}"])
+
+
+def only(text):
+    collectives, unknown = traffic(text, 8)
+    assert not unknown
+    assert len(collectives) == 1
+    return collectives[0]
+
+
+PARAM = "  %p = f32[8,16]{1,0} parameter(0)\n"
+BYTES = 8 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "payload", "axes"),
+    [
+        (
+            "%g = f32[16,16]{1,0} all-gather(%p), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}",
+            "all-gather",
+            2 * BYTES,
+            ("tensor",),
+        ),
+        (
+            "%r = f32[2,16]{1,0} reduce-scatter(%p), channel_id=1, replica_groups={{0,2,4,6},{1,3,5,7}}, "
+            "dimensions={0}, to_apply=%add",
+            "reduce-scatter",
+            BYTES,
+            ("data", "fsdp"),
+        ),
+        (
+            "%a = (f32[8,16]{1,0}, f32[8,16]{1,0}) all-reduce(%p, %p), replica_groups={}, to_apply=%add",
+            "all-reduce",
+            2 * BYTES,
+            ("data", "fsdp", "tensor"),
+        ),
+        (
+            "%t = f32[8,16]{1,0} all-to-all(%p), channel_id=1, replica_groups=[4,2]<=[2,2,2]T(0,2,1), dimensions={0}",
+            "all-to-all",
+            BYTES,
+            ("fsdp",),
+        ),
+        (
+            "%c = f32[8,16]{1,0} collective-permute(%p), source_target_pairs={{0,4},{4,0},{1,5},{5,1}}",
+            "collective-permute",
+            BYTES,
+            ("data",),
+        ),
+    ],
+)
+def test_each_kind(line, kind, payload, axes):
+    found = only(module(PARAM + "  ROOT " + line))
+    assert (found.kind, found.payload, found.times, found.overlapped) == (kind, payload, 1, False)
+    assert axes_crossed(found.groups, MESH) == axes
+
+
+def test_a_start_and_its_done_are_one():
+    found = only(
+        module(
+            PARAM + "  %s = (f32[8,16]{1,0}, f32[16,16]{1,0}) all-gather-start(%p), replica_groups=[4,2]<=[8]\n"
+            "  ROOT %d = f32[16,16]{1,0} all-gather-done(%s)"
+        )
+    )
+    assert (found.kind, found.payload, found.overlapped, found.dims) == ("all-gather", 2 * BYTES, True, (16, 16))
+
+
+def test_a_generic_start_counts_what_it_wraps():
+    wrapped = (
+        "%wrapped (q: f32[8,16]) -> f32[4,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
+        "  ROOT %rs = f32[4,16]{1,0} reduce-scatter(%q), replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%add\n}"
+    )
+    found = only(
+        module(
+            PARAM + "  %s = ((f32[8,16]), f32[4,16], u32[]) async-start(%p), calls=%wrapped\n"
+            "  ROOT %d = f32[4,16]{1,0} async-done(%s), calls=%wrapped",
+            wrapped,
+        )
+    )
+    assert (found.kind, found.payload, found.times, found.overlapped) == ("reduce-scatter", BYTES, 1, True)
+
+
+LOOP = """\
+%fused_start (a: f32[8,16]) -> f32[16,16] {{
+  %a = f32[8,16]{{1,0}} parameter(0)
+  ROOT %g1 = f32[16,16]{{1,0}} all-gather(%a), channel_id=7, replica_groups=[4,2]<=[8], dimensions={{0}}
+}}
+%fused_done (b: f32[8,16]) -> f32[16,16] {{
+  %b = f32[8,16]{{1,0}} parameter(0)
+  ROOT %g2 = f32[16,16]{{1,0}} all-gather(%b), channel_id=7, replica_groups=[4,2]<=[8], dimensions={{0}}
+}}
+%inner_body (i: (u32[], f32[8,16])) -> (u32[], f32[8,16]) {{
+  %i = (u32[], f32[8,16]{{1,0}}) parameter(0)
+  %n = u32[] get-tuple-element(%i), index=0
+  %x = f32[8,16]{{1,0}} get-tuple-element(%i), index=1
+  %two = u32[] constant(2)
+  %piece = f32[16,16]{{1,0}} fusion(%x), kind=kCustom, calls=%fused_done
+  %cp = f32[8,16]{{1,0}} collective-permute(%x), channel_id=8, source_target_pairs={{{{0,1}},{{1,0}}}}
+  %next = u32[] add(%n, %two)
+  ROOT %t = (u32[], f32[8,16]{{1,0}}) tuple(%next, %cp)
+}}
+%inner_cond (i: (u32[], f32[8,16])) -> pred[] {{
+  %i = (u32[], f32[8,16]{{1,0}}) parameter(0)
+  %n = u32[] get-tuple-element(%i), index=0
+  %eight = u32[] constant(8)
+  ROOT %lt = pred[] compare(%n, %eight), direction=LT
+}}
+%body (o: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {{
+  %o = (s32[], f32[8,16]{{1,0}}) parameter(0)
+  %n = s32[] get-tuple-element(%o), index=0
+  %x = f32[8,16]{{1,0}} get-tuple-element(%o), index=1
+  %one = s32[] constant(1)
+  %next = s32[] add(%n, %one)
+  %go = f32[16,16]{{1,0}} fusion(%x), kind=kCustom, calls=%fused_start
+  %zero = u32[] constant({start})
+  %copied = u32[] copy(%zero)
+  %in = (u32[], f32[8,16]{{1,0}}) tuple(%copied, %x)
+  %w = (u32[], f32[8,16]{{1,0}}) while(%in), condition=%inner_cond, body=%inner_body
+  %y = f32[8,16]{{1,0}} get-tuple-element(%w), index=1
+  ROOT %t = (s32[], f32[8,16]{{1,0}}) tuple(%next, %y)
+}}
+%cond (o: (s32[], f32[8,16])) -> pred[] {{
+  %o = (s32[], f32[8,16]{{1,0}}) parameter(0)
+  ROOT %lt = pred[] custom-call(%o), custom_call_target="opaque"
+}}"""
+
+WHILE = (
+    PARAM + "  %zero = s32[] constant(0)\n  %in = (s32[], f32[8,16]{1,0}) tuple(%zero, %p)\n"
+    "  ROOT %w = (s32[], f32[8,16]{1,0}) while(%in), condition=%cond, body=%body"
+)
+NOTED = ', backend_config={"known_trip_count":{"n":"24"}}'
+
+
+def test_loops_multiply_and_pieces_of_one_gather_are_one():
+    """The outer loop says how often it turns, the inner one counts by two; a gather's pieces ride in both."""
+    collectives, unknown = traffic(module(WHILE + NOTED, LOOP.format(start=0)), 8)
+    assert not unknown
+    found = {one.kind: one for one in collectives}
+    assert len(collectives) == 2
+    assert (found["all-gather"].times, found["all-gather"].overlapped) == (24, True)
+    assert found["collective-permute"].times == 24 * 4
+
+
+def test_a_counter_that_starts_later_turns_less():
+    collectives, _ = traffic(module(WHILE + NOTED, LOOP.format(start=2)), 8)
+    assert next(one.times for one in collectives if one.kind == "collective-permute") == 24 * 3
+
+
+def test_a_loop_that_does_not_tell_is_named():
+    collectives, unknown = traffic(module(WHILE, LOOP.format(start=0)), 8)
+    assert unknown == ["w"]
+    assert next(one.times for one in collectives if one.kind == "collective-permute") == 4
+
+
+def test_a_sum_of_which_a_fusion_keeps_a_slice_is_a_reduce_scatter():
+    fused = (
+        "%all-reduce-scatter.1 (q: f32[8,16]) -> f32[4,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
+        "  %ar = f32[8,16]{1,0} all-reduce(%q), channel_id=3, replica_groups=[4,2]<=[8], to_apply=%add\n"
+        "  ROOT %ds = f32[4,16]{1,0} dynamic-slice(%ar, %i, %z), dynamic_slice_sizes={4,16}\n}"
+    )
+    found = only(module(PARAM + "  ROOT %f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1", fused))
+    assert (found.kind, found.payload) == ("reduce-scatter", BYTES)
+
+
+def test_between_slices():
+    """As the TPU compiler writes it: what the host is handed, and what it is to do with it."""
+    entry = (
+        PARAM + "  %tok = token[] after-all()\n"
+        "  %s = (f32[8,16]{1,0}, u32[], token[]) send(%p, %tok), channel_id=6, is_host_transfer=true, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_host_transfer_rendezvous="all-reduce.78_0",_xla_megascale_transfer_type="ALL_REDUCE"}\n'
+        "  ROOT %d = token[] send-done(%s), channel_id=6, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
+    )
+    found = only(module(entry))
+    assert (found.kind, found.payload, found.dcn) == ("all-reduce", BYTES, True)
+    assert traffic(module(entry.replace("megascale", "callback")), 8).collectives == []
+
+
+def test_a_kernels_own_text_does_not_end_a_computation():
+    entry = PARAM + '  %k = f32[8,16]{1,0} custom-call(%p), backend_config={\n"a": {\n}\n}\n'
+    found = only(module(entry + "  ROOT %a = f32[8,16]{1,0} all-reduce(%k), replica_groups={{0,1}}, to_apply=%add"))
+    assert found.payload == BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}", [[3, 2], [1, 0]]),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+        ("dimensions={0}", [[0, 1, 2, 3]]),
+    ],
+)
+def test_groups(text, groups):
+    np.testing.assert_array_equal(parse_groups(f", channel_id=1, {text}, to_apply=%add", 4), groups)
+
+
+def test_groups_in_a_form_of_tomorrow_are_an_error():
+    with pytest.raises(ValueError, match="unknown form"):
+        parse_groups("replica_groups=<something else>", 4)
+
+
+def test_widths():
+    assert Shape("bf16", (3, 5)).bytes == 30
+    assert Shape("f8e4m3fn", (8,)).bytes == 8
+    assert Shape("s4", (3,)).bytes == 2
+    assert Shape("pred", ()).bytes == 1
+    assert Shape("u32", (2,)).bytes == 8
+
+
+def test_text_of_no_module():
+    with pytest.raises(ValueError, match="ENTRY"):
+        traffic("nothing", 8)

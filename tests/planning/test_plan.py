@@ -1,0 +1,313 @@
+"""A plan says what a step costs: checked by hand where a hand can, and on the real step compiled for eight devices."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from igpt_jax.cli.plan import as_dict, plan_command, print_decoding, print_plan
+from igpt_jax.config import Config, InputError, MeshConfig, ModelConfig, TrainConfig
+from igpt_jax.planning import plan as planning
+from igpt_jax.planning.chips import CHIPS, CPU, chip_of
+from igpt_jax.planning.decoding import plan_decoding, read_a_position
+from igpt_jax.planning.hlo import Collective
+from igpt_jax.planning.network import findings, summary
+from igpt_jax.planning.plan import candidates, plan_training, refused, settle, suggest, training_flops, ways_for_state
+from igpt_jax.planning.topology import Target, describe
+
+
+@pytest.fixture(scope="module")
+def here():
+    """The eight fake devices as a target."""
+    return Target("cpu", tuple(jax.devices()), CPU)
+
+
+def config(mesh=(-1, 1, 1), batch_size=16, **model):
+    return Config(
+        model=ModelConfig.preset("tiny", **model), train=TrainConfig(batch_size=batch_size), mesh=MeshConfig(*mesh)
+    )
+
+
+def test_flops_by_hand():
+    tiny = ModelConfig.preset("tiny")  # L 2, D 32, T 64: N = 12 * 2 * 32^2 = 24576
+    per_token = 6 * 24576 + 6 * 2 * 32 * 64
+    found = training_flops(tiny, 16)
+    assert found.headline == 16 * 64 * per_token == 176_160_768
+    assert found.noncausal == 16 * 64 * (6 * 24576 + 12 * 2 * 32 * 64)
+    assert found.executed == found.headline + 16 * 64 * (2 * 32 * 64)  # the logits of two layers, once more
+    assert training_flops(dataclasses.replace(tiny, causal=False), 16).headline == found.noncausal
+    full = training_flops(dataclasses.replace(tiny, remat="full"), 16)
+    assert full.executed - found.executed == 16 * 64 * (2 * 24576 + 2 * 2 * 32 * 64)  # the forward pass again
+
+
+def test_decoding_reads_by_hand():
+    tiny = ModelConfig.preset("tiny", dtype="bfloat16")  # T 64 is one segment: every position reads all 64 rows
+    assert read_a_position(tiny, 3) == (2 * 24576, 3 * 2 * 2 * 32 * 64 * 2)
+    s = ModelConfig.preset("s", dtype="bfloat16")  # eight segments: (1 + ... + 8) / 8 / 8 of 1024 rows on average
+    weights, cache = read_a_position(s, 128, tensor=2)
+    assert weights == 12 * 24 * 512**2 * 2 // 2
+    assert cache == 128 * 2 * 24 * 512 * 2 * 576 // 2
+
+
+def test_chips_are_what_they_are_said_to_be():
+    for name, chip in CHIPS.items():
+        assert chip.name == name
+        assert 1e14 < chip.flops < 1e16
+        assert 100 < chip.flops / chip.hbm_rate < 1000  # FLOPs per byte, of all that are built
+        assert chip.dcn_rate < chip.ici_rate < chip.hbm_rate
+    assert chip_of("v5p:8x8x8").hbm_bytes == 95e9
+    half = CHIPS["tpu7x"].devices(2)
+    assert (half.flops, half.hbm_bytes) == (2307e12 / 2, 96 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("topology", "why"), [("v9:2x2", "no chip 'v9'"), ("v5x:2x2", "did you mean 'v5p'|did you mean 'v5e'")]
+)
+def test_unknown_chips_are_named(topology, why):
+    with pytest.raises(InputError, match=why):
+        chip_of(topology)
+
+
+def test_topologies_that_cannot_be(monkeypatch):
+    with pytest.raises(InputError, match="--slices 0"):
+        describe("v5e:2x2", 0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"igpt_jax\[tpu\]"):
+        describe("v5e:2x2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    for shape in ("v5e", "v5e:", "v5e:2x", "v5e:axb", "v5e:0x2"):
+        with pytest.raises(InputError, match="counts of chips"):
+            describe(shape)
+
+
+@pytest.fixture(scope="module")
+def data_parallel(here):
+    return plan_training(config(), here)
+
+
+def test_data_parallel_sums_the_gradient_and_the_loss(data_parallel):
+    """Every float32 gradient and the scalar loss, once; nothing else is sent."""
+    (row,) = data_parallel.collectives
+    assert (row.kind, row.axes, row.dcn) == ("all-reduce", ("data",), False)
+    assert row.payload == 4 * (data_parallel.model.n_params + 1)
+    assert row.waited_for == row.payload
+    assert row.seconds == row.waited_seconds == pytest.approx(2 * row.payload * 7 / 8 / CPU.ici_rate)
+
+
+def test_the_state_is_accounted_for(data_parallel):
+    memory, n = data_parallel.memory, data_parallel.model.n_params
+    assert memory.params == 4 * n
+    assert memory.moments == 2 * 4 * n + 3 * 4  # and three step counts: the run's, Adam's and the schedule's
+    assert memory.ema == 0
+    assert memory.batch == 16 // 8 * (8 * 8 * 3 + 4)
+    assert memory.fits
+    assert memory.total > memory.params + memory.moments + memory.temporaries > 0
+
+
+def test_floors_and_bound(data_parallel, here):
+    plan = data_parallel
+    assert plan.seconds["compute"] == pytest.approx(plan.flops.executed / 8 / CPU.flops)
+    assert plan.seconds["ici"] == sum(row.seconds for row in plan.collectives)
+    longest = max(plan.seconds.values())
+    assert plan.mfu_bound == pytest.approx(plan.flops.headline / 8 / CPU.flops / longest)
+    assert plan.mfu_waiting == pytest.approx(plan.mfu_bound * longest / (longest + plan.seconds["ici"]))
+    hidden = [dataclasses.replace(row, waited_seconds=0.0) for row in plan.collectives]
+    assert dataclasses.replace(plan, collectives=tuple(hidden)).mfu_waiting == plan.mfu_bound
+
+
+def test_plans_print_and_serialise(data_parallel, here, capsys):
+    print_plan(data_parallel)
+    printed = capsys.readouterr().out
+    assert "data 8 x fsdp 1 x tensor 1" in printed
+    assert "fits" in printed
+    found = json.loads(json.dumps(as_dict(data_parallel)))
+    assert found["memory"]["total"] == data_parallel.memory.total
+    assert found["fits"] is True
+    assert found["collectives"][0]["axes"] == ["data"]
+
+
+def test_decoding_on_eight_devices(here, capsys):
+    plan = plan_decoding(config(), here)
+    assert plan.memory.params == 4 * plan.model.n_params
+    assert plan.step_bytes == 4 * 24576 + 2 * 2 * 2 * 32 * 64 * 4
+    assert plan.images_per_s == pytest.approx(16 / (64 * plan.step_bytes / CPU.hbm_rate))
+    assert plan.collectives == ()
+    print_decoding(plan)
+    assert "images/s" in capsys.readouterr().out
+    with pytest.raises(InputError, match="BERT"):
+        plan_decoding(Config(objective="bert", model=ModelConfig.preset("tiny", causal=False)), here)
+
+
+def test_batches_that_do_not_divide(here):
+    with pytest.raises(InputError, match="12 images at once"):
+        plan_training(config(batch_size=12), here)
+
+
+def test_what_is_picked_at_run_time_is_picked_for_the_target(here):
+    tpu = Target("v5e:2x2", tuple(fakes(4)), CHIPS["v5e"])
+    assert (settle(config(), here).model.dtype, settle(config(), here).model.attention) == ("float32", "reference")
+    assert settle(config(grid=(16, 8)), tpu).model == dataclasses.replace(
+        config(grid=(16, 8)).model, dtype="bfloat16", attention="splash"
+    )
+    assert settle(config(), tpu).model.attention == "reference"  # 64 positions
+    with pytest.raises(InputError, match="needs an NVIDIA GPU"):
+        settle(config(attention="cudnn"), tpu)
+
+
+def fakes(n, torus=(2, 2), slices=1):
+    """Devices of a torus, x fastest, slice after slice."""
+    made = []
+    for i in range(n * slices):
+        place = np.unravel_index(i % n, torus[::-1])[::-1]
+        made.append(type("Fake", (), {"coords": tuple(map(int, place)), "slice_index": i // n, "platform": "tpu"})())
+    return made
+
+
+def mesh_of(devices, *shape):
+    """A mesh of fakes; JAX's own takes none."""
+    array = np.empty(len(devices), object)
+    array[:] = devices
+    return type(
+        "FakeMesh", (), {"devices": array.reshape(shape), "shape": dict(zip(("data", "fsdp", "tensor"), shape))}
+    )()
+
+
+def collective(kind, groups, payload=1000, times=1, **fields):
+    fields = dict(dims=(10,), overlapped=False, where="") | fields
+    return Collective(kind, payload, times, np.array(groups), **fields)
+
+
+def test_time_on_the_links_that_a_group_can_use():
+    """On a 2-D torus half of the links lead along each dimension."""
+    chip = CHIPS["v5e"]
+    mesh = mesh_of(fakes(4), 2, 2, 1)
+    (row,) = summary([collective("all-gather", [[0, 1], [2, 3]], times=3)], mesh, chip)
+    assert (row.axes, row.count, row.payload) == (("fsdp",), 3, 3000)
+    assert row.seconds == pytest.approx(3 * 500 / (chip.ici_rate / 2))
+    (row,) = summary([collective("all-reduce", [[0, 1, 2, 3]])], mesh, chip)
+    assert row.axes == ("data", "fsdp")
+    assert row.seconds == pytest.approx(2 * 750 / chip.ici_rate)
+    (row,) = summary([collective("collective-permute", [[0, 2], [2, 0]])], mesh, chip)
+    assert (row.axes, row.seconds) == (("data",), pytest.approx(1000 / (chip.ici_rate / 2)))
+
+
+def test_time_between_slices():
+    """Groups count the devices of one slice; what goes between slices crosses the axis that they lie along."""
+    chip = CHIPS["v5e"]
+    mesh = mesh_of(fakes(4, slices=2), 2, 4, 1)
+    inside, across = collective("all-reduce", [[0, 1, 2, 3]]), collective("all-reduce", [[0]], dcn=True)
+    rows = {row.dcn: row for row in summary([inside, across, collective("all-reduce", [[0]])], mesh, chip)}
+    assert len(rows) == 2  # a group of one sends nothing
+    assert (rows[False].axes, rows[True].axes) == (("fsdp",), ("data",))
+    assert rows[True].seconds == pytest.approx(2 * 500 / chip.dcn_rate)
+
+
+def test_findings():
+    model, mesh = ModelConfig.preset("tiny"), mesh_of(fakes(4), 1, 4, 1)
+    whole = collective("all-gather", [[0, 1, 2, 3]], dims=(2, 32, 128), where="mlp")
+    one_layer = collective("all-gather", [[0, 1, 2, 3]], dims=(1, 32, 128), times=2)
+    hidden = dataclasses.replace(one_layer, overlapped=True)
+    notes = list(findings([whole, one_layer], ["while.1"], model, mesh))
+    assert "whole stack of layers [2, 32, 128] over fsdp at once, with nothing beside it: mlp" in notes[0]
+    assert "nothing runs beside 100% of the all-gathers" in notes[1]
+    assert "1 loops" in notes[2]
+    other = dataclasses.replace(hidden, dims=(7, 32, 128))
+    assert list(findings([hidden, other, one_layer], [], model, mesh)) == []
+
+
+def test_a_refusal_says_how_much_it_would_have_been(data_parallel):
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
+    base = dataclasses.replace(data_parallel.memory, temporaries=0, outputs=0, padding=0, code=0)
+    memory = refused(base, message)
+    assert memory.total == int(20.5 * 2**30)
+    assert memory.capacity == min(int(15.75 * 2**30), base.capacity)
+    assert not memory.fits
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (89.58G) exceeds "
+        "available HBM (15.75G)."
+    )
+    assert refused(base, message).temporaries == int(89.58 * 2**30)
+    assert not refused(base, "RESOURCE_EXHAUSTED: in other words").fits
+    assert refused(base, "INTERNAL: something else") is None
+
+
+def test_suggestions_begin_with_the_cheapest(here, data_parallel, monkeypatch):
+    tried = []
+
+    def pretend(cfg, target):
+        tried.append((cfg.mesh.fsdp, cfg.model.remat, cfg.train.microbatches))
+        fits = cfg.train.microbatches == 2
+        memory = dataclasses.replace(data_parallel.memory, capacity=10**9 if fits else 1)
+        return dataclasses.replace(data_parallel, memory=memory)
+
+    monkeypatch.setattr(planning, "plan_training", pretend)
+    options, plan = suggest(config(), here)
+    assert options == ["--model.remat", "full", "--train.microbatches", "2"]
+    assert plan.fits
+    assert tried == [(1, "dots", 1), (1, "full", 1), (1, "full", 2)]
+    assert suggest(config(remat="full", batch_size=24), here) is not None
+    assert suggest(dataclasses.replace(config(), train=TrainConfig(batch_size=8, microbatches=8)), here) is None
+
+
+def test_a_large_state_is_split_first(here, data_parallel):
+    state = 3 * 4 * data_parallel.model.n_params
+    small = dataclasses.replace(here, chip=dataclasses.replace(CPU, hbm_bytes=state))
+    assert ways_for_state(config(), here) == 1
+    assert ways_for_state(config(), small) == 4  # what is not split makes a half a little more than that
+    options, changed = next(candidates(config(), 4))
+    assert options == ["--mesh.data", "-1", "--mesh.fsdp", "4"]
+    assert changed.mesh == MeshConfig(-1, 4, 1)
+    hopeless = dataclasses.replace(here, chip=dataclasses.replace(CPU, hbm_bytes=1))
+    assert ways_for_state(config(), hopeless) == 8
+
+
+def test_candidates_keep_what_was_asked_for():
+    cfg = dataclasses.replace(config((-1, 4, 1), remat="dots"), train=TrainConfig(batch_size=12, microbatches=2))
+    changes = [(options, changed) for options, changed in candidates(cfg, 4)]
+    assert [options for options, _ in changes] == [
+        ["--model.remat", "full"],
+        ["--model.remat", "full", "--train.microbatches", "4"],
+    ]
+    assert all(changed.mesh == cfg.mesh for _, changed in changes)
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        ([], "no experiment file"),
+        (["--preset", "tiny"], "--topology says"),
+        (["--preset", "tiny", "--topology", "v5e:2x2", "--train.batchsize", "4"], "batch-size"),
+        (["--preset", "tiny", "--topology", "v5e", "--train.batch-size", "4"], "counts of chips"),
+        (["--preset", "huge", "--topology", "v5e:2x2"], "no preset 'huge'"),
+        (["missing.py", "--topology", "v5e:2x2"], "missing.py: no such file"),
+        (["--preset", "tiny", "--topology", "v5e:2x2", "--slices", "two"], "--slices"),
+    ],
+)
+def test_command_line_refusals(args, why):
+    with pytest.raises(InputError, match=why):
+        plan_command(args)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu)")
+def test_a_tpu_step_compiles_with_its_kernel():
+    """The whole command, in a process of its own because libtpu is loaded once with one topology's settings."""
+    command = "import sys; from igpt_jax.cli.plan import plan_command; sys.exit(plan_command(sys.argv[1:]))"
+    args = (
+        "--preset tiny --topology v5e:2x2 --model.grid 16 8 --model.n-layer 2 --mesh.fsdp 2 --train.batch-size 4 --json"
+    )
+    env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run([sys.executable, "-c", command, *args.split()], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["model"]["attention"], found["model"]["dtype"]) == ("splash", "bfloat16")
+    assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    kinds = {(row["kind"], *row["axes"]) for row in found["collectives"]}
+    assert ("all-gather", "fsdp") in kinds
+    assert ("all-reduce", "data") in kinds
+    assert found["fits"]
