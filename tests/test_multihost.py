@@ -14,6 +14,8 @@ import pytest
 from igpt_jax.parallel.multihost import named_as_missing
 from tests.test_layering import ROOT
 
+pytestmark = pytest.mark.timeout(900)  # compiling in several processes on few cores
+
 SMALL = "--tiny --model.n-layer 1 --model.vocab-size 20 --optim.warmup-steps 2 --train.steps 10 --train.log-every 1"
 ARGS = ["train", str(ROOT / "experiments" / "digits.py"), *SMALL.split(), "--train.eval-every", "5"]
 RUN = "import sys; from igpt_jax.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -40,7 +42,7 @@ def start(workdir, processes, devices, *extra):
     ]
 
 
-def finish(running, timeout=240):
+def finish(running, timeout=600):
     """(exit code, stdout, stderr) of each."""
     done = []
     try:
@@ -146,7 +148,7 @@ def test_a_signal_to_one_process_saves_all_and_another_number_continues(alone, t
     assert f"continuing from step {step}" in err
 
 
-def wait_for(path, running, timeout=240):
+def wait_for(path, running, timeout=600):
     """Until a file has a line."""
     end = time.monotonic() + timeout
     while not (path.exists() and path.read_text().count("\n")):
