@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script `igpt`. Returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
-    logging.getLogger("igpt_jax").setLevel(logging.INFO if args[:1] == ["train"] else logging.WARNING)
+    logging.getLogger("igpt_jax").setLevel(logging.INFO if args[:1] in (["train"], ["plan"]) else logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax remarks on its own options
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
