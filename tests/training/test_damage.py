@@ -1,6 +1,7 @@
 """A damaged checkpoint is never taken for a good one: it is named, and the good one before it is used."""
 
 import dataclasses
+import gc
 import json
 import shutil
 
@@ -19,6 +20,13 @@ from tests.training.test_resume import CFG, state_bytes
 
 # Orbax leaves reads that it gave up to the garbage collector, which complains.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def abandoned_reads_end_here():
+    """So that they are not collected, and complained of, in another test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
