@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
 
 from igpt_jax.config import Config, InputError
 from igpt_jax.config_json import from_json, to_json
@@ -30,7 +29,7 @@ from igpt_jax.figures import Figures, gather, measures, run_all
 from igpt_jax.inputs import Data, check_classes, find_palette, open_data, subset, top_rows
 from igpt_jax.interop.load import load_pretrained
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_ways, make_mesh
+from igpt_jax.parallel.mesh import check_splits, make_mesh
 from igpt_jax.parallel.multihost import decide, is_first, require_same
 from igpt_jax.training.checkpoint import Checkpointer, DamagedError, Meta, described
 from igpt_jax.training.loop import LateMetrics, fit
@@ -80,13 +79,6 @@ def load_config(path: str | Path, tiny: bool = False) -> Config:
     return cfg
 
 
-def check_fits(cfg: Config, mesh: Mesh) -> None:
-    """Raises InputError when batches do not split evenly over the mesh; nothing is allocated before."""
-    size, ways = cfg.train.batch_size // cfg.train.microbatches, batch_ways(mesh)
-    if size % ways:
-        raise InputError(f"train.batch_size: {size} images at once do not split over {ways} devices (mesh data x fsdp)")
-
-
 def train(
     cfg: Config,
     workdir: str | Path,
@@ -105,7 +97,7 @@ def train(
     """
     workdir = Path(workdir)
     mesh = make_mesh(cfg.mesh)
-    check_fits(cfg, mesh)
+    check_splits(cfg.train.batch_size, cfg.train.microbatches, mesh)
     require_same("the configuration", to_json(cfg))
     data = open_data(cfg, mesh)
     digests = {"train": data.train.digest, "held_out": data.held_out.digest}

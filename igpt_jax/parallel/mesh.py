@@ -40,7 +40,8 @@ RULES: dict[str, str | None] = {
 def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     """A mesh (data, fsdp, tensor) over all devices, neighbours in fsdp and tensor as near to each other as can be.
 
-    Where TPUs of several slices take part, only the data axis crosses between slices (the slow network).
+    Where TPUs of several slices take part, only the data axis crosses between slices (the slow network). An axis need
+    not be a product of the sides of a TPU's torus: sides are split where they must be.
 
     Raises:
       InputError: the sizes do not multiply to the number of devices, or data does not divide over the slices.
@@ -60,8 +61,10 @@ def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         if sizes[0] % slices:
             raise InputError(f"mesh.data: {sizes[0]} does not divide over {slices} slices; make it a multiple")
         within = (sizes[0] // slices, *sizes[1:])
-        return Mesh(mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices), AXIS_NAMES, axis_types=auto)
-    return jax.make_mesh(tuple(sizes), AXIS_NAMES, devices=devices, axis_types=auto)
+        placed = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXIS_NAMES, axis_types=auto)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -145,6 +148,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_ways(mesh: Mesh) -> int:
     """Into how many parts a batch is split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_splits(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+    """Raises InputError when the images at once do not split evenly over the mesh."""
+    images, ways = batch_size // microbatches, batch_ways(mesh)
+    if images % ways:
+        raise InputError(
+            f"train.batch_size: {images} images at once do not split over {ways} devices (mesh data x fsdp)"
+        )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

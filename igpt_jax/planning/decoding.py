@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import jax
@@ -12,10 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import Config, ModelConfig
 from igpt_jax.model import AXES, ImageGPT
-from igpt_jax.parallel.mesh import batch_sharding, batch_ways, shardings
+from igpt_jax.parallel.mesh import batch_sharding, batch_ways, check_splits, make_mesh, shardings
 from igpt_jax.planning.hlo import traffic
 from igpt_jax.planning.network import Row, summary
-from igpt_jax.planning.plan import Memory, account, bytes_at_one_device, check_divides, mesh_on, refused, settle
+from igpt_jax.planning.plan import Memory, bytes_at_one_device, compile_for, settle
 from igpt_jax.planning.topology import Target
 from igpt_jax.sampling.sampler import sample_tokens, segment_ends
 
@@ -72,8 +71,8 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
     """
     cfg = settle(cfg, target)
     model, n = ImageGPT(cfg.model), cfg.train.batch_size
-    mesh = mesh_on(cfg, target)
-    check_divides(n, 1, mesh)
+    mesh = make_mesh(cfg.mesh, list(target.devices))
+    check_splits(n, 1, mesh)
     tokens = jnp.zeros((1, cfg.model.n_ctx), jnp.int32)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
@@ -87,7 +86,6 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
                 (n,), jax.random.key(0).dtype, sharding=NamedSharding(mesh, P(rows.spec[0]))
             ),
         }
-        started = time.monotonic()
         lowered = sample_tokens.lower(model, params, cfg=cfg.sampler, **batch)
     local = n // batch_ways(mesh)
     weights, cache = read_a_position(cfg.model, local, mesh.shape["tensor"])
@@ -105,21 +103,16 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
         cache_bytes=cache,
         images_per_s=rate,
     )
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        memory = refused(base.memory, str(error))
-        if memory is None:
-            raise
-        return replace(base, memory=memory, compile_seconds=time.monotonic() - started)
-    seconds = time.monotonic() - started
+    compiled, memory, seconds = compile_for(lowered, base.memory)
+    if compiled is None:
+        return replace(base, memory=memory, compile_seconds=seconds)
     found = tuple(
         summary(traffic(compiled.as_text() or "", len(target.devices) // target.slices).collectives, mesh, target.chip)
     )
     network = sum(row.seconds for row in found)
     return replace(
         base,
-        memory=account(base.memory, compiled.memory_analysis()),
+        memory=memory,
         images_per_s=min(rate, n / network) if network else rate,
         collectives=found,
         compile_seconds=seconds,

@@ -22,7 +22,7 @@ from igpt_jax.config import Config, InputError, ModelConfig
 from igpt_jax.model.attention import pick_backend
 from igpt_jax.model.attention_kernels import Case
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_sharding, batch_ways, make_mesh
+from igpt_jax.parallel.mesh import batch_sharding, check_splits, make_mesh
 from igpt_jax.planning.hlo import traffic
 from igpt_jax.planning.network import Row, findings, summary
 from igpt_jax.planning.topology import Target
@@ -152,12 +152,11 @@ def plan_training(cfg: Config, target: Target) -> Plan:
       InputError: sizes that do not divide over the mesh, or the mesh over the devices.
     """
     cfg = settle(cfg, target)
-    mesh = mesh_on(cfg, target)
-    check_divides(cfg.train.batch_size, cfg.train.microbatches, mesh)
+    mesh = make_mesh(cfg.mesh, list(target.devices))
+    check_splits(cfg.train.batch_size, cfg.train.microbatches, mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # where a Pallas kernel looks for it
         program = make_program(cfg, stand_in_palette(cfg), mesh)
         batch = abstract_batch(cfg, mesh)
-        started = time.monotonic()
         lowered = program.train_step.lower(program.abstract, batch)  # pyright: ignore[reportFunctionMemberAccess]
     state = program.abstract
     kinds = {"params": state.params, "moments": (state.opt_state, state.step), "ema": state.ema, "batch": batch}
@@ -173,15 +172,9 @@ def plan_training(cfg: Config, target: Target) -> Plan:
         memory=Memory(**parts, padding=0, outputs=0, temporaries=0, code=0, capacity=target.chip.hbm_bytes),
         flops=training_flops(cfg.model, cfg.train.batch_size),
     )
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        memory = refused(base.memory, str(error))
-        if memory is None:
-            raise
-        return replace(base, memory=memory, compile_seconds=time.monotonic() - started)
-    seconds = time.monotonic() - started
-    memory = account(base.memory, compiled.memory_analysis())
+    compiled, memory, seconds = compile_for(lowered, base.memory)
+    if compiled is None:
+        return replace(base, memory=memory, compile_seconds=seconds)
     found, unknown = traffic(compiled.as_text() or "", len(target.devices) // target.slices)
     rows = tuple(summary(found, mesh, target.chip))
     weights = 2 * 12 * cfg.model.n_layer * cfg.model.d_model**2 // mesh.shape["tensor"]
@@ -202,29 +195,6 @@ def plan_training(cfg: Config, target: Target) -> Plan:
     )
 
 
-def mesh_on(cfg: Config, target: Target) -> Mesh:
-    """The run's mesh over the target's devices.
-
-    Raises:
-      InputError: its sizes do not make up the devices, or cannot be laid out on their network.
-    """
-    try:
-        return make_mesh(cfg.mesh, list(target.devices))
-    except NotImplementedError:
-        raise InputError(
-            f"mesh: {cfg.mesh} cannot be laid out on {target.name}; take products of its sides for the axes"
-        ) from None
-
-
-def check_divides(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """Raises InputError when the images at once do not split evenly over the mesh."""
-    images, ways = batch_size // microbatches, batch_ways(mesh)
-    if images % ways:
-        raise InputError(
-            f"train.batch_size: {images} images at once do not split over {ways} devices (mesh data x fsdp)"
-        )
-
-
 def stand_in_palette(cfg: Config) -> Palette:
     """Some colours of the right number; which they are changes nothing that a plan looks at."""
     return Palette(np.repeat(np.linspace(-1, 1, cfg.model.vocab_size)[:, None], cfg.data.channels, axis=1))
@@ -240,6 +210,19 @@ def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
 def bytes_at_one_device(tree: Any) -> int:
     """Of a tree of abstract arrays with shardings."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def compile_for(lowered: Any, memory: Memory) -> tuple[Any | None, Memory, float]:
+    """(the compiled program, or None where the compiler refuses it for its size; the account filled in; seconds)."""
+    started = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = refused(memory, str(error))
+        if needed is None:
+            raise
+        return None, needed, time.monotonic() - started
+    return compiled, account(memory, compiled.memory_analysis()), time.monotonic() - started
 
 
 def account(memory: Memory, compiled: Any) -> Memory:
@@ -296,8 +279,8 @@ def ways_for_state(cfg: Config, target: Target) -> int:
     for i in range(len(target.devices).bit_length()):
         split = split_state(cfg, max(cfg.mesh.fsdp, 2**i))
         try:
-            mesh = mesh_on(split, target)
-            check_divides(split.train.batch_size, split.train.microbatches, mesh)
+            mesh = make_mesh(split.mesh, list(target.devices))
+            check_splits(split.train.batch_size, split.train.microbatches, mesh)
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 state = make_program(settle(split, target), stand_in_palette(cfg), mesh).abstract
         except InputError:

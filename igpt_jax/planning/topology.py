@@ -55,7 +55,7 @@ def describe(topology: str, slices: int = 1) -> Target:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **({"num_slices": slices} if slices > 1 else {})
         )
-    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+    except jax.errors.JaxRuntimeError as error:
         raise InputError(f"--topology {topology}: {str(error).splitlines()[0]}") from None
     chips = {(getattr(d, "slice_index", 0), tuple(d.coords)) for d in found.devices}
     return Target(topology, tuple(found.devices), chip.devices(len(found.devices) // len(chips)), slices)

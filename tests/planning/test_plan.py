@@ -294,17 +294,48 @@ def test_command_line_refusals(args, why):
         plan_command(args)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu)")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu, 700 MB)"
+)
+
+
+def on_a_tpu(code, *args):
+    """Runs code in a process of its own, because libtpu is loaded once with one topology's settings."""
+    env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("topology", "slices"), [("v5p:4x4x8", 1), ("v6e:8x8", 1), ("v5p:2x2x4", 3)])
+def test_every_division_of_a_torus_is_a_mesh(topology, slices):
+    """Also those where an axis is no product of the torus's sides."""
+    code = """
+import json, sys
+from igpt_jax.planning.topology import describe
+target = describe(sys.argv[1], int(sys.argv[2]))
+from igpt_jax.config import MeshConfig
+from igpt_jax.parallel.mesh import make_mesh
+n = len(target.devices)
+ways = [2**i for i in range(n.bit_length()) if n % 2**i == 0]
+sizes = [(n // f // t, f, t) for f in ways for t in ways if n % (f * t) == 0 and n // f // t % target.slices == 0]
+print(json.dumps([len({d.id for d in make_mesh(MeshConfig(*s), list(target.devices)).devices.flat}) for s in sizes]))
+"""
+    chips = slices * int(np.prod([int(side) for side in topology.split(":")[1].split("x")]))
+    found = on_a_tpu(code, topology, str(slices))
+    assert len(found) > 10
+    assert set(found) == {chips}
+
+
+@needs_libtpu
 def test_a_tpu_step_compiles_with_its_kernel():
-    """The whole command, in a process of its own because libtpu is loaded once with one topology's settings."""
+    """The whole command."""
     command = "import sys; from igpt_jax.cli.plan import plan_command; sys.exit(plan_command(sys.argv[1:]))"
     args = (
         "--preset tiny --topology v5e:2x2 --model.grid 16 8 --model.n-layer 2 --mesh.fsdp 2 --train.batch-size 4 --json"
     )
-    env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    done = subprocess.run([sys.executable, "-c", command, *args.split()], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = on_a_tpu(command, *args.split())
     assert (found["model"]["attention"], found["model"]["dtype"]) == ("splash", "bfloat16")
     assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
     kinds = {(row["kind"], *row["axes"]) for row in found["collectives"]}
