@@ -19,8 +19,8 @@ from igpt_jax.interop.huggingface import write_huggingface
 from igpt_jax.interop.load import convert, load_pretrained
 from igpt_jax.interop.openai import write_openai
 from igpt_jax.parallel.mesh import make_mesh
+from tests.interop.huggingface_files import read_tensors, save, their_model
 from tests.interop.made import assert_same, assert_same_bits, pretrained
-from tests.interop.test_huggingface import read_tensors, save, their_model
 from tests.interop.test_openai import save as save_tensorflow
 from tests.interop.test_openai import variables
 

@@ -202,14 +202,18 @@ def test_the_mesh_around_a_program_says_where_it_will_run():
         attend(*qkv(64), Mask.causal(), "splash")
 
 
+def agree_in_bfloat16(backend, mask, t, size):
+    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(t, size=size))
+    found = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
+    agree(found, values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v), BF16_ATOL)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
 @BOTH
 @pytest.mark.parametrize("size", [64, 96, 128, 192])
 def test_cudnn_on_a_gpu(mask, size):
-    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(256, size=size))
-    found = values_and_gradients(lambda *x: attend(*x, mask, "cudnn"), q, k, v)
-    agree(found, values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v), BF16_ATOL)
+    agree_in_bfloat16("cudnn", mask, 256, size)
 
 
 @pytest.mark.tpu
@@ -217,6 +221,4 @@ def test_cudnn_on_a_gpu(mask, size):
 @BOTH
 @pytest.mark.parametrize("size", [64, 96, 128, 192])
 def test_splash_on_a_tpu(mask, size):
-    q, k, v = (x.astype(jnp.bfloat16) for x in qkv(1024, size=size))
-    found = values_and_gradients(lambda *x: attend(*x, mask, "splash"), q, k, v)
-    agree(found, values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v), BF16_ATOL)
+    agree_in_bfloat16("splash", mask, 1024, size)

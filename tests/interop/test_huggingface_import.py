@@ -1,0 +1,214 @@
+"""Hugging Face directories that are read: what is taken as it is, and one clear line for what is wrong."""
+
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+
+from igpt_jax import InputError
+from igpt_jax.interop.huggingface import write_huggingface
+from igpt_jax.interop.load import load_pretrained
+from tests.interop.huggingface_files import header_and_data, save, their_model, write_tensors
+from tests.interop.made import assert_same, pretrained
+
+
+def test_the_hub_s_own_processor_file(tmp_path):
+    """An int for the size, as in openai/imagegpt-small."""
+    theirs = save(their_model(), tmp_path / "m")
+    clusters = np.random.default_rng(0).uniform(-1, 1, (21, 3)).astype(np.float32)
+    values = {"feature_extractor_type": "ImageGPTFeatureExtractor", "size": 10, "clusters": clusters.tolist()}
+    (theirs / "preprocessor_config.json").write_text(json.dumps(values))
+    found = load_pretrained(theirs)
+    np.testing.assert_array_equal(found.palette.centers, clusters)
+    assert found.model.cfg.grid == (10, 10)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_types_are_widened_exactly(written, dtype):
+    import ml_dtypes  # noqa: F401
+
+    directory, tensors = written
+    narrow = {name: x.astype(dtype) for name, x in tensors.items()}
+    write_tensors(directory / "model.safetensors", narrow)
+    found = load_pretrained(directory)
+    for ours, theirs in (("wtet", "lm_head.weight"), ("wpe", "transformer.wpe.weight")):
+        assert found.params[ours].dtype == np.float32
+        np.testing.assert_array_equal(found.params[ours], narrow[theirs].astype(np.float32))
+
+
+def test_other_types_are_refused(written):
+    directory, tensors = written
+    tensors |= {name: x.astype(np.float64) for name, x in tensors.items() if "ln_1" in name}
+    write_tensors(directory / "model.safetensors", tensors)
+    with pytest.raises(InputError, match=r"transformer\.h\.\{0\.\.1\}\.ln_1\.weight is F64"):
+        load_pretrained(directory)
+
+
+def test_old_mask_buffers_are_tolerated(written):
+    directory, tensors = written
+    for i in range(2):
+        tensors[f"transformer.h.{i}.attn.bias"] = np.ones((1, 1, 100, 100), np.uint8)
+        tensors[f"transformer.h.{i}.attn.masked_bias"] = np.full((), -1e4, np.float32)
+    write_tensors(directory / "model.safetensors", tensors)
+    assert_same(pretrained(), load_pretrained(directory))
+
+
+def test_everything_wrong_is_said_at_once(written):
+    directory, tensors = written
+    for i in range(2):
+        del tensors[f"transformer.h.{i}.mlp.c_fc.bias"]
+        tensors[f"transformer.h.{i}.ln_1.bias"] = np.zeros(32, np.float32)
+    tensors["lm_head.weight"] = np.zeros((22, 32), np.float32)
+    write_tensors(directory / "model.safetensors", tensors)
+    with pytest.raises(InputError) as caught:
+        load_pretrained(directory)
+    said = str(caught.value)
+    assert "missing transformer.h.{0..1}.mlp.c_fc.bias;" in said
+    assert "not part of the model transformer.h.{0..1}.ln_1.bias;" in said
+    assert "lm_head.weight has shape [22, 32], not [21, 32]" in said
+    assert "\n" not in said
+
+
+def test_a_classifier_is_refused(written):
+    directory, tensors = written
+    del tensors["lm_head.weight"]
+    write_tensors(directory / "model.safetensors", tensors | {"score.weight": np.zeros((3, 32), np.float32)})
+    with pytest.raises(InputError, match="classifier") as caught:
+        load_pretrained(directory)
+    assert "missing" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"activation_function": "gelu"}, "activation_function 'gelu'"),
+        ({"n_inner": 64}, "n_inner 64"),
+        ({"scale_attn_weights": False}, "scale_attn_weights False"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
+        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon 1e-06"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings True"),
+        ({"add_cross_attention": True, "n_inner": "4"}, "add_cross_attention True, n_inner '4'"),
+        ({"model_type": "gpt2"}, "'gpt2'"),
+        ({"n_embd": "32"}, "n_embd is '32'"),
+        ({"n_head": 3}, "n_head"),
+        ({"n_positions": 0}, "n_positions is 0"),
+        ({"n_positions": 99}, "no grid of the model's 99 positions"),
+        ({"vocab_size": 1}, "vocab_size"),
+        ({"n_layer": 3}, "missing transformer.h.2.ln_1.weight, transformer.h.2.attn.c_attn.weight"),
+        ({"n_layer": 2**30}, "n_layer is 1073741824"),
+    ],
+    ids=str,
+)
+def test_configurations_that_compute_something_else(written, changes, named):
+    directory, _ = written
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError) as caught:
+        load_pretrained(directory)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_changes_no_maths_is_accepted(written):
+    directory, _ = written
+    path = directory / "config.json"
+    harmless = {"n_inner": 128, "reorder_and_upcast_attn": True, "resid_pdrop": 0.1, "something": "new"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | harmless))
+    assert_same(pretrained(), load_pretrained(directory))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"size": {"shortest_edge": 10}}, "no grid"),
+        ({"size": {"height": 5, "width": 10}}, "no grid"),
+        ({"size": [10, 10]}, "no grid"),
+        ({"clusters": [[0.5, 2.0, 0.0]]}, "clusters"),
+        ({"clusters": "red"}, "clusters"),
+        ({"clusters": [[0.5, 0.5, 0.5]] * 20}, "21 colours, and the palette has 20"),
+        ({"channels": 1}, "not grey"),
+    ],
+    ids=str,
+)
+def test_processor_files_that_do_not_fit(written, changes, named):
+    directory, _ = written
+    path = directory / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=named):
+        load_pretrained(directory)
+
+
+def test_a_grid_that_is_no_square_must_be_given(written):
+    directory, _ = written
+    found = pretrained(grid=(5, 18))
+    shutil.rmtree(directory)
+    write_huggingface(found, directory)
+    (directory / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match="--grid"):
+        load_pretrained(directory)
+    with pytest.raises(InputError, match="90 positions, and the grid 9 x 9 has 81"):
+        load_pretrained(directory, grid=(9, 9))
+    assert load_pretrained(directory, grid=(5, 18)).model.cfg == found.model.cfg
+
+
+def packed(header, data):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def lie(name, **changes):
+    return lambda header, data: packed(header | {name: header[name] | changes}, data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda header, data: packed(header, data[:-100]),
+        lambda header, data: packed(header, data + b"more"),
+        lambda header, data: struct.pack("<Q", 2**62) + packed(header, data)[8:],
+        lambda header, data: packed(header, data)[:4],
+        lambda header, data: b"",
+        lambda header, data: packed(b"\x80 not json", data),
+        lambda header, data: packed(b'{"a": 1}', data),
+        lie("lm_head.weight", data_offsets=[0, 21 * 32 * 4]),
+        lie("lm_head.weight", data_offsets=[10**12, 10**12 + 21 * 32 * 4]),
+        lie("lm_head.weight", data_offsets=[-8, 8]),
+        lie("lm_head.weight", dtype="F16"),
+        lie("lm_head.weight", dtype="X99"),
+        lie("lm_head.weight", shape=[2**62, 2**62]),
+    ],
+    ids=[
+        *("truncated", "longer", "huge_header", "tiny", "empty", "no_json", "no_entry", "overlapping", "out_of_range"),
+        *("negative", "narrower", "unknown_type", "overflow"),
+    ],
+)
+def test_lying_files_are_refused(written, damage):
+    directory, _ = written
+    path = directory / "model.safetensors"
+    path.write_bytes(damage(*header_and_data(path)))
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read as safetensors") as caught:
+        load_pretrained(directory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "not JSON"),
+        ("[]", "holds list"),
+        ('{"weight_map": []}', "weight_map"),
+        ('{"weight_map": {"a": "../elsewhere.safetensors"}}', "weight_map"),
+        ('{"weight_map": {"a": "nowhere.safetensors"}}', "nowhere.safetensors"),
+        ('{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}', "and so does"),
+    ],
+)
+def test_indices_that_lie(written, text, named):
+    directory, _ = written
+    for name in "ab":
+        shutil.copy(directory / "model.safetensors", directory / f"{name}.safetensors")
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(InputError, match=named):
+        load_pretrained(directory)
