@@ -30,13 +30,14 @@ from igpt_jax.inputs import Data, check_classes, find_palette, open_data, subset
 from igpt_jax.interop.load import load_pretrained
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh
-from igpt_jax.parallel.multihost import decide, is_first, require_same
+from igpt_jax.parallel.multihost import decide, is_first, require_same, together
 from igpt_jax.training.checkpoint import Checkpointer, DamagedError, Meta, described
 from igpt_jax.training.loop import LateMetrics, fit
 from igpt_jax.training.metrics import METRICS, JsonlWriter, TensorBoardWriter, WandbWriter, Writer, require_wandb
 from igpt_jax.training.pretrained import Pretrained, begin_with, check_initial
 from igpt_jax.training.program import make_program
 from igpt_jax.training.state import TrainState
+from igpt_jax.training.watchdog import Watchdog
 from igpt_jax.training.workdir import check_workdir, claim_workdir, compilations_kept
 from igpt_jax.viz import loss_curves
 
@@ -96,10 +97,11 @@ def train(
       NonFiniteError, Interrupted: as `fit` raises them.
     """
     workdir = Path(workdir)
+    require_same("the configuration", to_json(cfg))
     mesh = make_mesh(cfg.mesh)
     check_splits(cfg.train.batch_size, cfg.train.microbatches, mesh)
-    require_same("the configuration", to_json(cfg))
-    data = open_data(cfg, mesh)
+    with together():
+        data = open_data(cfg, mesh)
     digests = {"train": data.train.digest, "held_out": data.held_out.digest}
     require_same(f"data.source {cfg.data.source}", str(digests))
     decide(lambda: check_workdir(workdir, cfg))
@@ -113,8 +115,8 @@ def train(
     # Process 0 fits it, since rounding may differ between machines.
     centers = decide(lambda: find_palette(cfg, data, workdir, given and given.palette).centers.tolist())
     palette = Palette(np.asarray(centers, np.float32))
-    if begun and not (begun[0].palette and palette.same_as(begun[0].palette)):
-        raise InputError(f"workdir {workdir}: palette.npy is not the one the run began with; put the old one back")
+    if begun:
+        check_palette_stays(begun[0], palette, workdir)
     if given is not None and given.palette is not None and not palette.same_as(given.palette):
         log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.train.init_from)
     program = make_program(cfg, palette, mesh)
@@ -122,18 +124,23 @@ def train(
     if given is not None:
         check_initial(program.abstract, cfg, given)
     if wandb:
-        require_wandb()
+        decide(require_wandb)
     with claim_workdir(workdir, cfg), compilations_kept(workdir):  # from here on files are written
-        if is_first():
-            palette.save(workdir / "palette.npy")
+        begun = described(workdir)  # again: a run that held it until now may have gone on meanwhile
+        if begun:
+            check_continues(begun[0], cfg, data, workdir)
+            check_palette_stays(begun[0], palette, workdir)
+        decide(lambda: palette.save(workdir / "palette.npy"))
         with contextlib.ExitStack() as stack:
-            checkpointer = Checkpointer(workdir, cfg, palette, digests)
-            stack.callback(checkpointer.close)
+            dog = stack.enter_context(Watchdog(cfg.train.watchdog_s))
+            checkpointer = stack.enter_context(Checkpointer(workdir, cfg, palette, digests))
             if begun:
+                dog.beat("restoring a checkpoint")
                 state, meta = restore(checkpointer, program.abstract, begun)
                 start, unwritten = meta.step, meta.unwritten
                 log.info("continuing from step %d", start)
             else:
+                dog.beat("drawing the first weights")
                 state = program.init() if given is None else begin_with(program.init(), given)
                 given = None  # its memory is not needed any more
                 start, unwritten = 0, None
@@ -165,6 +172,7 @@ def train(
                 metrics=metrics,
                 evaluators={name: (cfg.train.eval_every, evaluator) for name, evaluator in evaluators.items()}
                 | {"samples": (cfg.train.sample_every, drawings)},
+                dog=dog,
                 on_step=on_step,
             )
         step, found = metrics.evaluated
@@ -216,6 +224,12 @@ def check_continues(begun: Meta, cfg: Config, data: Data, workdir: Path) -> None
                 f"data.source: {cfg.data.source} no longer holds the images that {workdir} began with ({half}); bring "
                 "them back, or begin anew in another --workdir"
             )
+
+
+def check_palette_stays(begun: Meta, palette: Palette, workdir: Path) -> None:
+    """Raises InputError when the palette is another one than the newest checkpoint's."""
+    if not (begun.palette and palette.same_as(begun.palette)):
+        raise InputError(f"workdir {workdir}: palette.npy is not the one the run began with; put the old one back")
 
 
 def report(found: Pretrained, figures: Figures, workdir: Path, data: Data) -> Report:

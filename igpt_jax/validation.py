@@ -28,6 +28,11 @@ def check_choices(cfg: Any, prefix: str) -> None:
             require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
 
 
+def first_line(error: BaseException, limit: int | None = None) -> str:
+    """The first line of an exception's message, cut to `limit` characters; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:limit]
+
+
 def nearest(word: str, choices: Any) -> str:
     """The end of a complaint: '; did you mean ...?', or nothing where no choice comes near."""
     close = difflib.get_close_matches(word, sorted(choices), n=1)

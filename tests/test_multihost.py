@@ -1,64 +1,17 @@
 """Real processes on loopback: the run is the same however many there are, and ends together."""
 
-import json
-import os
 import re
+import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from igpt_jax.parallel.multihost import named_as_missing
+from tests.processes import ARGS, ENDLESS, RUN, continue_args, finish, free_port, lines, popen, start, wait_for
 from tests.test_layering import ROOT
 
 pytestmark = pytest.mark.timeout(900)  # compiling in several processes on few cores
-
-SMALL = "--tiny --model.n-layer 1 --model.vocab-size 20 --optim.warmup-steps 2 --train.steps 10 --train.log-every 1"
-ARGS = ["train", str(ROOT / "experiments" / "digits.py"), *SMALL.split(), "--train.eval-every", "5"]
-RUN = "import sys; from igpt_jax.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start(workdir, processes, devices, *extra):
-    """The processes of one run, each with so many fake devices."""
-    port = free_port()
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    together = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id"]
-    command = [sys.executable, "-c", RUN, *ARGS, "--workdir", str(workdir), *extra]
-    return [
-        subprocess.Popen(
-            [*command, *([*together, str(i)] if processes > 1 else [])],
-            **{"env": env, "cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-        )
-        for i in range(processes)
-    ]
-
-
-def finish(running, timeout=600):
-    """(exit code, stdout, stderr) of each."""
-    done = []
-    try:
-        for process in running:
-            out, err = process.communicate(timeout=timeout)
-            done.append((process.returncode, out, err))
-    finally:
-        for process in running:
-            process.kill()
-    return done
-
-
-def lines(workdir):
-    """metrics.jsonl without what depends on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_s"} for line in found]
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +60,8 @@ for _ in range(4):
 
 def batch_digests(processes, tensor):
     """What each process sees of four global batches."""
-    port = free_port()
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", BATCHES, *map(str, (processes, i, port, tensor))],
-            **{"env": env, "cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-        )
-        for i in range(processes)
-    ]
+    port, each = free_port(), 8 // processes
+    running = [popen(["-c", BATCHES, processes, i, port, tensor], each) for i in range(processes)]
     done = finish(running)
     assert all(code == 0 for code, _, _ in done), done
     return {tuple(re.findall(r"batch (\w+ 32)", out)) for _, out, _ in done}
@@ -128,36 +74,63 @@ def test_every_global_batch_is_the_same_on_any_number_of_processes():
     assert batch_digests(2, 1) == batch_digests(4, 1) == batch_digests(2, 8) == {expected}
 
 
-def test_a_signal_to_one_process_saves_all_and_another_number_continues(alone, tmp_path):
-    """SIGTERM to the second of two; then one process goes on alone. The end is that of the run never stopped."""
+def test_a_signal_to_one_process_saves_all_and_another_number_continues(tmp_path):
+    """SIGTERM to the second of two; then one process goes on alone. The losses are those of the run never stopped."""
     workdir = tmp_path / "run"
-    running = start(
-        workdir, 2, 2, "--train.steps", "100000", "--optim.schedule", "constant", "--train.log-every", "100"
-    )
+    running = start(workdir, 2, 2, *ENDLESS)
     wait_for(workdir / "metrics.jsonl", running)
     running[1].send_signal(signal.SIGTERM)
     done = finish(running)
     assert [code for code, _, _ in done] == [143, 143], done
-    saved = {re.search(r"saved at step (\d+)", err)[1] for _, _, err in done}
-    assert len(saved) == 1
-    step = int(saved.pop())
+    [step] = {int(re.search(r"saved at step (\d+)", err)[1]) for _, _, err in done}
     assert (workdir / "checkpoints" / str(step)).is_dir()
-    more = ("--train.steps", str(step + 2), "--optim.schedule", "constant", "--train.log-every", "1")
-    [(code, _, err)] = finish(start(workdir, 1, 4, *more))
-    assert code == 0, err
-    assert f"continuing from step {step}" in err
+    for path in (workdir, tmp_path / "straight"):
+        [(code, _, err)] = finish(start(path, 1, 4, *continue_args(step + 2)))
+        assert code == 0, err
+        assert (f"continuing from step {step}" in err) == (path == workdir)
+    for a, b in zip(lines(workdir), lines(tmp_path / "straight"), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
 
 
-def wait_for(path, running, timeout=600):
-    """Until a file has a line."""
-    end = time.monotonic() + timeout
-    while not (path.exists() and path.read_text().count("\n")):
-        assert time.monotonic() < end
-        assert all(process.poll() is None for process in running), finish(running)
-        time.sleep(0.2)
+SPLIT = ("--mesh.data", "1", "--mesh.fsdp", "2")
 
 
-def test_bad_input_ends_all_and_is_said_once(alone, tmp_path):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What two processes, each with half of the state, left and said when the second was killed."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    running = start(workdir, 2, 1, *ENDLESS, *SPLIT)
+    wait_for(workdir / "metrics.jsonl", running, more_than=22)
+    running[1].kill()
+    began = time.monotonic()
+    done = finish(running)
+    return workdir, done, time.monotonic() - began
+
+
+def test_when_one_is_killed_the_other_says_so_and_ends(killed):
+    _, done, seconds = killed
+    assert done[1][0] == -signal.SIGKILL
+    code, _, err = done[0]
+    assert code in (75, -signal.SIGABRT), err  # the latter where JAX's own watch is first
+    assert 1 in named_as_missing(err) or "lost process 1 of 2" in err, err
+    assert seconds < 60
+
+
+def test_damage_that_one_process_sees_is_named_and_the_checkpoint_before_it_used(killed, tmp_path):
+    """The second process's half is cut short: both go on from the one before, and so does a reader."""
+    workdir = shutil.copytree(killed[0], tmp_path / "run")
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    before, newest = steps[-2:]
+    for path in (workdir / "checkpoints" / str(newest)).rglob("ocdbt.process_1/d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+    done = finish(start(workdir, 2, 1, *continue_args(newest + 1), *SPLIT))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert f"checkpoint {newest} is damaged" in done[0][2]
+    assert f"continuing from step {before}" in done[0][2]
+    assert (workdir / "damaged" / str(newest)).is_dir()
+
+
+def test_bad_input_ends_all_and_is_said_once(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "holiday.jpg").write_bytes(b"x")
     done = finish(start(tmp_path / "run", 2, 2))
@@ -166,11 +139,55 @@ def test_bad_input_ends_all_and_is_said_once(alone, tmp_path):
     assert "holds other files" not in done[1][2]
 
 
+def of_two(*commands):
+    """Two processes that join each other, each with a command of its own and a directory to be in."""
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
+    return finish([popen(["-c", RUN, *args, *together, i], 1, cwd) for i, (args, cwd) in enumerate(commands)])
+
+
+def test_bad_input_of_one_process_ends_all(tmp_path):
+    """What one alone cannot do is said by it, and the other does not wait."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    args = ["train", "experiments/digits.py", "--tiny", "--workdir", tmp_path / "run"]
+    began = time.monotonic()
+    done = of_two((args, tmp_path), (args, tmp_path / "experiments"))
+    assert [code for code, _, _ in done] == [2, 2], done
+    assert "igpt[1]: experiment experiments/digits.py: no such file" in done[1][2]
+    assert "igpt" not in done[0][2]
+    assert not (tmp_path / "run").exists()
+    done = of_two((args, tmp_path), ([*args, "--seed", "1"], tmp_path))
+    assert [code for code, _, _ in done] == [2, 2], done
+    assert "the command line: not the same on process 0 and on 1 of 2" in done[0][2]
+    assert time.monotonic() - began < 60
+
+
+LONE = """
+import sys
+from igpt_jax.parallel import multihost
+i, port = map(int, sys.argv[1:])
+multihost.start(f"127.0.0.1:{port}", 3, i)
+print(multihost.missing_processes("roll call", 60))
+if i == 2:
+    print("no", file=sys.stderr)
+    multihost.leave(2, 1)
+print(multihost.missing_processes("second roll call", 5))
+multihost.leave(75, 1)
+"""
+
+
+def test_a_barrier_says_who_is_missing_and_who_fails_alone_ends_alone():
+    port = free_port()
+    done = finish([popen(["-c", LONE, i, port], 1) for i in range(3)])
+    assert [code for code, _, _ in done][2] == 2
+    for code, out, err in done[:2]:
+        assert out.splitlines() == ["[]", "[2]"], err
+        assert code == 75
+
+
 def test_flags_that_belong_together():
-    command = [sys.executable, "-c", RUN, *ARGS, "--coordinator", "127.0.0.1:1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "--num-processes, --process-id: missing" in done.stderr
+    [(code, _, err)] = finish([popen(["-c", RUN, *ARGS, "--coordinator", "127.0.0.1:1"], 1)])
+    assert code == 2
+    assert "--num-processes, --process-id: missing" in err
 
 
 @pytest.mark.parametrize(

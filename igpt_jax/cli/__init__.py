@@ -1,16 +1,19 @@
 """The command line: igpt train, sample, complete, eval, palette, fetch, convert, plan. Each parses and prints.
 
 Exit codes: 2 for bad input (one line on stderr); 130 or 143 for a run stopped by SIGINT or SIGTERM, which has saved
-itself; 1 for a loss that is not finite; 75 for a hang or a lost process (134 where JAX itself ends a process first, for
-a lost one), where the same command may do better.
+itself; 1 for a loss that is not finite, a plan that does not fit, and whatever was not foreseen; 75 for a hang or a
+lost process (134 where JAX itself ends a process first, for a lost one), where the same command may do better.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from igpt_jax.cli.convert import convert_command
@@ -22,7 +25,7 @@ from igpt_jax.cli.shared import ConsoleHandler
 from igpt_jax.cli.use import complete_command, eval_command, sample_command
 from igpt_jax.config import InputError
 from igpt_jax.parallel import multihost
-from igpt_jax.parallel.multihost import EX_TEMPFAIL, InputErrorElsewhere, LostProcessError
+from igpt_jax.parallel.multihost import FailedElsewhereError, InputErrorElsewhere, LostProcessError
 
 TOGETHER = ("train", "sample", "complete", "eval")
 """Commands that run over several processes."""
@@ -70,8 +73,12 @@ def join_processes(args: list[str]) -> list[str]:
     except argparse.ArgumentError as error:
         raise InputError(f"{error}") from None
     multihost.start(found.coordinator, found.num_processes, found.process_id)
+    multihost.require_same("the command line", json.dumps(others))
     if not multihost.is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+        logging.getLogger("igpt_jax").setLevel(logging.WARNING)
+    if others[0] != "train":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX has caught it for those who save themselves
     return others
 
 
@@ -80,10 +87,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
     logging.getLogger("igpt_jax").setLevel(logging.INFO if args[:1] in (["train"], ["plan"]) else logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax remarks on its own options
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # Orbax and TensorStore say what they raise, too
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if args else 2
+    try:
+        code = run(args)
+    except Exception:
+        if not multihost.several():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code:
+        multihost.leave(code)
+    return code
+
+
+def run(args: list[str]) -> int:
+    """Carries a command out. Returns the exit code, having said why it is not 0."""
     try:
         if args[0] not in COMMANDS:
             raise InputError(f"no command {args[0]!r}; there are {', '.join(COMMANDS)}")
@@ -96,9 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"{multihost.who()}: {error}", file=sys.stderr)
         return 2
+    except FailedElsewhereError as error:
+        print(f"{multihost.who()}: process 0 failed: {error}", file=sys.stderr)
+        return 1
     except LostProcessError as error:
         print(f"{multihost.who()}: {error}", file=sys.stderr, flush=True)
-        os._exit(EX_TEMPFAIL)  # not by way of JAX's farewell, which would wait for the lost ones
+        os._exit(os.EX_TEMPFAIL)  # not by way of JAX's farewell, which would wait for the lost ones
     except KeyboardInterrupt:
-        print("igpt: interrupted", file=sys.stderr)
+        print(f"{multihost.who()}: interrupted", file=sys.stderr)
         return 130

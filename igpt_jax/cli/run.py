@@ -12,6 +12,7 @@ from typing import Any
 
 from igpt_jax.cli.shared import CONSOLE, parse, parse_known, print_figures
 from igpt_jax.config import Config, InputError
+from igpt_jax.parallel import multihost
 
 USAGE = """\
 igpt train EXPERIMENT.py [--workdir DIR] [--tiny] [--wandb] [--KEY VALUE ...]
@@ -44,19 +45,20 @@ def train_command(args: list[str]) -> int:
     from igpt_jax import experiment
     from igpt_jax.training.loop import Interrupted, NonFiniteError
 
-    default = experiment.load_config(known.experiment, known.tiny)
-    if {"-h", "--help"} & set(overrides):
-        print(USAGE, end="")
-    cfg = parse(Config, overrides, "train", default=default)
+    with multihost.together():
+        default = experiment.load_config(known.experiment, known.tiny)
+        if {"-h", "--help"} & set(overrides):
+            print(USAGE, end="")
+        cfg = parse(Config, overrides, "train", default=default)
     workdir = Path(known.workdir or f"runs/{cfg.name}")
     try:
         with _progress(cfg) as on_step:
             report = experiment.train(cfg, workdir, wandb=known.wandb, on_step=on_step)
     except Interrupted as stopped:
-        print(f"igpt: {stopped}", file=sys.stderr)
+        print(f"{multihost.who()}: {stopped}", file=sys.stderr)
         return 128 + stopped.signum
     except NonFiniteError as error:
-        print(f"igpt: {error}", file=sys.stderr)
+        print(f"{multihost.who()}: {error}", file=sys.stderr)
         return 1
     print_figures(report.figures)
     for path in report.pictures:
@@ -66,7 +68,10 @@ def train_command(args: list[str]) -> int:
 
 @contextlib.contextmanager
 def _progress(cfg: Config) -> Iterator[Callable[[int, Any], None]]:
-    """A bar with step, loss, images/s and time left; plain lines where there is no terminal."""
+    """A bar with step, loss, images/s and time left; plain lines where there is no terminal. Process 0 shows it."""
+    if not multihost.is_first():
+        yield lambda step, metrics: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not CONSOLE.is_terminal:

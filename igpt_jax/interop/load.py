@@ -21,6 +21,7 @@ from igpt_jax.interop.openai import read_openai, write_openai
 from igpt_jax.interop.table import config_of
 from igpt_jax.interop.weight_files import PICKLES, refuse_pickle
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.multihost import together
 from igpt_jax.training.checkpoint import CHECKPOINTS
 from igpt_jax.training.pretrained import Pretrained, load_workdir, save_pretrained
 
@@ -55,7 +56,8 @@ def load_pretrained(
       InputError: nothing of these kinds is there, it is damaged or not one Image GPT, an argument does not apply to its
         kind, or the palette has another number of colours than the model.
     """
-    kind, where = _find(path)
+    with together():
+        kind, where = _find(path)
     if kind == "workdir":
         if grid is not None:
             raise InputError(f"{path}: a workdir knows its grid; leave --grid out")
@@ -66,13 +68,14 @@ def load_pretrained(
         return found
     if step is not None:
         raise InputError(f"{path}: --step chooses a checkpoint of a workdir, which this is not; leave it out")
-    colors = None if palette is None else Palette.load(palette)
-    if kind == "openai":
-        return read_openai(where, palette=colors, grid=grid, mesh=mesh)
-    name = None
-    if kind == "hub":
-        where, name = fetch_snapshot(str(path)), Path(str(path).partition("@")[0]).name
-    return read_huggingface(where, palette=colors, grid=grid, mesh=mesh, name=name)
+    with together():
+        colors = None if palette is None else Palette.load(palette)
+        if kind == "openai":
+            return read_openai(where, palette=colors, grid=grid, mesh=mesh)
+        name = None
+        if kind == "hub":
+            where, name = fetch_snapshot(str(path)), Path(str(path).partition("@")[0]).name
+        return read_huggingface(where, palette=colors, grid=grid, mesh=mesh, name=name)
 
 
 def _find(given: str | Path) -> tuple[Literal["workdir", "openai", "huggingface", "hub"], Path]:

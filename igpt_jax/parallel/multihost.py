@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +18,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from igpt_jax.config import InputError
+from igpt_jax.validation import InputError, first_line
 
 HEARTBEAT_S = 30
 """A process that has been silent for so long is taken for dead, and the others end."""
 
 
-EX_TEMPFAIL = 75
-"""Exit code of sysexits.h: nothing is wrong with the command, and it may do better when repeated."""
+_OF_THIS_PROCESS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT")
+"""What the messages of failures begin with that are no other process's."""
 
 
 class LostProcessError(RuntimeError):
@@ -31,7 +33,11 @@ class LostProcessError(RuntimeError):
 
 
 class InputErrorElsewhere(InputError):
-    """An InputError that process 0 reports; the others only end with it."""
+    """An InputError that another process reports; this one only ends with it."""
+
+
+class FailedElsewhereError(RuntimeError):
+    """Process 0 failed at what it does for all, and reports it."""
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -59,15 +65,19 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     except RuntimeError as error:
         if "must be called before" in str(error) and not given["--coordinator"]:
             return  # JAX is running already, in a program that has made its own arrangements
-        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"processes cannot be joined: {why[:300]}; is {coordinator or 'process 0'} reachable?"
+            f"processes cannot be joined: {first_line(error, 300)}; is {coordinator or 'process 0'} reachable?"
         ) from None
+
+
+def several() -> bool:
+    """Whether this is one of several processes; asks JAX for nothing that would open its devices."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def who() -> str:
     """What a line on stderr begins with: 'igpt', and which process it is where there are several."""
-    return f"igpt[{jax.process_index()}]" if jax.distributed.is_initialized() and jax.process_count() > 1 else "igpt"
+    return f"igpt[{jax.process_index()}]" if several() else "igpt"
 
 
 def is_first() -> bool:
@@ -76,28 +86,50 @@ def is_first() -> bool:
 
 
 def decide(what: Callable[[], Any]) -> Any:
-    """Does something on process 0 and gives its result, which must be JSON, to all; an InputError likewise.
+    """Does something on process 0 and gives its result, which must be JSON, to all; an error likewise.
 
     Raises:
       InputError: as raised on process 0.
+      FailedElsewhereError: another error was.
     """
     if jax.process_count() == 1:
         return what()
-    error: InputError | None = None
+    error: Exception | None = None
     said = b""
     if is_first():
         try:
             said = json.dumps({"result": what()}).encode()
-        except InputError as raised:
-            error, said = raised, json.dumps({"error": str(raised)}).encode()
+        except Exception as raised:
+            error = raised
+            said = json.dumps({"error": str(raised), "input": isinstance(raised, InputError)}).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
     text = np.frombuffer(said.ljust(size, b"\0")[:size], np.uint8)
     heard = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(text)).tobytes())
     if error is not None:
         raise error
     if "error" in heard:
-        raise InputErrorElsewhere(heard["error"])
+        raise (InputErrorElsewhere if heard["input"] else FailedElsewhereError)(heard["error"])
     return heard["result"]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what every process does for itself, alone, and may refuse: when one does, all do. The first one says it.
+
+    Raises:
+      InputError: as raised on this process, or another.
+    """
+    error: InputError | None = None
+    try:
+        yield
+    except InputError as raised:
+        error = raised
+    if jax.process_count() > 1:
+        failed = np.flatnonzero(multihost_utils.process_allgather(np.bool_(error is not None)))
+        if failed.size and failed[0] != jax.process_index():
+            raise InputErrorElsewhere(f"process {failed[0]} says why") from error
+    if error is not None:
+        raise error
 
 
 def anywhere(flag: bool) -> bool:
@@ -129,9 +161,9 @@ def naming_lost_processes(patience_s: float = HEARTBEAT_S + 15) -> Iterator[None
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        first = first_line(error, 200)
+        if jax.process_count() == 1 or first.startswith(_OF_THIS_PROCESS):
             raise
-        first = next(iter(str(error).splitlines()), "")[:200]
         lost = missing_processes("after a failure", patience_s)
         if not lost:
             raise  # all are there: the failure is another
@@ -143,13 +175,29 @@ def naming_lost_processes(patience_s: float = HEARTBEAT_S + 15) -> Iterator[None
 
 def missing_processes(barrier: str, patience_s: float) -> list[int]:
     """Waits for all processes, and returns those that did not come in time, as far as the runtime says who they are."""
+    return named_as_missing(_wait_for_all(barrier, patience_s) or "")
+
+
+def leave(code: int, patience_s: float = 10) -> None:
+    """Before a process ends for an error. If the others do not end with it, it ends here, and they hear of it.
+
+    JAX's own farewell would wait for them while they wait for it.
+    """
+    if several() and _wait_for_all("leaving", patience_s) is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait_for_all(barrier: str, patience_s: float) -> str | None:
+    """None when all processes have come to the barrier in time, else what the runtime says of those that have not."""
     import orbax.checkpoint as ocp
 
     try:
         ocp.multihost.get_barrier_sync_fn()(key=f"igpt {barrier}", timeout_ms=round(1000 * patience_s))
     except Exception as error:  # its class differs between versions
-        return named_as_missing(str(error))
-    return []
+        return str(error)
+    return None
 
 
 def named_as_missing(message: str) -> list[int]:

@@ -12,10 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -29,6 +32,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
 from igpt_jax.parallel.multihost import anywhere, decide
 from igpt_jax.training.state import TrainState
+from igpt_jax.validation import first_line
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,10 @@ DAMAGED = "damaged"
 
 class DamagedError(InputError):
     """A checkpoint cannot be read, or is not what was saved."""
+
+
+_NOT_OF_THE_DISK = (jax.errors.JaxRuntimeError, MemoryError)
+"""Errors that say nothing of a checkpoint, but of another process or of the memory."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +133,12 @@ class Checkpointer:
         """A save that fails for want of room or rights is one line; the checkpoints before it are untouched."""
         try:
             yield
-        except InputError:
+        except (InputError, *_NOT_OF_THE_DISK):
             raise
         except Exception as error:
-            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise InputError(
-                f"workdir {self._workdir}: a checkpoint could not be written ({why[:300]}); make room or mend its "
-                "rights, then the same command continues from the last one"
+                f"workdir {self._workdir}: a checkpoint could not be written ({_why(error)}); make room or "
+                "mend its rights, then the same command continues from the last one"
             ) from error
 
     def restore(self, abstract: TrainState, meta: Meta) -> TrainState:
@@ -140,12 +147,12 @@ class Checkpointer:
         Raises:
           DamagedError: the checkpoint cannot be read, or is not what was saved.
         """
-        return TrainState(**_state(_restore(self._manager, self._workdir, meta, _items(abstract)), abstract))
+        with reader(self._workdir) as (manager, _):
+            return TrainState(**_state(_restore(manager, self._workdir, meta, _items(abstract)), abstract))
 
     def set_aside_after(self, step: int) -> None:
         """Moves all checkpoints newer than `step` to WORKDIR/damaged, so that those steps can be saved anew."""
-        for newer in [s for s in self._manager.all_steps() if s > step]:
-            decide(lambda newer=newer: _move_away(self._workdir, newer))
+        decide(lambda: [_move_away(self._workdir, newer) for newer in self._manager.all_steps() if newer > step])
         self._manager.reload()
 
     def wait(self) -> None:
@@ -153,10 +160,24 @@ class Checkpointer:
         with self._failure_named():
             self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Waits for the last save; its error surfaces here."""
-        with self._failure_named():
-            self._manager.close()
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Waits for the last save; its error surfaces here, unless another is on its way."""
+        try:
+            with self._failure_named():
+                self._manager.close()
+        except Exception as failure:
+            if error is None:
+                raise
+            log.warning("%s", failure)
+
+
+def _why(error: Exception) -> str:
+    """What the system said, where that is inside a long message of TensorStore's; else how the message begins."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else first_line(error, 150)
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -196,33 +217,47 @@ def _restore(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, items: M
 @contextmanager
 def _named(workdir: Path, step: int) -> Iterator[None]:
     """Whatever Orbax makes of a damaged checkpoint becomes one line that names it."""
+    path = workdir / CHECKPOINTS / str(step)
     try:
         yield
+    except _NOT_OF_THE_DISK:
+        raise
     except Exception as error:
-        why = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        why = _why(error)
+        if "Permission denied" in why or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+            raise InputError(f"workdir {workdir}: checkpoint {step} cannot be read ({why}); mend {path}") from error
         raise DamagedError(
-            f"workdir {workdir}: checkpoint {step} is damaged or not one of ours ({why}); move "
-            f"{workdir / CHECKPOINTS / str(step)} away to go on from an older one"
+            f"workdir {workdir}: checkpoint {step} is damaged or not one of ours ({why}); move {path} away to go on "
+            "from an older one"
         ) from error
 
 
 @contextmanager
 def reader(workdir: Path) -> Iterator[tuple[ocp.CheckpointManager, list[int]]]:
-    """A manager that writes nothing, and the steps of all complete checkpoints in ascending order."""
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    """A manager that writes nothing, and the steps of all complete checkpoints in ascending order.
+
+    Every process reads for itself and waits for no other: what one cannot read, the others may.
+    """
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, {me}, f"reader{me}")
+    options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
     with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
         yield manager, sorted(manager.all_steps())
 
 
-def read_meta(manager: ocp.CheckpointManager, workdir: Path, step: int) -> Meta:
-    """Raises DamagedError where it cannot be read, or is not what was written."""
+def _read_json(manager: ocp.CheckpointManager, workdir: Path, step: int) -> dict[str, Any]:
     with _named(workdir, step):
         meta = dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
         if meta.pop("sha256", None) != _sha256(meta):
             raise ValueError("wrong checksum of its description")
-        config = from_json(Config, json.dumps(meta["config"]), "its configuration")
-        palette = None if meta["palette"] is None else Palette(np.asarray(meta["palette"], np.float32))
-        return Meta(step, config, palette, meta["data"], meta["unwritten"], meta["checksums"])
+        _meta(step, meta)
+        return meta
+
+
+def _meta(step: int, meta: Mapping[str, Any]) -> Meta:
+    config = from_json(Config, json.dumps(meta["config"]), "its configuration")
+    palette = None if meta["palette"] is None else Palette(np.asarray(meta["palette"], np.float32))
+    return Meta(step, config, palette, meta["data"], meta["unwritten"], meta["checksums"])
 
 
 def read_item(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, name: str, abstract: Any) -> Any:
@@ -234,19 +269,28 @@ def read_item(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, name: s
     return _restore(manager, workdir, meta, {name: abstract})[name]
 
 
-def described(workdir: Path) -> list[Meta]:
-    """What the complete checkpoints say, newest first; those that cannot say it are named in the log. Writes nothing.
+def described(workdir: Path, only: int | None = None) -> list[Meta]:
+    """What the complete checkpoints, or that of one step, say of themselves, newest first. Writes nothing.
+
+    Those that cannot say it are named in the log. Process 0 reads them for all.
 
     Raises:
       DamagedError: there are checkpoints, and none can say it.
+      InputError: there is none of that step.
     """
-    if not decide((workdir / CHECKPOINTS).is_dir):
+    return [_meta(step, found) for step, found in decide(lambda: _described(workdir, only))]
+
+
+def _described(workdir: Path, only: int | None) -> list[tuple[int, dict[str, Any]]]:
+    if not (workdir / CHECKPOINTS).is_dir():
         return []
     found, last = [], None
     with reader(workdir) as (manager, steps):
-        for step in reversed(steps):
+        if only is not None and only not in steps:
+            raise InputError(f"workdir {workdir}: no checkpoint at step {only}; there are {', '.join(map(str, steps))}")
+        for step in reversed(steps) if only is None else [only]:
             try:
-                found.append(read_meta(manager, workdir, step))
+                found.append((step, _read_json(manager, workdir, step)))
             except DamagedError as error:
                 log.warning("%s", error)
                 last = last or error

@@ -66,7 +66,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """SIGTERM and Ctrl-C only note that they came, so that the loop can save first. A second one is not caught.
 
-    With several processes JAX's own handler of SIGTERM tells all of them, and a Ctrl-C here is passed to it.
+    With several processes JAX's own handler of SIGTERM tells all of them, and keeps catching it; a Ctrl-C here is
+    passed to it.
     """
     request = StopRequest()
     together = jax.process_count() > 1
@@ -103,15 +104,18 @@ class LateMetrics:
         self.loss = math.nan
         self.evaluated: tuple[int, dict[str, float]] = (0, {})
         """The step of the last evaluation, and what it found."""
+        self.owing = False
+        """Whether the run was stopped before the evaluation of its last step."""
 
     @property
     def unwritten(self) -> dict[str, Any]:
-        """What has been summed since the last line; a checkpoint keeps it, so that a continued run averages alike."""
-        return {"sums": dict(self._sums), "count": self._count}
+        """What has been summed since the last line, and whether an evaluation is owing; a checkpoint keeps it, so that
+        a continued run writes what the uninterrupted one does."""
+        return {"sums": dict(self._sums), "count": self._count, "owing": self.owing}
 
     @unwritten.setter
     def unwritten(self, kept: Mapping[str, Any]) -> None:
-        self._sums, self._count = dict(kept["sums"]), kept["count"]
+        self._sums, self._count, self.owing = dict(kept["sums"]), kept["count"], kept["owing"]
 
     def push(self, step: int, metrics: Metrics) -> None:
         """Takes the numbers of `step` and fetches those of the step before."""
@@ -174,6 +178,7 @@ def fit(
     checkpointer: Checkpointer,
     metrics: LateMetrics,
     evaluators: Mapping[str, tuple[int, Evaluator]],
+    dog: Watchdog,
     on_step: Callable[[int, LateMetrics], None] = lambda step, metrics: None,
 ) -> TrainState:
     """Trains from step `start` to cfg.steps; saves and evaluates on the way and at the end.
@@ -182,13 +187,36 @@ def fit(
       state: donated; use the one returned.
       batches: this process's slices of the global batches, beginning with number `start`.
       evaluators: name -> (every how many steps, evaluator); their values are logged as 'name/value'.
+      dog: told of everything that is begun.
       on_step: told after every step, for a progress bar.
 
     Raises:
       NonFiniteError: the numbers of some step were not finite. That step is never saved.
       Interrupted: SIGTERM or SIGINT came; the state was saved first.
     """
-    with stop_on_signals() as stop, Watchdog(cfg.watchdog_s) as dog:
+
+    def evaluate(step: int) -> None:
+        for name, (every, evaluator) in evaluators.items():
+            if due(step, every, cfg.steps):
+                dog.beat(f"evaluating ({name}) at step {step}")
+                metrics.flush()
+                found = {f"{name}/{key}": value for key, value in evaluator.run(state.best_params, step)}
+                if found:
+                    metrics.write(step, found)
+                    before = metrics.evaluated[1] if metrics.evaluated[0] == step else {}
+                    metrics.evaluated = (step, before | found)
+                metrics.restart_clock()
+
+    def save(step: int) -> None:
+        dog.beat(f"saving step {step}")
+        metrics.flush()  # nothing that is not finite is ever saved
+        checkpointer.save(state, step, metrics.unwritten)
+        metrics.restart_clock()
+
+    with stop_on_signals() as stop:
+        if metrics.owing:
+            evaluate(start)
+            metrics.owing = False
         for step in range(start + 1, cfg.steps + 1):
             dog.beat(f"training step {step}")
             batch = put_batch(next(batches), mesh)
@@ -197,31 +225,16 @@ def fit(
             metrics.push(step, numbers)
             on_step(step, metrics)
             checkpointer.check()
-
-            stopping = stop.reached(step)
-            if stopping:
-                dog.beat(f"saving step {step}")
-                metrics.flush()
-                checkpointer.save(state, step, metrics.unwritten)
+            if stop.reached(step):
+                metrics.owing = True  # there may be no time for it
+                save(step)
                 checkpointer.wait()
-            for name, (every, evaluator) in evaluators.items():
-                if due(step, every, cfg.steps):
-                    dog.beat(f"evaluating ({name}) at step {step}")
-                    metrics.flush()
-                    found = {f"{name}/{key}": value for key, value in evaluator.run(state.best_params, step)}
-                    if found:
-                        metrics.write(step, found)
-                        before = metrics.evaluated[1] if metrics.evaluated[0] == step else {}
-                        metrics.evaluated = (step, before | found)
-                    metrics.restart_clock()
-            if stopping:
                 raise Interrupted(stop.signum or signal.SIGTERM, step)
+            evaluate(step)
             # After the evaluation: a run killed during it goes back to before it, and has missed none.
             if due(step, cfg.checkpoint_every, cfg.steps):
-                dog.beat(f"saving step {step}")
-                metrics.flush()  # nothing that is not finite is ever saved
-                checkpointer.save(state, step, metrics.unwritten)
-                metrics.restart_clock()
+                save(step)
         metrics.flush()
+        dog.beat("waiting for the last checkpoint")
         checkpointer.wait()
     return state

@@ -18,7 +18,8 @@ from igpt_jax.config import Config, InputError
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name, shardings
-from igpt_jax.training.checkpoint import CHECKPOINTS, DamagedError, describe, read_item, read_meta, reader
+from igpt_jax.parallel.multihost import decide
+from igpt_jax.training.checkpoint import CHECKPOINTS, DamagedError, Meta, describe, described, read_item, reader
 from igpt_jax.training.state import TrainState
 from igpt_jax.training.workdir import claim_workdir
 
@@ -63,27 +64,29 @@ def load_workdir(workdir: str | Path, step: int | None = None, mesh: Mesh | None
       InputError: no such directory, no checkpoint, not at that step, or a damaged one.
     """
     workdir = Path(workdir)
-    if not workdir.is_dir():
-        raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
-    if not (workdir / CHECKPOINTS).is_dir():
-        raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
-    with reader(workdir) as (manager, steps):
-        if not steps:
-            raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
-        if step is not None and step not in steps:
-            raise InputError(f"workdir {workdir}: no checkpoint at step {step}; there are {', '.join(map(str, steps))}")
-        for candidate in reversed(steps) if step is None else [step]:
+    decide(lambda: _check_there(workdir))
+    begun = described(workdir, step)
+    if not begun:
+        raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
+    with reader(workdir) as (manager, _):
+        for meta in begun:
             try:
-                return _read(manager, workdir, candidate, mesh)
+                return _read(manager, workdir, meta, mesh)
             except DamagedError as error:
-                if candidate in (step, steps[0]):
+                if meta is begun[-1]:
                     raise
                 log.warning("%s; taking the one before it", error)
     raise AssertionError("unreachable")
 
 
-def _read(manager: ocp.CheckpointManager, workdir: Path, step: int, mesh: Mesh | None) -> Pretrained:
-    meta = read_meta(manager, workdir, step)
+def _check_there(workdir: Path) -> None:
+    if not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
+    if not (workdir / CHECKPOINTS).is_dir():
+        raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
+
+
+def _read(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, mesh: Mesh | None) -> Pretrained:
     model = ImageGPT(meta.config.model)
     abstract = abstract_params(model)
     here = SingleDeviceSharding(jax.local_devices()[0])

@@ -10,8 +10,6 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from igpt_jax.parallel.multihost import EX_TEMPFAIL
-
 
 class Watchdog:
     """A thread that, when `beat` is not called for so many seconds, prints the stacks of all threads and ends the
@@ -46,4 +44,4 @@ class Watchdog:
                     print(message, file=self._out, flush=True)
                     faulthandler.dump_traceback(self._out, all_threads=True)
                     self._out.flush()
-                os._exit(EX_TEMPFAIL)
+                os._exit(os.EX_TEMPFAIL)

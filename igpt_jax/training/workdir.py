@@ -47,20 +47,17 @@ def claim_workdir(workdir: Path, cfg: Config) -> Iterator[None]:
 
 @contextmanager
 def _locked(workdir: Path, cfg: Config) -> Iterator[None]:
-    check_workdir(workdir, cfg)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (held as long as the run)
-    except OSError as error:
-        raise InputError(f"workdir {workdir}: {error.strerror}; name a directory that can be written") from None
-    with lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            workdir.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context(open(workdir / ".lock", "a")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            check_workdir(workdir, cfg)  # now that nobody else can write there
+            with replace_file(workdir / "config.json") as file:
+                file.write(to_json(cfg).encode())
         except BlockingIOError:
             raise InputError(f"workdir {workdir}: another process trains there now; name another directory") from None
-        check_workdir(workdir, cfg)  # again, now that nobody else can write there
-        with replace_file(workdir / "config.json") as file:
-            file.write(to_json(cfg).encode())
+        except OSError as error:
+            raise InputError(f"workdir {workdir}: {error.strerror}; name a directory that can be written") from None
         yield
 
 

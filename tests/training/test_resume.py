@@ -1,7 +1,6 @@
 """A run that is stopped and continued is the run that was never stopped, bit for bit."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from igpt_jax.training import checkpoint
 from igpt_jax.training.loop import Interrupted, NonFiniteError
 from igpt_jax.training.pretrained import load_workdir
 from igpt_jax.training.workdir import claim_workdir
+from tests.processes import lines
 
 CFG = Config(
     name="resume",
@@ -30,12 +30,6 @@ CFG = Config(
         steps=10, batch_size=16, log_every=4, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304
     ),
 )
-
-
-def lines(workdir):
-    """metrics.jsonl without what depends on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_s"} for line in found]
 
 
 def at_step(n, act):

@@ -1,0 +1,75 @@
+"""Runs in processes of their own: one, or several on loopback that train together."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from tests.test_layering import ROOT
+
+SMALL = "--tiny --model.n-layer 1 --model.vocab-size 20 --optim.warmup-steps 2 --train.steps 10 --train.log-every 1"
+ARGS = ["train", str(ROOT / "experiments" / "digits.py"), *SMALL.split(), "--train.eval-every", "5"]
+OFTEN = "--optim.schedule constant --train.eval-every 40 --train.checkpoint-every 10"
+ENDLESS = [*OFTEN.split(), "--train.steps", "1000000"]
+RUN = "import sys; from igpt_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def continue_args(steps):
+    """Options that end an endless run, or one that does the same, at a step."""
+    return [*ENDLESS, "--train.steps", steps]
+
+
+def popen(arguments, devices, cwd=ROOT, **env):
+    """Python with some arguments and so many fake devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | env
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=env, cwd=cwd, **pipes)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(workdir, processes, devices, *extra):
+    """The processes of one run of `igpt train`, each with so many fake devices."""
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes, "--process-id"]
+    command = ["-c", RUN, *ARGS, "--workdir", workdir, *extra]
+    return [popen([*command, *([*together, i] if processes > 1 else [])], devices) for i in range(processes)]
+
+
+def finish(running, timeout=600):
+    """(exit code, stdout, stderr) of each."""
+    done = []
+    try:
+        for process in running:
+            out, err = process.communicate(timeout=timeout)
+            done.append((process.returncode, out, err))
+    finally:
+        for process in running:
+            process.kill()
+    return done
+
+
+def lines(workdir):
+    """metrics.jsonl without what depends on the clock."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/images_per_s"} for line in found]
+
+
+def lines_written(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for(path, running, more_than=0, timeout=600):
+    """Until a file has more lines than that."""
+    end = time.monotonic() + timeout
+    while not (path.exists() and path.read_text().count("\n") > more_than):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in running), finish(running)
+        time.sleep(0.05)
