@@ -1,4 +1,4 @@
-# make quickstart, make test, make check. Each builds .venv first if it is missing or setup.py has changed.
+# make quickstart, make test, make check, make chaos. Each builds .venv first if it is missing or setup.py has changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +8,10 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
+
+# kills, signals and damage by the hundred; about half an hour
+chaos: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m chaos
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
@@ -27,4 +31,4 @@ $(VENV)/installed-dev: setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e '.[test,dev]'
 	touch $@ $(VENV)/installed
 
-.PHONY: quickstart test check
+.PHONY: quickstart test chaos check

@@ -45,3 +45,17 @@ def tiny():
     model = ImageGPT(ModelConfig.preset("tiny"))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
     return model, randomized(params, 0.2)
+
+
+_counts = []
+
+
+@pytest.fixture
+def record_counts(request):
+    """Keeps what a test counted, for the end of the report."""
+    return lambda what, counts: _counts.append(f"{request.node.name}: {what} {counts}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in _counts:
+        terminalreporter.write_line(line)
