@@ -258,6 +258,10 @@ class TrainConfig:
         )
 
 
+BATCH_AXES = ("data", "fsdp")
+"""The mesh axes that split a batch."""
+
+
 @dataclass(frozen=True)
 class MeshConfig:
     """How many ways each mesh axis splits; -1 takes the devices that are left."""

@@ -26,11 +26,12 @@ from igpt_jax.evaluation.pictures import (
     write_samples,
 )
 from igpt_jax.figures import Figures, gather, measures, run_all
-from igpt_jax.inputs import Data, check_classes, find_palette, open_data, subset, top_rows
+from igpt_jax.inputs import Data, check_classes, find_palette, open_data, subset
 from igpt_jax.interop.load import load_pretrained
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh
-from igpt_jax.parallel.multihost import decide, is_first, require_same, together
+from igpt_jax.parallel.multihost import decide, is_first, require_same
+from igpt_jax.sampling.sampler import top_rows
 from igpt_jax.training.checkpoint import Checkpointer, DamagedError, Meta, described
 from igpt_jax.training.loop import LateMetrics, fit
 from igpt_jax.training.metrics import METRICS, JsonlWriter, TensorBoardWriter, WandbWriter, Writer, require_wandb
@@ -100,10 +101,7 @@ def train(
     require_same("the configuration", to_json(cfg))
     mesh = make_mesh(cfg.mesh)
     check_splits(cfg.train.batch_size, cfg.train.microbatches, mesh)
-    with together():
-        data = open_data(cfg, mesh)
-    digests = {"train": data.train.digest, "held_out": data.held_out.digest}
-    require_same(f"data.source {cfg.data.source}", str(digests))
+    data = open_data(cfg, mesh)
     decide(lambda: check_workdir(workdir, cfg))
     begun = described(workdir)
     if begun:
@@ -133,7 +131,7 @@ def train(
         decide(lambda: palette.save(workdir / "palette.npy"))
         with contextlib.ExitStack() as stack:
             dog = stack.enter_context(Watchdog(cfg.train.watchdog_s))
-            checkpointer = stack.enter_context(Checkpointer(workdir, cfg, palette, digests))
+            checkpointer = stack.enter_context(Checkpointer(workdir, cfg, palette, data.digests))
             if begun:
                 dog.beat("restoring a checkpoint")
                 state, meta = restore(checkpointer, program.abstract, begun)
@@ -178,7 +176,7 @@ def train(
         step, found = metrics.evaluated
         if step != cfg.train.steps:  # the run was already finished
             found = run_all(evaluators, state.best_params, start)
-        trained = Pretrained(model, state.best_params, palette, cfg, cfg.train.steps, digests)
+        trained = Pretrained(model, state.best_params, palette, cfg, cfg.train.steps, data.digests)
         return report(trained, gather(found, trained, data, held_out), workdir, data)
 
 

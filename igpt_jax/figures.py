@@ -44,10 +44,10 @@ class Figures:
 def measures(
     model: ImageGPT, objective: Objective, palette: Palette, cfg: Config, batches: Batches, mesh: Mesh
 ) -> dict[str, Evaluator]:
-    """What is measured on held-out images: the objective and, of a classification head, the accuracy."""
+    """What is measured on held-out images: the objective, which tells an AR model's accuracy too, and BERT's vote."""
     draws = 1 if cfg.model.causal else MASKS
     found: dict[str, Evaluator] = {"eval": Likelihood(objective, batches, mesh, cfg.seed, draws)}
-    if cfg.model.clf_classes:
+    if cfg.model.clf_classes and not cfg.model.causal:
         found["classes"] = Accuracy(model, palette, batches, mesh, cfg.seed)
     return found
 
@@ -61,7 +61,7 @@ def gather(found: Mapping[str, float], trained: Pretrained, data: Data, held_out
     """What the evaluators found, with the baselines beside it."""
     metric = headline(trained.config.model)
     nats = {"model": found[f"eval/{metric}"], **baselines(trained.colors, data, held_out)}
-    return Figures(nats, metric, len(held_out), found.get("classes/accuracy"))
+    return Figures(nats, metric, len(held_out), found.get("classes/accuracy", found.get("eval/clf_accuracy")))
 
 
 def baselines(palette: Palette, data: Data, held_out: Source) -> dict[str, float]:

@@ -20,6 +20,7 @@ from igpt_jax.data.preprocess import load_image, make_preprocess
 from igpt_jax.data.sources import Record, Source, open_source
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_ways, local_rows, make_mesh
+from igpt_jax.parallel.multihost import require_same, together
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Data:
     cfg: Config
     mesh: Mesh
     """Where batches will lie, which says what of them this process reads."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of both halves."""
+        return {"train": self.train.digest, "held_out": self.held_out.digest}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,14 +84,18 @@ def picture_size(cfg: Config) -> tuple[int, int]:
 
 
 def open_data(cfg: Config, mesh: Mesh | None = None) -> Data:
-    """Both halves of the data of a configuration, for its own mesh or another.
+    """Both halves of the data of a configuration, for its own mesh or another; the same on all processes.
 
     Raises:
-      InputError: there is no such data, the grid is not one of pictures, or the mesh does not fit the devices.
+      InputError: there is no such data, the processes find other images, the grid is not one of pictures, or the mesh
+        does not fit the devices.
     """
-    picture_size(cfg)
-    mesh = make_mesh(cfg.mesh) if mesh is None else mesh
-    return Data(open_source(cfg.data, "train"), open_source(cfg.data, "eval"), cfg, mesh)
+    with together():
+        picture_size(cfg)
+        mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+        data = Data(open_source(cfg.data, "train"), open_source(cfg.data, "eval"), cfg, mesh)
+    require_same(f"data.source {cfg.data.source}", str(data.digests))
+    return data
 
 
 def check_classes(cfg: Config, data: Data) -> None:
@@ -137,11 +147,6 @@ def find_palette(cfg: Config, data: Data, workdir: Path, given: Palette | None =
     if not (workdir / "palette.npy").exists():
         return make_palette(cfg, data, given)
     return load_palette(cfg, workdir / "palette.npy")
-
-
-def top_rows(size: tuple[int, int], rows: int | None = None) -> np.ndarray:
-    """bool [Y, X], True in the first `rows` rows; by default in the top half."""
-    return np.broadcast_to(np.arange(size[0])[:, None] < (size[0] // 2 if rows is None else rows), size).copy()
 
 
 def read_images(cfg: Config, paths: Sequence[Path]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Objectives: (params, batch, keys_B) -> (loss, means), one function each, picked from a table.
+"""Objectives: (params, batch, keys_B) -> the means that make the loss, one function each, picked from a table.
 
 A batch holds uint8 `image` [B, Y, X, C], int `label` [B] (-1 for none) where classes matter and, when some rows are
 padding, float32 `weight` [B]; colours become tokens here, on the device. Every image has a key of its own, so what is
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.model.decoder import ImageGPT
@@ -35,17 +36,34 @@ class Mean(NamedTuple):
         return self.total / jnp.maximum(self.weight, 1.0)
 
 
-Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, Mean]]]
+class Terms(NamedTuple):
+    """What an objective computes of some images."""
+
+    losses: dict[str, Mean]
+    """The loss is the sum of their values. No weight depends on the parameters."""
+    metrics: dict[str, Mean]
+    """Means that only tell."""
+
+    @property
+    def means(self) -> dict[str, Mean]:
+        return self.losses | self.metrics
+
+    @property
+    def weights(self) -> dict[str, jax.Array]:
+        return {name: mean.weight for name, mean in self.losses.items()}
+
+    def loss(self, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
+        """The loss; or the part of it that these images make in a larger batch, of which the weights are given."""
+        whole = self.weights if weights is None else weights
+        return sum(Mean(mean.total, whole[name]).value for name, mean in self.losses.items())  # pyright: ignore
+
+
+Objective = Callable[[Params, Batch, jax.Array], Terms]
 
 
 def stream(seed: int, purpose: Literal["train", "eval"]) -> jax.Array:
     """The key from which a purpose draws everything, so that none repeats the numbers of another."""
     return jax.random.fold_in(jax.random.key(seed), {"train": 1, "eval": 2}[purpose])
-
-
-def image_keys(key: jax.Array, index_B: jax.Array) -> jax.Array:
-    """One key an image, from its number."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index_B)
 
 
 def headline(cfg: ModelConfig) -> str:
@@ -55,9 +73,7 @@ def headline(cfg: ModelConfig) -> str:
 
 def token_nats(logits_BTV: jax.Array, tokens_BT: jax.Array) -> jax.Array:
     """float32 [B, T]: -log p of each token, in nats."""
-    logits_BTV = logits_BTV.astype(jnp.float32)
-    picked_BT = jnp.take_along_axis(logits_BTV, tokens_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV.astype(jnp.float32), tokens_BT)
 
 
 def draw_keep(keys_B: jax.Array, n_ctx: int) -> jax.Array:
@@ -71,13 +87,12 @@ def make_ar(model: ImageGPT, palette: Palette) -> Objective:
     A class-conditional model is told the label.
     """
 
-    def ar(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+    def ar(params: Params, batch: Batch, keys_B: jax.Array) -> Terms:
         del keys_B  # nothing is drawn
         tokens_BT = _tokens(palette, batch)
         class_B = batch["label"] if model.cfg.cond_classes else None
         logits_BTV: Any = model.apply({"params": params}, tokens_BT, class_B=class_B)
-        gen = _generative(logits_BTV, tokens_BT, None, batch)
-        return gen.value, {headline(model.cfg): gen}
+        return Terms({headline(model.cfg): _generative(logits_BTV, tokens_BT, None, batch)}, {})
 
     return ar
 
@@ -89,12 +104,11 @@ def make_bert(model: ImageGPT, palette: Palette) -> Objective:
     in nats. Masks are drawn anew in every pass, in evaluation too. An image of which nothing was blanked is left out.
     """
 
-    def bert(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+    def bert(params: Params, batch: Batch, keys_B: jax.Array) -> Terms:
         tokens_BT = _tokens(palette, batch)
         keep_BT = draw_keep(keys_B, model.cfg.n_ctx)
         logits_BTV: Any = model.apply({"params": params}, tokens_BT, keep_BT)
-        gen = _generative(logits_BTV, tokens_BT, keep_BT, batch)
-        return gen.value, {headline(model.cfg): gen}
+        return Terms({headline(model.cfg): _generative(logits_BTV, tokens_BT, keep_BT, batch)}, {})
 
     return bert
 
@@ -105,7 +119,7 @@ def make_joint(model: ImageGPT, palette: Palette) -> Objective:
     L_CLF is the mean of -log p of the labels, in nats; images without one (-1) count in L_GEN alone.
     """
 
-    def joint(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+    def joint(params: Params, batch: Batch, keys_B: jax.Array) -> Terms:
         tokens_BT = _tokens(palette, batch)
         keep_BT = None if model.cfg.causal else draw_keep(keys_B, model.cfg.n_ctx)
         logits: Any = model.apply({"params": params}, tokens_BT, keep_BT, method="logits_and_classes")
@@ -116,7 +130,7 @@ def make_joint(model: ImageGPT, palette: Palette) -> Objective:
         nats_B = token_nats(logits_BC[:, None], jnp.maximum(label_B, 0)[:, None])[:, 0]
         clf = _mean(nats_B, weight_B)
         right = _mean((jnp.argmax(logits_BC, axis=-1) == label_B).astype(jnp.float32), weight_B)
-        return gen.value + clf.value, {headline(model.cfg): gen, "clf_nats": clf, "clf_accuracy": right}
+        return Terms({headline(model.cfg): gen, "clf_nats": clf}, {"clf_accuracy": right})
 
     return joint
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -243,7 +244,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes its name only when the block ends well, so no reader sees half of it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")  # process ids repeat on other hosts
     try:
         with open(partial, "wb") as file:
             yield file

@@ -5,11 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from igpt_jax import Config, ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import MeshConfig, OptimConfig
-from igpt_jax.objectives import MASKED, OBJECTIVES, draw_keep, headline, image_keys, token_nats
+from igpt_jax.keys import fold_in
+from igpt_jax.objectives import MASKED, OBJECTIVES, draw_keep, headline, token_nats
 from igpt_jax.parallel.mesh import make_mesh, put_batch
 from igpt_jax.training.optimizer import make_optimizer
 from igpt_jax.training.state import make_init, make_train_step
@@ -23,7 +25,7 @@ def images(n):
 
 
 def keys(n, seed=0):
-    return image_keys(jax.random.key(seed), np.arange(n))
+    return fold_in(jax.random.key(seed), np.arange(n))
 
 
 def made(**cfg):
@@ -42,6 +44,12 @@ def value(mean):
     return float(mean.total) / float(mean.weight)
 
 
+def run(objective, *args):
+    """(loss, means)."""
+    terms = objective(*args)
+    return terms.loss(), terms.means
+
+
 def test_ar_against_numpy(tiny):
     model, params = tiny
     image = images(3)
@@ -49,7 +57,7 @@ def test_ar_against_numpy(tiny):
     logits = model.apply({"params": params}, tokens)
     nats = nats_of(logits, tokens)
     np.testing.assert_allclose(token_nats(logits, tokens), nats, atol=1e-5)
-    loss, means = OBJECTIVES["ar"](model, PALETTE)(params, {"image": image}, keys(3))
+    loss, means = run(OBJECTIVES["ar"](model, PALETTE), params, {"image": image}, keys(3))
     np.testing.assert_allclose([loss, value(means["nats_per_token"])], nats.mean(), rtol=1e-6)
 
 
@@ -63,9 +71,9 @@ def test_bert_counts_blanked_tokens_alone_and_images_alike():
     blanked = (~keep).sum(1)
     assert len(set(blanked)) > 1  # so that a mean over all blanked tokens would be another number
     assert abs(nats[~keep].mean() - expected) > 1e-4
-    loss, means = OBJECTIVES["bert"](model, PALETTE)(params, {"image": image}, keys(3))
+    loss, means = run(OBJECTIVES["bert"](model, PALETTE), params, {"image": image}, keys(3))
     np.testing.assert_allclose([loss, value(means["nats_per_masked_token"])], expected, rtol=1e-6)
-    other, _ = OBJECTIVES["bert"](model, PALETTE)(params, {"image": image}, keys(3, seed=1))
+    other, _ = run(OBJECTIVES["bert"](model, PALETTE), params, {"image": image}, keys(3, seed=1))
     assert abs(other - loss) > 1e-4  # another key, another mask
 
 
@@ -75,7 +83,7 @@ def test_bert_leaves_out_an_image_of_which_nothing_was_blanked(monkeypatch):
     keep = np.ones((2, 64), bool)
     keep[1, ::7] = False
     monkeypatch.setattr("igpt_jax.objectives.draw_keep", lambda keys_B, n_ctx: jnp.asarray(keep))
-    loss, _ = OBJECTIVES["bert"](model, PALETTE)(params, {"image": image}, keys(2))
+    loss, _ = run(OBJECTIVES["bert"](model, PALETTE), params, {"image": image}, keys(2))
     tokens = np.asarray(PALETTE.encode(image)).reshape(2, 64)
     nats = nats_of(model.apply({"params": params}, tokens, keep), tokens)
     np.testing.assert_allclose(loss, nats[1][~keep[1]].mean(), rtol=1e-6)
@@ -98,8 +106,8 @@ def test_joint_is_the_sum_and_skips_images_without_a_label(causal):
     _, classes = model.apply({"params": params}, tokens, keep, method="logits_and_classes")
     has = label >= 0
     clf = nats_of(np.asarray(classes)[has], label[has]).mean()
-    gen, _ = OBJECTIVES["ar" if causal else "bert"](model, PALETTE)(params, {"image": image}, keys(4))
-    loss, means = OBJECTIVES["joint"](model, PALETTE)(params, {"image": image, "label": label}, keys(4))
+    gen, _ = run(OBJECTIVES["ar" if causal else "bert"](model, PALETTE), params, {"image": image}, keys(4))
+    loss, means = run(OBJECTIVES["joint"](model, PALETTE), params, {"image": image, "label": label}, keys(4))
     np.testing.assert_allclose(value(means["clf_nats"]), clf, rtol=1e-5)
     np.testing.assert_allclose(value(means[headline(model.cfg)]), gen, rtol=1e-6)
     np.testing.assert_allclose(loss, gen + clf, rtol=1e-6)
@@ -111,7 +119,7 @@ def test_fresh_joint_loss_is_ln_v_plus_ln_c():
     model = ImageGPT(ModelConfig.preset("tiny", clf_classes=4))
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
     batch = {"image": images(2), "label": np.array([3, 0], np.int32)}
-    loss, _ = OBJECTIVES["joint"](model, PALETTE)(params, batch, keys(2))
+    loss, _ = run(OBJECTIVES["joint"](model, PALETTE), params, batch, keys(2))
     np.testing.assert_allclose(loss, np.log(16) + np.log(4), rtol=1e-6)
 
 
@@ -122,7 +130,7 @@ def test_a_class_conditional_model_is_told_the_label():
     tokens = np.asarray(PALETTE.encode(image)).reshape(2, 64)
     for label in ([0, 3], [-1, 2]):
         nats = nats_of(model.apply({"params": params}, tokens, class_B=np.array(label)), tokens)
-        loss, _ = ar(params, {"image": image, "label": np.array(label, np.int32)}, keys(2))
+        loss, _ = run(ar, params, {"image": image, "label": np.array(label, np.int32)}, keys(2))
         np.testing.assert_allclose(loss, nats.mean(), rtol=1e-6)
 
 
@@ -135,8 +143,8 @@ def test_padding_rows_do_not_count(name, cfg):
     model, params = made(**cfg)
     objective, label = OBJECTIVES[name](model, PALETTE), np.array([1, 0, 3, 2], np.int32)
     image, weight = images(4), np.array([1, 1, 0, 0], np.float32)
-    expected, means = objective(params, {"image": image[:2], "label": label[:2]}, keys(2))
-    found, padded = objective(params, {"image": image, "label": label, "weight": weight}, keys(4))
+    expected, means = run(objective, params, {"image": image[:2], "label": label[:2]}, keys(2))
+    found, padded = run(objective, params, {"image": image, "label": label, "weight": weight}, keys(4))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for key in means:
         np.testing.assert_allclose(value(padded[key]), value(means[key]), rtol=1e-6)
@@ -158,6 +166,28 @@ def test_masks_depend_neither_on_microbatches_nor_on_the_mesh():
             state, metrics = step(state, put_batch({"image": images(8)}, where))
         losses.append(float(metrics["nats_per_masked_token"]))
     np.testing.assert_allclose(losses, losses[0], rtol=2e-5)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_with_unequal_labels_give_the_step_of_the_whole(parts):
+    """Some parts hold no label at all; plain gradient descent, so that the parameters tell the gradient.
+
+    The pass that weighs the terms over the whole batch leaves no product behind.
+    """
+    model = ImageGPT(ModelConfig.preset("tiny", n_layer=1, clf_classes=4))
+    batch = {"image": images(8), "label": np.array([3, -1, -1, -1, 0, -1, 2, -1], np.int32)}
+    objective, tx = OBJECTIVES["joint"](model, PALETTE), optax.sgd(1.0)
+    where = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    init, abstract = make_init(model, tx, 0, False, where)
+    ended, products = [], []
+    for n in (1, parts):
+        step = make_train_step(objective, tx, seed=0, microbatches=n, ema_decay=None, abstract=abstract, mesh=where)
+        products.append(step.lower(abstract, put_batch(batch, where)).as_text().count("dot_general"))
+        ended.append(step(init(), put_batch(batch, where)))
+    assert products[0] == products[1]
+    (whole, metrics), (summed, metrics_of_parts) = ended
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole.params, summed.params)
+    assert metrics_of_parts == {name: pytest.approx(x, rel=1e-5) for name, x in jax.device_get(metrics).items()}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 
 from igpt_jax.config import InputError
+from igpt_jax.parallel.multihost import decide
 
 if TYPE_CHECKING:
     from igpt_jax.figures import Figures
@@ -74,18 +75,21 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
 
 
 def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarray]) -> None:
-    """Writes the arrays (.npy) or their picture (.png), and prints where."""
+    """Writes the arrays (.npy) or their picture (.png) on process 0, and prints where."""
     from igpt_jax.palette import replace_file
     from igpt_jax.viz import save_png
 
-    try:
-        if path.suffix == ".npy":
-            with replace_file(path) as file:
-                np.save(file, images)
-        else:
-            save_png(path, picture())
-    except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror}") from None
+    def write() -> None:
+        try:
+            if path.suffix == ".npy":
+                with replace_file(path) as file:
+                    np.save(file, images)
+            else:
+                save_png(path, picture())
+        except OSError as error:
+            raise InputError(f"--out {path}: {error.strerror}") from None
+
+    decide(write)
     print(path)
 
 

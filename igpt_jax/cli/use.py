@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,8 @@ import tyro
 
 from igpt_jax.cli.shared import check_output, parse, print_figures, write_result
 from igpt_jax.config import InputError, MeshConfig, SamplerConfig
+from igpt_jax.config_json import to_json
+from igpt_jax.parallel.multihost import require_same, together
 
 if TYPE_CHECKING:
     from igpt_jax.training.pretrained import Pretrained
@@ -33,7 +36,10 @@ class ModelArgs:
         from igpt_jax.interop.load import load_pretrained
         from igpt_jax.parallel.mesh import make_mesh
 
-        return load_pretrained(self.model, step=self.step, palette=self.palette, mesh=make_mesh(self.mesh))
+        found = load_pretrained(self.model, step=self.step, palette=self.palette, mesh=make_mesh(self.mesh))
+        centers = None if found.palette is None else found.palette.centers.tolist()
+        require_same(f"what --model {self.model} holds", f"{to_json(found.config)} {found.step} {centers}")
+        return found
 
     def beside(self, name: str) -> Path:
         """Where a result goes that was not named: into the workdir, or here."""
@@ -134,6 +140,7 @@ def complete_command(args: list[str]) -> None:
     out = check_output(cli.out or cli.weights.beside(f"completions-seed{cli.seed}.png"), (".png", ".npy"))
 
     from igpt_jax import complete, inputs
+    from igpt_jax.sampling.sampler import top_rows
     from igpt_jax.viz import completion_strips
 
     found = cli.weights.load()
@@ -141,11 +148,10 @@ def complete_command(args: list[str]) -> None:
     size = inputs.picture_size(found.config)
     if cli.rows is not None and not 0 <= cli.rows <= size[0]:
         raise InputError(f"--rows: {cli.rows} rows cannot be given, the model's images have {size[0]}")
-    images = inputs.read_images(found.config, cli.images)
-    if cli.mask is not None:
-        known = inputs.read_mask(found.config, cli.mask)
-    else:
-        known = inputs.top_rows(size, cli.rows)
+    with together():
+        images = inputs.read_images(found.config, cli.images)
+        known = top_rows(size, cli.rows) if cli.mask is None else inputs.read_mask(found.config, cli.mask)
+    require_same("the images", hashlib.sha256(images.tobytes() + known.tobytes()).hexdigest())
     completions = complete(
         found.model,
         found.params,

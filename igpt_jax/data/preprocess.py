@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from igpt_jax.config import DataConfig, InputError
+from igpt_jax.validation import first_line
 
 IMAGENET_SHORTER = (256, 384)  # paper section 3, pre-training: shorter side, both ends included
 IMAGENET_CROP = 224  # also the shorter side in evaluation
@@ -59,7 +60,7 @@ def load_image(path_or_file: str | os.PathLike[str] | BinaryIO, channels: Litera
             image.load()
             return _pixels(_upright(image), channels)
     except Exception as error:  # decoders fail in every way there is when the bytes are hostile
-        raise InputError(f"{str(name)!r} cannot be read as an image: {first_line(error)}") from None
+        raise InputError(f"{str(name)!r} cannot be read as an image: {_fault(error)}") from None
 
 
 def image_fault(path: str | os.PathLike[str]) -> str | None:
@@ -68,15 +69,13 @@ def image_fault(path: str | os.PathLike[str]) -> str | None:
         with _open_image(path):
             return None
     except Exception as error:  # as above
-        return f"{str(path)!r} cannot be read as an image: {first_line(error)}"
+        return f"{str(path)!r} cannot be read as an image: {_fault(error)}"
 
 
-def first_line(error: Exception) -> str:
-    """An exception in one line."""
+def _fault(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"it is none of {', '.join(FORMATS)}"
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return next(iter(reason.splitlines()), type(error).__name__)
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
 
 
 def _open_image(path_or_file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
@@ -266,7 +265,7 @@ def enhance(image: np.ndarray, kind: str) -> np.ndarray:
 def _require_skimage(key: str, kind: str) -> None:
     for module, package in (("skimage", "scikit-image"), ("pywt", "PyWavelets")):
         if (module == "skimage" or kind == "wavelet") and importlib.util.find_spec(module) is None:
-            raise InputError(f"{key}: {kind!r} needs {package}; pip install 'igpt_jax[enhance]'")
+            raise InputError(f"{key}: {kind!r} needs {package}; pip install -e '.[enhance]'")
 
 
 def _as_float(image: np.ndarray) -> tuple[np.ndarray, int | None]:

@@ -19,8 +19,9 @@ import numpy as np
 
 from igpt_jax.config import DataConfig, InputError
 from igpt_jax.data.folder import FolderSource
-from igpt_jax.data.preprocess import first_line, load_image
+from igpt_jax.data.preprocess import load_image
 from igpt_jax.data.record import Record, Source, Split
+from igpt_jax.validation import first_line
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _open_tfds(name: str, split: str) -> tuple[Any, Any]:
 
     how = (
         f"prepare it once with: tfds build {name} --file_format=array_record (for most image sets that needs "
-        "TensorFlow, which reading does not: pip install 'igpt_jax[openai]')"
+        "TensorFlow, which reading does not: pip install -e '.[openai]')"
     )
     try:
         builder: Any = tfds.builder(name, file_format="array_record")

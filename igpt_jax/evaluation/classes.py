@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import InputError
 from igpt_jax.evaluation.likelihood import MASKS, Batches, eval_keys
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import draw_keep, stream
 from igpt_jax.palette import Palette
@@ -37,11 +38,11 @@ def make_classifier(model: ImageGPT, masks: int = MASKS) -> Any:
 
     def vote(params: Any, tokens_BT: jax.Array, keys_B: jax.Array) -> jax.Array:
         def one_mask(i: jax.Array) -> jax.Array:
-            keep_BT = draw_keep(jax.vmap(jax.random.fold_in, (0, None))(keys_B, i), model.cfg.n_ctx)
+            keep_BT = draw_keep(fold_in(keys_B, i), model.cfg.n_ctx)
             return once(params, tokens_BT, keep_BT)
 
         named_MB = jax.lax.map(one_mask, jnp.arange(masks))
-        return majority(named_MB, classes, jax.vmap(jax.random.fold_in, (0, None))(keys_B, masks))
+        return majority(named_MB, classes, fold_in(keys_B, masks))
 
     return vote if not model.cfg.causal else lambda params, tokens_BT, keys_B: once(params, tokens_BT, None)
 

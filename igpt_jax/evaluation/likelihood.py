@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.objectives import Mean, Objective, image_keys, stream
+from igpt_jax.keys import fold_in
+from igpt_jax.objectives import Mean, Objective, stream
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
@@ -42,7 +43,7 @@ class Likelihood:
         self._batches, self._mesh, self._key, self._draws = batches, mesh, stream(seed, "eval"), draws
 
         def means(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> dict[str, Mean]:
-            return objective(params, batch, eval_keys(self._key, first, len(batch["image"]), draw))[1]
+            return objective(params, batch, eval_keys(self._key, first, len(batch["image"]), draw)).means
 
         self._means = jax.jit(traced_on(mesh, means), out_shardings=replicated(mesh))
 
@@ -65,7 +66,7 @@ class Likelihood:
 
 def eval_keys(key: jax.Array, first: jax.Array, n: int, draw: jax.Array) -> jax.Array:
     """The keys of held-out images first .. first + n - 1 in their draw number `draw`."""
-    return jax.vmap(jax.random.fold_in, (0, None))(image_keys(key, first + jnp.arange(n)), draw)
+    return fold_in(fold_in(key, first + jnp.arange(n)), draw)
 
 
 def uniform_nats(vocab_size: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.config import SamplerConfig
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.objectives import draw_keep, image_keys, stream
+from igpt_jax.objectives import draw_keep, stream
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.multihost import is_first
@@ -58,29 +60,15 @@ def write_samples(
     n: int,
     cfg: SamplerConfig,
     seed: int,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Draws n images and writes their grid; those of a class-conditional model with a row for each class.
-
-    Returns uint8 [n, Y, X, C], for a class-conditional model 8 of each of the first 16 classes.
-    """
+) -> None:
+    """Draws n images and writes their grid; of a class-conditional model 8 of each of the first 16 classes."""
     classes, columns = None, None
     if model.cfg.cond_classes:
         columns = 8
         classes = np.repeat(np.arange(min(model.cfg.cond_classes, CLASS_ROWS)), columns)
         n = len(classes)
-    images = sample(
-        model,
-        params,
-        palette,
-        n,
-        classes=classes,
-        seed=seed,
-        batch_size=batch_size,
-        **asdict(cfg),
-    )
+    images = sample(model, params, palette, n, classes=classes, seed=seed, **asdict(cfg))
     _save(path, lambda: image_grid(images, columns))
-    return images
 
 
 def write_completions(
@@ -93,44 +81,32 @@ def write_completions(
     n: int,
     cfg: SamplerConfig,
     seed: int,
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Draws n completions of every image and writes the strips. Returns uint8 [B, n, Y, X, C]."""
-    completions = complete(
-        model,
-        params,
-        palette,
-        images,
-        known,
-        n,
-        seed=seed,
-        batch_size=batch_size,
-        **asdict(cfg),
-    )
+) -> None:
+    """Draws n completions of every image and writes the strips."""
+    completions = complete(model, params, palette, images, known, n, seed=seed, **asdict(cfg))
     _save(path, lambda: completion_strips(images, known, completions, originals=images))
-    return completions
 
 
 def write_reconstructions(
     path: Path, model: ImageGPT, params: Any, palette: Palette, images: np.ndarray, seed: int = 0
-) -> np.ndarray:
+) -> None:
     """Blanks tokens of every image as in BERT training, puts the likeliest colours there, all at once, and writes the
-    strips. Returns uint8 [B, Y, X, C].
+    strips.
     """
-    keep_BT = np.asarray(draw_keep(image_keys(stream(seed, "eval"), jnp.arange(len(images))), model.cfg.n_ctx))
+    keep_BT = np.asarray(draw_keep(fold_in(stream(seed, "eval"), jnp.arange(len(images))), model.cfg.n_ctx))
     tokens_BT = np.asarray(palette.encode(images)).reshape(len(images), -1)
-
-    def likeliest(params: Any, tokens_BT: jax.Array, keep_BT: jax.Array) -> jax.Array:
-        logits_BTV: Any = model.apply({"params": params}, tokens_BT, keep_BT)
-        return jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
-
-    filled_BT = np.where(
-        keep_BT, tokens_BT, fetch_whole(jax.jit(traced_on(mesh_of(params), likeliest))(params, tokens_BT, keep_BT))
-    )
+    likeliest_BT = traced_on(mesh_of(params), likeliest)(model, params, tokens_BT, keep_BT)
+    filled_BT = np.where(keep_BT, tokens_BT, fetch_whole(likeliest_BT))
     filled = palette.decode(filled_BT.reshape(len(images), *model.cfg.grid))
     known = keep_BT.reshape(filled.shape[:-1])
     _save(path, lambda: completion_strips(images, known, filled[:, None], originals=images))
-    return filled
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def likeliest(model: ImageGPT, params: Any, tokens_BT: jax.Array, keep_BT: jax.Array) -> jax.Array:
+    """int32 [B, T]: the likeliest token at every position of partly blanked images."""
+    logits_BTV: Any = model.apply({"params": params}, tokens_BT, keep_BT)
+    return jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
 
 
 def _save(path: Path, picture: Callable[[], np.ndarray]) -> None:

@@ -31,6 +31,7 @@ from igpt_jax.interop.weight_files import INSTEAD_OF_PICKLES, Tensors, read_json
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.training.pretrained import Pretrained, abstract_params
+from igpt_jax.validation import first_line
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -301,7 +302,7 @@ def fetch_snapshot(name: str) -> Path:
     except ImportError:
         raise InputError(
             f"{name}: is no file or directory here, and to ask the Hugging Face Hub for it, huggingface_hub is needed; "
-            "pip install 'igpt_jax[hf]'"
+            "pip install -e '.[hf]'"
         ) from None
     repository, _, revision = name.partition("@")
     try:
@@ -315,7 +316,7 @@ def fetch_snapshot(name: str) -> Path:
     except errors.RevisionNotFoundError:
         raise InputError(f"{repository}: has no revision {revision!r} on the Hub") from None
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        why = first_line(error, 150)
         raise InputError(
             f"{name}: is no file or directory here, and the Hub gave no answer ({type(error).__name__}: {why}); check "
             "the network, or name a directory"

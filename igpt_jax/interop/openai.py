@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.config import InputError, ModelConfig
+from igpt_jax.interop.fetch import PALETTE
 from igpt_jax.interop.table import (
     Row,
     Shape,
@@ -38,8 +39,7 @@ from igpt_jax.interop.table import (
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.training.pretrained import Pretrained
-
-PALETTE = "kmeans_centers.npy"
+from igpt_jax.validation import first_line
 
 ROWS = (
     Row("model/wpe", "T D", ("wpe",)),
@@ -208,7 +208,7 @@ def _damage_named(prefix: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        why = first_line(error, 150)
         raise InputError(
             f"{prefix}: cannot be read ({why}); its .index or .data files are damaged or missing"
         ) from None
@@ -221,7 +221,7 @@ def _tensorflow() -> Any:
             import tensorflow
         except ImportError:
             raise InputError(
-                "OpenAI's checkpoints need tensorflow, which is not installed; pip install 'igpt_jax[openai]'"
+                "OpenAI's checkpoints need tensorflow, which is not installed; pip install -e '.[openai]'"
             ) from None
         tf: Any = tensorflow  # its lazily loaded parts are unknown to type checkers
         with contextlib.suppress(RuntimeError):  # the caller uses it already

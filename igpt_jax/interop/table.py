@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from igpt_jax.config import Config, DataConfig, InputError, ModelConfig
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import shardings
+from igpt_jax.parallel.mesh import placed
 from igpt_jax.training.pretrained import abstract_params
 
 Params = Any
@@ -177,20 +177,17 @@ def read_params(
       read: name -> the tensor, float32, float16 or bfloat16 of the shape in the table.
       mesh: where the parameters go, as `parallel.mesh` places them; by default to the first device.
     """
-    abstract = abstract_params(model)
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    places = jax.tree.map(lambda _: here, abstract) if mesh is None else shardings(abstract, mesh, AXES)
-    shapes, places, leaves = flat(abstract), flat(places), {}
+    wanted, leaves = flat(placed(abstract_params(model), mesh, AXES)), {}
     for row in rows:
         if not row.when(model.cfg):
             continue
-        buffers = [_aligned(shapes[path].shape) for path in row.ours]
+        buffers = [_aligned(wanted[path].shape) for path in row.ours]
         for i, name in row.names(model.cfg):
             for buffer, part in zip(buffers, row.split(read(name), model.cfg), strict=True):
                 buffer[... if i is None else i] = part
         for path in row.ours:
             buffer = buffers.pop(0)
-            array = jax.make_array_from_callback(buffer.shape, places[path], buffer.__getitem__)
+            array = jax.make_array_from_callback(buffer.shape, wanted[path].sharding, buffer.__getitem__)
             leaves[path] = jax.block_until_ready(array)  # so that no second buffer is filled meanwhile
     return unflatten_dict(leaves, sep="/")
 

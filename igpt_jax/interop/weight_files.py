@@ -16,6 +16,7 @@ import numpy as np
 
 from igpt_jax.config import InputError
 from igpt_jax.interop.table import Shape
+from igpt_jax.validation import first_line
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -112,7 +113,7 @@ def _open(file: Path) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        why = first_line(error, 150)
         raise InputError(f"{file}: cannot be read as safetensors ({why}); fetch or write it again") from None
 
 

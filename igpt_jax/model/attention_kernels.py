@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-BATCH_AXES = ("data", "fsdp")
+from igpt_jax.config import BATCH_AXES
+
 HEAD_AXES = ("tensor",)
-"""The mesh axes over which attention falls into independent parts, where the mesh around it has them."""
+"""The mesh axes over which attention falls into independent parts, beside BATCH_AXES, where the mesh has them."""
+
+KEPT = "attention"
+"""What the splash kernel's outputs are called, for a rematerialisation policy that saves them."""
 
 
 class Case(NamedTuple):
@@ -98,6 +102,14 @@ def _dividing(axes: tuple[str, ...], mesh: jax.sharding.AbstractMesh, size: int)
     return tuple(taken)
 
 
+def splash_products(s: int) -> int:
+    """Products that the splash kernel makes in the backward pass over s keys, the two of the forward pass being two.
+
+    Fused, it needs five in place of seven, and memory for one dq per block of keys.
+    """
+    return 5 if s // _block(s) <= 4 else 7
+
+
 def _splash_local(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, causal: bool, interpret: bool) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as lib
 
@@ -105,8 +117,7 @@ def _splash_local(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, causa
     s = k_BSHK.shape[1]
     mask = (lib.CausalMask if causal else lib.FullMask)((t, s))
     q_block, kv_block = _block(t), _block(s)
-    # The fused backward pass needs five products in place of seven, and memory for one dq per block of keys.
-    fused = s // kv_block <= 4
+    fused = splash_products(s) == 5
     blocks = lib.BlockSizes(
         block_q=q_block,
         block_kv=kv_block,
@@ -117,7 +128,12 @@ def _splash_local(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, causa
         use_fused_bwd_kernel=fused,
     )
     kernel = lib.make_splash_mha(
-        lib.MultiHeadMask([mask] * h), block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
+        lib.MultiHeadMask([mask] * h),
+        block_sizes=blocks,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=KEPT,
+        interpret=interpret,
     )
     q_BHTK, k_BHSK, v_BHSK = (x.swapaxes(1, 2) for x in (q_BTHK * jnp.asarray(k**-0.5, q_BTHK.dtype), k_BSHK, v_BSHK))
     out_BHTK: Any = jax.vmap(kernel)(q_BHTK, k_BHSK, v_BHSK)

@@ -13,15 +13,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from igpt_jax.config import InputError, MeshConfig
+from igpt_jax.config import BATCH_AXES, InputError, MeshConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 AXIS_NAMES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
 
 RULES: dict[str, str | None] = {
     "layer": None,
@@ -69,7 +68,7 @@ def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
 
 def path_name(path: tuple[Any, ...]) -> str:
     """A tree path as 'h/attn/q_proj/w'."""
-    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def axes_of(name: str, shape: tuple[int, ...], axes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
@@ -122,6 +121,20 @@ def shardings(
     return found
 
 
+def placed(tree: Any, mesh: Mesh | None, axes: Mapping[str, tuple[str, ...]]) -> Any:
+    """The shapes and types of a tree of (abstract) arrays with their places: on the mesh, or whole on one device.
+
+    Raises:
+      InputError, ValueError: as `shardings` does.
+    """
+    if mesh is None:
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        places = jax.tree.map(lambda _: here, tree)
+    else:
+        places = shardings(tree, mesh, axes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, places)
+
+
 def traced_on(mesh: Mesh | None, function: F) -> F:
     """The function with the mesh around it while it is traced, where kernels that XLA cannot split look for it."""
     if mesh is None:
@@ -171,10 +184,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """The only way data gets onto the devices: `local_rows` of a batch become this process's part of global arrays."""
-    sharding, ways = batch_sharding(mesh), batch_ways(mesh)
-    n = len(next(iter(batch.values())))
-    size = n * ways // len(local_rows(mesh, ways))
-    first = {row: i for i, row in enumerate(local_rows(mesh, size).tolist())}
+    sharding = batch_sharding(mesh)
+    size, first = _local_of(mesh, len(next(iter(batch.values()))))
 
     def put(x: np.ndarray) -> jax.Array:
         def cut(index: Any) -> np.ndarray:
@@ -184,6 +195,14 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
         return jax.make_array_from_callback((size, *x.shape[1:]), sharding, cut)
 
     return {name: put(x) for name, x in batch.items()}
+
+
+@functools.cache
+def _local_of(mesh: Mesh, n: int) -> tuple[int, dict[int, int]]:
+    """The size of a global batch of which this process holds n rows, and which of the n each of its rows is."""
+    ways = batch_ways(mesh)
+    size = n * ways // len(local_rows(mesh, ways))
+    return size, {row: i for i, row in enumerate(local_rows(mesh, size).tolist())}
 
 
 def mesh_of(tree: Any) -> Mesh | None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.config import InputError, SamplerConfig
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT, compute_dtype, init_cache
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
@@ -68,7 +69,7 @@ def sample_tokens(
         previous_B, cache = carry
         position, token_B, known_B = xs
         logits_BV, cache = model.apply({"params": params}, previous_B, position, cache, class_B, method="step")
-        drawn_B = draw(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(keys_B, position), cfg)
+        drawn_B = draw(logits_BV, fold_in(keys_B, position), cfg)
         token_B = jnp.where(known_B, token_B, drawn_B)
         return (token_B, cache), token_B
 
@@ -187,7 +188,7 @@ def sample(
     grid = _grid(model, palette)
     _require_positive(n=n, batch_size=batch_size)
     tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(n))
+    keys = fold_in(jax.random.key(seed), np.arange(n))
     cfg = SamplerConfig(temperature, top_k, top_p)
     class_ids = _class_ids(model, classes, n)
     drawn = _decode_in_batches(model, params, tokens, np.zeros(tokens.shape, bool), keys, cfg, batch_size, class_ids)
@@ -239,23 +240,26 @@ def complete(
         )
     if len(images) == 0:
         raise InputError("images: no image to complete")
-    if known is None:
-        known = np.zeros(grid, bool)
-        known[: grid[0] // 2] = True
-    known = np.asarray(known)
+    known = top_rows(grid) if known is None else np.asarray(known)
     if known.dtype != bool or known.shape not in (grid, images.shape[:-1]):
         raise InputError(f"known: {known.dtype} {known.shape}; a mask is bool {grid} or {images.shape[:-1]}")
     b, t = len(images), model.cfg.n_ctx
     tokens = np.asarray(palette.encode(images)).reshape(b, t).repeat(n, axis=0)
     known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t).repeat(n, axis=0)
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    keys = jax.vmap(fold, (0, None))(fold(jax.random.key(seed), np.arange(b)), np.arange(n)).reshape(-1)
+    keys = fold_in(fold_in(jax.random.key(seed), np.arange(b))[:, None], np.arange(n)[None]).reshape(-1)
     cfg = SamplerConfig(temperature, top_k, top_p)
     class_ids = _class_ids(model, classes, b)
     if class_ids is not None:
         class_ids = class_ids.repeat(n)
     drawn = _decode_in_batches(model, params, tokens, known, keys, cfg, batch_size, class_ids)
     return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
+
+
+def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
+    """bool [Y, X], True in the first `rows` rows; by default in the top half."""
+    known = np.zeros(grid, bool)
+    known[: grid[0] // 2 if rows is None else rows] = True
+    return known
 
 
 def _require_positive(**values: int) -> None:

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from igpt_jax.config import Config, InputError
 from igpt_jax.model.decoder import AXES, ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import path_name, shardings
+from igpt_jax.parallel.mesh import path_name, placed
 from igpt_jax.parallel.multihost import decide
 from igpt_jax.training.checkpoint import CHECKPOINTS, DamagedError, Meta, describe, described, read_item, reader
 from igpt_jax.training.state import TrainState
@@ -88,10 +88,7 @@ def _check_there(workdir: Path) -> None:
 
 def _read(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, mesh: Mesh | None) -> Pretrained:
     model = ImageGPT(meta.config.model)
-    abstract = abstract_params(model)
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    places = jax.tree.map(lambda _: here, abstract) if mesh is None else shardings(abstract, mesh, AXES)
-    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places)
+    target = placed(abstract_params(model), mesh, AXES)
     item = "ema" if meta.config.optim.ema_decay is not None else "params"
     params = read_item(manager, workdir, meta, item, target)
     return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data)

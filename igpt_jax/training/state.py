@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import AXES, ImageGPT
-from igpt_jax.objectives import Batch, Mean, Objective, image_keys, stream
-from igpt_jax.parallel.mesh import replicated, shardings, traced_on
+from igpt_jax.objectives import Batch, Mean, Objective, stream
+from igpt_jax.parallel.mesh import placed, replicated, traced_on
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -48,9 +49,8 @@ def make_init(
         average = jax.tree.map(jnp.copy, params) if ema else None
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), average)
 
-    abstract = jax.eval_shape(init)
-    places = shardings(abstract, mesh, AXES)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, places)
+    abstract = placed(jax.eval_shape(init), mesh, AXES)
+    places = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(traced_on(mesh, init), out_shardings=places), abstract
 
 
@@ -69,28 +69,36 @@ def make_train_step(
     `abstract` says where the state lives. Image j of step k has the key fold_in(fold_in(stream, k), j). The metrics
     are those of the objective, `loss`, and the norms of gradient and update.
     """
-    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+    def loss_and_means(
+        params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        terms = objective(params, batch, keys_B)
+        return terms.loss(weights), terms.means
+
+    def gradients(
+        params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
+    ) -> tuple[Params, jax.Array, dict[str, Mean]]:
+        (loss, means), grads = jax.value_and_grad(loss_and_means, has_aux=True)(params, batch, keys_B, weights)
+        return grads, loss, means
 
     def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        """Means over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
+        """The sums over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
+        weights = objective(params, batch, keys_B).weights  # all else of this pass is pruned when it is compiled
 
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
         def one(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, gradients(params, *part)), None
+            return jax.tree.map(jnp.add, sums, gradients(params, *part, weights)), None
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, batch, keys_B))
-        (grads, loss, means), _ = jax.lax.scan(one, zeros, jax.tree.map(split, (batch, keys_B)))
-        return jax.tree.map(lambda x: x / microbatches, grads), loss / microbatches, means
-
-    def gradients(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        (loss, means), grads = value_and_grad(params, batch, keys_B)
-        return grads, loss, means
+        sums, _ = jax.lax.scan(one, zeros, jax.tree.map(split, (batch, keys_B)))
+        return sums
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(seed, "train"), state.step)
-        keys_B = image_keys(key, jnp.arange(batch["image"].shape[0]))
+        keys_B = fold_in(key, jnp.arange(batch["image"].shape[0]))
         grads, loss, means = (gradients if microbatches == 1 else accumulate)(state.params, batch, keys_B)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -27,29 +27,38 @@ def whole(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
 
 
-def files(directory):
-    """Of a checkpoint, without the arrays' own, which are named anew every time."""
-    return {p.relative_to(directory) for p in directory.rglob("*") if p.is_file() and p.parent.name != "d"}
-
-
 def tree(workdir):
-    return {p.name: sorted(map(str, files(p))) for p in (workdir / "checkpoints").glob("*")}
-
-
-def landed(workdir, point, step):
-    """Whether the disk is what a death at that point of saving `step` leaves."""
-    final = workdir / "checkpoints" / str(step)
-    tmp = final.with_name(f"{step}.orbax-checkpoint-tmp")
-    named = {p.name for p in tmp.glob("*") if p.is_dir()}
-    older = [final.with_name(str(s)) for s in whole(workdir) if s < step]
-    torn = [old for old in older if files(old) < files(final)]
+    """What lies in the directory of checkpoints: name -> files."""
     return {
-        "before": not tmp.exists() and not final.exists(),
-        "inside": not final.exists() and any(tmp.rglob("d/*")) and not named >= ITEMS,
-        "uncommitted": not final.exists() and named == ITEMS,
-        "committed": final.exists() and not tmp.exists() and len(older) - len(torn) == min(KEEP, step - 1),
-        "deleting": final.exists() and not tmp.exists() and len(torn) == 1,
-    }[point]
+        top.name: {p.relative_to(top) for p in top.rglob("*") if p.is_file()}
+        for top in (workdir / "checkpoints").glob("*")
+    }
+
+
+def of_any_step(files):
+    """Without the arrays' files, which are named anew in every save."""
+    return {p for p in files if p.parent.name != "d"}
+
+
+def landed(workdir, point, step, before, nth):
+    """Whether the disk is what a death at that point of saving `step` leaves, the nth save since it was `before`."""
+    now, name = tree(workdir), f"{step}.orbax-checkpoint-tmp"
+    tmp, final = workdir / "checkpoints" / name, of_any_step(now.pop(str(step), ()))
+    items = {p.name for p in tmp.glob("*") if p.is_dir()}
+    if point == "before":
+        return not final and name not in now
+    if point == "inside":
+        return not final and any(tmp.rglob("d/*")) and not items >= ITEMS
+    if point == "uncommitted":
+        return not final and items == ITEMS
+    if not final or name in now:
+        return False
+    if point == "committed":
+        kept = range(max(1, step - KEEP), step)  # by the save before
+        return (
+            now == before if nth == 1 else {s: of_any_step(x) for s, x in now.items()} == {str(s): final for s in kept}
+        )
+    return sum(x < before[s] if s in before else of_any_step(x) < final for s, x in now.items()) == 1
 
 
 def chain(workdir, straight, deaths, rng):
@@ -58,7 +67,8 @@ def chain(workdir, straight, deaths, rng):
     newest, length = 0, whole(straight)[-1]
     for point in rng.permutation([*POINTS] * deaths).tolist():
         nth = int(rng.integers(1, 3))
-        skip = int(rng.integers(8 if point == "inside" else 20)) if point in ("inside", "deleting") else 0
+        skip = {"inside": int(rng.integers(8)), "deleting": int(rng.integers(1, 20))}.get(point, 0)
+        before = {name: found for name, found in tree(workdir).items() if name.isdigit()}
         code, err = run(workdir, length, deadly=(point, nth, skip))
         assert code == -signal.SIGKILL, err
         if newest:
@@ -66,7 +76,7 @@ def chain(workdir, straight, deaths, rng):
         found = whole(workdir)
         newest = max(found, default=0)
         saving = newest + (point in ("before", "inside", "uncommitted"))
-        assert landed(workdir, point, saving), (point, nth, skip, saving, tree(workdir))
+        assert landed(workdir, point, saving, before, nth), (point, nth, skip, before, tree(workdir))
         assert saving < length, "the run is too short for so many deaths"
         for step in found:
             same_or_refused(workdir, straight, step)
@@ -122,5 +132,6 @@ def test_without_a_kill_the_check_fails(tmp_path, straight):
     """The control: a run that ends by itself has landed nowhere."""
     code, err = run(tmp_path / "run", 5)
     assert code == 0, err
-    assert not any(landed(tmp_path / "run", point, step) for point in POINTS[1:] for step in (4, 5))
-    assert not landed(tmp_path / "run", "before", 5)
+    for nth in (1, 2):
+        before = {str(step): tree(straight)[str(step)] for step in range(6 - nth - KEEP, 6 - nth)}
+        assert not any(landed(tmp_path / "run", point, 5, before, nth) for point in POINTS)

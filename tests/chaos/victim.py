@@ -58,7 +58,11 @@ class Killer:
             self.die(self.skip < 0)
 
     def on_delete(self, event, args):
-        if event == "shutil.rmtree" and STEP.search(str(args[0])):
+        if (
+            event == "shutil.rmtree"
+            and STEP.search(str(args[0]))
+            and any(p.is_file() for p in Path(args[0]).rglob("*"))
+        ):
             self.left -= 1
             self.deleter = threading.get_ident() if self.left == 0 else None
         elif event in ("os.remove", "os.rmdir") and threading.get_ident() == self.deleter:

@@ -231,7 +231,7 @@ def test_restoration_runs_at_full_size_before_the_geometry(monkeypatch):
 def test_a_missing_extra_is_named_before_the_run_starts(monkeypatch, missing):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
-    with pytest.raises(InputError, match=r"data\.denoise: 'wavelet' needs .*pip install 'igpt_jax\[enhance\]'"):
+    with pytest.raises(InputError, match=r"data\.denoise: 'wavelet' needs .*pip install -e '.\[enhance\]'"):
         make_preprocess(DataConfig(denoise="wavelet"), (8, 8), train=True)
     if missing == "skimage":
         with pytest.raises(InputError, match=r"data\.enhance: 'clahe' needs scikit-image"):

@@ -8,7 +8,8 @@ from igpt_jax import ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import MeshConfig
 from igpt_jax.evaluation.classes import Accuracy, majority, make_classifier
 from igpt_jax.evaluation.likelihood import Likelihood, eval_keys
-from igpt_jax.objectives import draw_keep, image_keys, make_bert, stream
+from igpt_jax.keys import fold_in
+from igpt_jax.objectives import draw_keep, make_bert, stream
 from igpt_jax.parallel.mesh import make_mesh
 from tests.conftest import randomized
 
@@ -37,12 +38,12 @@ def batches(size):
 
 def test_the_majority_wins():
     named_MB = np.array([[2, 0, 1], [2, 1, 3], [0, 1, 3]])
-    keys = image_keys(jax.random.key(0), np.arange(3))
+    keys = fold_in(jax.random.key(0), np.arange(3))
     np.testing.assert_array_equal(majority(named_MB, 4, keys), [2, 1, 3])
 
 
 def test_a_tie_is_broken_at_random_among_the_tied():
-    keys = image_keys(jax.random.key(0), np.arange(300))
+    keys = fold_in(jax.random.key(0), np.arange(300))
     named = np.broadcast_to(np.array([2, 2, 0, 0, 1])[:, None], (5, 300))
     won = np.asarray(majority(named, 4, keys))
     assert set(won) == {0, 2}
@@ -84,7 +85,8 @@ def test_a_bert_model_votes_over_five_masks_whatever_the_batch():
 def test_bert_likelihood_averages_over_masks_whatever_the_batch():
     model, params = made(causal=False)
     objective, where = make_bert(model, PALETTE), make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    single = [float(objective(params, {"image": IMAGES}, eval_keys(stream(0, "eval"), 0, 11, i))[0]) for i in range(5)]
+    keys = [eval_keys(stream(0, "eval"), 0, 11, i) for i in range(5)]
+    single = [float(objective(params, {"image": IMAGES}, each).loss()) for each in keys]
     assert np.ptp(single) > 1e-3
     for size in (11, 4):
         run = Likelihood(objective, lambda size=size: batches(size), where, draws=5).run(params, 0)

@@ -112,10 +112,6 @@ def test_a_wrong_palette_is_refused(release, tmp_path, rng):
     check(release, tmp_path)
 
 
-def test_the_pinned_palette_is_that_of_the_release():
-    assert module.PALETTE_SHA256 == "c614a3d27f02fd6cf02fbbaf9f02e2431fa202726f3e44750658a85eb226bebd"
-
-
 def test_another_step_joins_and_another_model_does_not(release, tmp_path, rng, monkeypatch):
     run(release, tmp_path)
     release.log.clear()

@@ -259,7 +259,7 @@ def test_a_repository_of_pickles(hub):
 def test_without_huggingface_hub_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"pip install 'igpt_jax\[hf\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[hf\]'"):
         load_pretrained("owner/m")
 
 

@@ -262,7 +262,7 @@ def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     (tmp_path / "model.ckpt-7.index").touch()
     for act in (lambda: load_pretrained(tmp_path / "model.ckpt-7"), lambda: write_openai(pretrained(), tmp_path / "o")):
-        with pytest.raises(InputError, match=r"pip install 'igpt_jax\[openai\]'"):
+        with pytest.raises(InputError, match=r"pip install -e '.\[openai\]'"):
             act()
     assert not (tmp_path / "o").exists()
 

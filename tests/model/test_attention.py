@@ -99,10 +99,10 @@ def values_and_gradients(fn, q, k, v):
     return out, *grads
 
 
-def agree(found, expected, atol):
+def agree(found, expected, atol, rtol=0.0):
     for f, e in zip(found, expected, strict=True):
         assert f.dtype == e.dtype
-        np.testing.assert_allclose(np.asarray(f, np.float32), np.asarray(e, np.float32), atol=atol)
+        np.testing.assert_allclose(np.asarray(f, np.float32), np.asarray(e, np.float32), atol=atol, rtol=rtol)
 
 
 SPLASH = [(64, Mask.causal()), (96, Mask.causal()), (128, Mask.full()), (192, Mask.causal())]
@@ -205,7 +205,8 @@ def test_the_mesh_around_a_program_says_where_it_will_run():
 def agree_in_bfloat16(backend, mask, t, size):
     q, k, v = (x.astype(jnp.bfloat16) for x in qkv(t, size=size))
     found = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
-    agree(found, values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v), BF16_ATOL)
+    expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
+    agree(found, expected, BF16_ATOL, rtol=2**-7)  # one rounding step, which alone exceeds atol at 4 and above
 
 
 @pytest.mark.gpu
