@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from igpt_jax import cli
+from igpt_jax import InputError, cli, experiment
+from igpt_jax.figures import Figures
+from igpt_jax.parallel.multihost import LostProcessError
+from igpt_jax.planning.network import OVERLAP
+from igpt_jax.training.loop import Interrupted, NonFiniteError
 
 LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
 SCRIPTS = ("slurm.sbatch", "xpk.sh", "tpu_vm.sh")
@@ -120,6 +126,49 @@ def test_xpk_passes_arguments_on(stubs: Path) -> None:
     assert run.stdout == shown(["train", *AWKWARD]) + "\n"
 
 
+ENVIRONMENTS = pytest.mark.parametrize(
+    ("here", "there", "found"),
+    [
+        (None, None, OVERLAP),
+        (None, "--own=1", "--own=1"),
+        ("--own='2 $HOME'", "--own=1", "--own='2 $HOME'"),
+        ("", None, ""),
+    ],
+)
+"""LIBTPU_INIT_ARGS where the launcher runs and where igpt does, and what igpt finds."""
+
+
+def libtpu(value: str | None) -> dict[str, str]:
+    return {} if value is None else {"LIBTPU_INIT_ARGS": value}
+
+
+@ENVIRONMENTS
+def test_xpk_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, found: str) -> None:
+    add(stubs, "igpt", "printf '<%s>' \"$LIBTPU_INIT_ARGS\"\n")
+    env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs", **libtpu(here))
+    words = re.findall(r"<(.*?)>", launch("xpk.sh", "digits", "e.py", stubs=stubs, **env).stdout, re.DOTALL)
+    command = words[-1].removeprefix("--command=")
+    path = {"PATH": f"{stubs}:{os.environ['PATH']}"}
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=path | libtpu(there))
+    assert ran.stdout == f"<{found}>"
+
+
+@ENVIRONMENTS
+def test_tpu_vm_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, found: str) -> None:
+    add(stubs, "igpt", "printf '<%s>\n' \"$LIBTPU_INIT_ARGS\"\n")
+    worker = "unset LIBTPU_INIT_ARGS; " + "".join(f"export {name}={value}; " for name, value in libtpu(there).items())
+    add(stubs, "gcloud", f'{worker}for word; do [[ $word != --command=* ]] || sh -c "${{word#--command=}}"; done\n')
+    assert launch("tpu_vm.sh", "start", "e.py", stubs=stubs, TPU="t", ZONE="z", **libtpu(here)).stderr == ""
+    assert until(stubs.parent / "igpt.log", "exit code").startswith(f"<{found}>\n")
+
+
+def test_jobset_sets_the_flags_of_plans() -> None:
+    yaml = pytest.importorskip("yaml")
+    [replicated] = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())["spec"]["replicatedJobs"]
+    [container] = replicated["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": OVERLAP}]
+
+
 @pytest.mark.parametrize("missing", ["CLUSTER", "TPU_TYPE", "IMAGE", "STORAGE"])
 def test_xpk_names_what_is_not_set(stubs: Path, missing: str) -> None:
     env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs")
@@ -188,9 +237,43 @@ def test_jobset_is_of_one_piece(name: str) -> None:
         assert len(ids.split(",")) == container["resources"]["limits"]["nvidia.com/gpu"]
 
 
-def test_exit_codes_are_those_of_the_command_line() -> None:
+def test_the_readme_and_the_command_line_say_the_same_exit_codes() -> None:
     documented = {*map(int, re.findall(r"^\| (\d+) \|", (LAUNCH / "README.md").read_text(), re.MULTILINE))}
     said = {*map(int, re.findall(r"\b\d+\b", (cli.__doc__ or "").partition("Exit codes:")[2]))}
     assert said <= documented
     assert documented - said == {0, 137}  # done; killed
-    assert os.EX_TEMPFAIL in documented
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        (None, 0),
+        (NonFiniteError("step 3: loss nan"), 1),
+        (InputError("optim.lr: no"), 2),
+        (LostProcessError("lost process 1 of 2"), 75),
+        (KeyboardInterrupt(), 130),
+        (Interrupted(signal.SIGINT, 3), 130),
+        (Interrupted(signal.SIGTERM, 3), 143),
+    ],
+    ids=repr,
+)
+def test_igpt_train_ends_with_the_exit_codes_of_the_readme(
+    monkeypatch: pytest.MonkeyPatch, ends: BaseException | None, code: int
+) -> None:
+    """Of a run that does nothing but end so."""
+
+    def train(*args: object, **options: object) -> experiment.Report:
+        if ends is not None:
+            raise ends
+        return experiment.Report(3, Figures({"model": 1.0}, "nats_per_token", 1, None), ())
+
+    def leave(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(os, "_exit", leave)
+    try:
+        found = cli.main(["train", str(LAUNCH.parent / "digits.py")])
+    except SystemExit as left:
+        found = left.code
+    assert found == code

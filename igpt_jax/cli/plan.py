@@ -26,12 +26,12 @@ igpt plan --preset xl   --topology v5p:8x8x8 ...
   --json          the plan as JSON
   --no-suggest    do not look for settings that fit when these do not
 
-and any key of the configuration, as for igpt train (its --help lists them).
+and any key of the configuration, as for igpt train (its --help lists them). Exit code 1: it does not fit.
 """
 
 
 def plan_command(args: list[str]) -> int:
-    """igpt plan EXPERIMENT.py --topology v5p:8x8x8. Exit code 1 when the run does not fit."""
+    """igpt plan EXPERIMENT.py --topology v5p:8x8x8. Returns 1 when it does not fit, even where a suggestion does."""
     own = argparse.ArgumentParser(prog="igpt plan", add_help=False, allow_abbrev=False)
     own.add_argument("--preset")
     if not any(arg.startswith("--preset") for arg in args):  # else it would take the value of an override

@@ -16,6 +16,8 @@ from flax import linen as nn
 
 from igpt_jax.config import InputError, ModelConfig
 from igpt_jax.model.attention import Mask, attend, attend_cached
+from igpt_jax.model.attention_kernels import KEPT
+from igpt_jax.model.projection import Projection
 
 # Parameter path (its end) -> what each dim is. One row for every parameter that some model has, used for sharding.
 AXES: dict[str, tuple[str, ...]] = {
@@ -42,7 +44,14 @@ AXES: dict[str, tuple[str, ...]] = {
     "ln_f/g": ("norm",),
 }
 
-_REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+REMAT = {
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(KEPT),
+    ),
+    "full": None,
+}
+"""model.remat -> what is saved for the backward pass: products with weights and what splash yields; or nothing."""
 
 
 class Cache(NamedTuple):
@@ -82,24 +91,6 @@ class RMSNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-5)
         return (x32 * scale * jnp.expand_dims(g, tuple(range(x.ndim - 1)))).astype(x.dtype)
-
-
-class Projection(nn.Module):
-    """One weight `w`, contracted by an einsum, and perhaps a bias `b`; stored in float32, used in the input's dtype."""
-
-    equation: str
-    shape: tuple[int, ...]
-    stddev: float
-    bias_shape: tuple[int, ...] | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        w = self.param("w", nn.initializers.normal(self.stddev), self.shape, jnp.float32)
-        y = jnp.einsum(self.equation, x, w.astype(x.dtype))
-        if self.bias_shape is None:
-            return y
-        b = self.param("b", nn.initializers.zeros, self.bias_shape, jnp.float32)
-        return y + jnp.expand_dims(b.astype(x.dtype), tuple(range(y.ndim - b.ndim)))
 
 
 class Attention(nn.Module):
@@ -206,7 +197,7 @@ class ImageGPT(nn.Module):
             self.class_table = self.param("class_table", zeros, (cfg.cond_classes, cfg.d_model), jnp.float32)
         block = Block
         if cfg.remat != "none":
-            block = nn.remat(Block, policy=_REMAT[cfg.remat], prevent_cse=not cfg.scan_layers)
+            block = nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=not cfg.scan_layers)
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},

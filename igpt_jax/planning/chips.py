@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from igpt_jax.config import InputError, nearest
 
@@ -15,8 +15,6 @@ class Chip:
     """Published figures of one chip. A chip may show itself as several devices; see `CHIPS` for the sources."""
 
     name: str
-    kind: str
-    """How JAX calls its devices."""
     flops: float
     """Peak bfloat16 FLOP/s."""
     hbm_bytes: int
@@ -31,23 +29,21 @@ class Chip:
 
     def devices(self, n: int) -> Chip:
         """The same for one of n devices that share the chip."""
-        return Chip(
-            self.name,
-            self.kind,
-            self.flops / n,
-            self.hbm_bytes // n,
-            self.hbm_rate / n,
-            self.ici_rate / n,
-            self.torus,
-            self.dcn_rate / n,
+        return replace(
+            self,
+            flops=self.flops / n,
+            hbm_bytes=self.hbm_bytes // n,
+            hbm_rate=self.hbm_rate / n,
+            ici_rate=self.ici_rate / n,
+            dcn_rate=self.dcn_rate / n,
         )
 
 
 CHIPS: dict[str, Chip] = {
-    "v5e": Chip("v5e", "TPU v5 lite", 197e12, 16 * GB, 819e9, 200e9, 2, 25e9 / 8),
-    "v5p": Chip("v5p", "TPU v5", 459e12, 95 * GB, 2765e9, 600e9, 3, 50e9 / 8),
-    "v6e": Chip("v6e", "TPU v6 lite", 918e12, 32 * GB, 1640e9, 400e9, 2, 100e9 / 8),
-    "tpu7x": Chip("tpu7x", "TPU7x", 2307e12, 192 * GIB, 7380e9, 600e9, 3, 100e9 / 8),
+    "v5e": Chip("v5e", 197e12, 16 * GB, 819e9, 200e9, 2, 25e9 / 8),
+    "v5p": Chip("v5p", 459e12, 95 * GB, 2765e9, 600e9, 3, 50e9 / 8),
+    "v6e": Chip("v6e", 918e12, 32 * GB, 1640e9, 400e9, 2, 100e9 / 8),
+    "tpu7x": Chip("tpu7x", 2307e12, 192 * GIB, 7380e9, 600e9, 3, 100e9 / 8),
 }
 """By the name that begins a topology.
 
@@ -57,7 +53,7 @@ GB/s a chip); half of that leaves a chip. An earlier edition gave v6e 3,584 Gbit
 figure is taken. The network of v5e and v6e is their pod's (6.4 and 25.6 Tbit/s) over 256 chips.
 """
 
-CPU = Chip("cpu", "cpu", 1e12, 16 * GB, 50e9, 10e9, 1, 1e9)
+CPU = Chip("cpu", 1e12, 16 * GB, 50e9, 10e9, 1, 1e9)
 """Round numbers that stand for no machine, so that a plan can be made and tested without an accelerator's compiler."""
 
 

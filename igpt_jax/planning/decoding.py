@@ -11,12 +11,13 @@ from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import Config, ModelConfig
 from igpt_jax.model import AXES, ImageGPT
-from igpt_jax.parallel.mesh import batch_sharding, batch_ways, check_splits, make_mesh, shardings
+from igpt_jax.parallel.mesh import batch_sharding, batch_ways, check_splits, make_mesh, placed
 from igpt_jax.planning.hlo import traffic
 from igpt_jax.planning.network import Row, summary
 from igpt_jax.planning.plan import Memory, bytes_at_one_device, compile_for, settle
 from igpt_jax.planning.topology import Target
 from igpt_jax.sampling.sampler import sample_tokens, segment_ends
+from igpt_jax.training.pretrained import abstract_params
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,8 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
     model, n = ImageGPT(cfg.model), cfg.train.batch_size
     mesh = make_mesh(cfg.mesh, list(target.devices))
     check_splits(n, 1, mesh)
-    tokens = jnp.zeros((1, cfg.model.n_ctx), jnp.int32)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
-        places = shardings(params, mesh, AXES)
-        params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, places)
+        params = placed(abstract_params(model), mesh, AXES)
         rows = batch_sharding(mesh)
         batch = {
             "tokens_BT": jax.ShapeDtypeStruct((n, cfg.model.n_ctx), jnp.int32, sharding=rows),

@@ -23,6 +23,7 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_SCATTER = "all-reduce-scatter"  # a fusion that is never cut; a loop and the turn taken out of it share its channel
 _CALLED = re.compile(r"(?:calls|body|true_computation|false_computation|called_computations|branch_computations)=")
 
 
@@ -109,7 +110,7 @@ def traffic(text: str, devices: int) -> Traffic:
                 continue
             one = _collective(op, kind, computations[name], times, devices, name, fused)
             channel = re.search(r"channel_id=(\d+)", op.attrs)
-            if fused and channel:
+            if fused and channel and not name.startswith(_SCATTER):
                 before = pieces.get(channel[1])
                 # The first piece stands in the outermost loop that the collective belongs to.
                 pieces[channel[1]] = one if before is None or one.times < before.times else before
@@ -278,7 +279,7 @@ def _collective(
     operands = [s for name in op.operands if name in computation for s in _shapes(computation[name].result)]
     taken = sum(shape.bytes for shape in operands)
     largest = max(_shapes(op.result), key=lambda shape: shape.bytes)
-    if fused and kind == "all-reduce" and computation_name.startswith("all-reduce-scatter"):
+    if fused and kind == "all-reduce" and computation_name.startswith(_SCATTER):
         kind = "reduce-scatter"  # the TPU compiler writes it as a sum of which a fusion keeps a slice
     return Collective(
         kind=kind,

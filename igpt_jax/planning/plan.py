@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import Config, InputError, ModelConfig
 from igpt_jax.model.attention import pick_backend
-from igpt_jax.model.attention_kernels import Case
+from igpt_jax.model.attention_kernels import Case, splash_products
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_sharding, check_splits, make_mesh
 from igpt_jax.planning.hlo import traffic
@@ -29,8 +29,6 @@ from igpt_jax.planning.topology import Target
 from igpt_jax.training.program import make_program
 
 log = logging.getLogger(__name__)
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Flops:
     noncausal: int
     """Attention as if every query saw every key, 12 L D T a token, as some report it."""
     executed: int
-    """Headline, what the backward pass computes again (model.remat), and the logits that a fused attention kernel
+    """Headline, what the backward pass computes again (model.remat), and the products that a fused attention kernel
     computes again in it."""
 
 
@@ -125,8 +123,11 @@ def training_flops(model: ModelConfig, images: int) -> Flops:
     weights = 12 * model.n_layer * model.d_model**2
     full = 12 * model.n_layer * model.d_model * model.n_ctx
     seen = full // 2 if model.causal else full
-    # A third of the products are the forward pass; fused attention computes one of its two again in the backward pass.
-    again = seen // 6 + {"none": 0, "dots": seen // 3, "full": 2 * weights + seen // 3}[model.remat]
+    # Of six products two are the forward pass; the backward pass of fused attention makes the logits once more, and
+    # splash's over many keys three products more. remat dots keeps what splash yields, and no other attention's.
+    splash = model.attention == "splash"
+    again = seen // 6 * (splash_products(model.n_ctx) - 4 if splash else 1)
+    again += {"none": 0, "dots": 0 if splash else seen // 3, "full": 2 * weights + seen // 3}[model.remat]
     headline = tokens * (6 * weights + seen)
     return Flops(headline, tokens * (6 * weights + full), headline + tokens * again)
 

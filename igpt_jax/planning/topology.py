@@ -9,6 +9,8 @@ from typing import Any
 
 from igpt_jax.config import InputError
 from igpt_jax.planning.chips import Chip, chip_of
+from igpt_jax.planning.network import OVERLAP
+from igpt_jax.validation import first_line
 
 _ACCELERATOR = {"v5e": "v5litepod-{chips}", "v5p": "v5p-{cores}", "v6e": "v6e-{chips}", "tpu7x": "tpu7x-{cores}"}
 
@@ -44,7 +46,7 @@ def describe(topology: str, slices: int = 1) -> Target:
     if not shape or not all(n.isdigit() and int(n) for n in shape.split("x")):
         raise InputError(f"--topology {topology}: the shape is counts of chips, such as {name}:4x4")
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install 'igpt_jax[tpu]'")
+        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install -e '.[tpu]'")
     _prepare(name, shape)
 
     import jax
@@ -56,7 +58,7 @@ def describe(topology: str, slices: int = 1) -> Target:
             platform="tpu", topology_name=topology, **({"num_slices": slices} if slices > 1 else {})
         )
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"--topology {topology}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"--topology {topology}: {first_line(error)}") from None
     chips = {(getattr(d, "slice_index", 0), tuple(d.coords)) for d in found.devices}
     return Target(topology, tuple(found.devices), chip.devices(len(found.devices) // len(chips)), slices)
 
@@ -71,6 +73,7 @@ def _prepare(name: str, shape: str) -> None:
         "TPU_ACCELERATOR_TYPE": kind,
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
+        "LIBTPU_INIT_ARGS": OVERLAP,  # as the launchers have it
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so plans may be made side by side
         "TPU_STDERR_LOG_LEVEL": "3",
         "TPU_MIN_LOG_LEVEL": "3",

@@ -163,14 +163,30 @@ def test_a_loop_that_does_not_tell_is_named():
     assert next(one.times for one in collectives if one.kind == "collective-permute") == 4
 
 
-def test_a_sum_of_which_a_fusion_keeps_a_slice_is_a_reduce_scatter():
-    fused = (
-        "%all-reduce-scatter.1 (q: f32[8,16]) -> f32[4,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
+def scatter(name):
+    """A sum over devices of which each keeps a slice, as a fusion."""
+    return (
+        f"%{name} (q: f32[8,16]) -> f32[4,16] {{\n  %q = f32[8,16]{{1,0}} parameter(0)\n"
         "  %ar = f32[8,16]{1,0} all-reduce(%q), channel_id=3, replica_groups=[4,2]<=[8], to_apply=%add\n"
-        "  ROOT %ds = f32[4,16]{1,0} dynamic-slice(%ar, %i, %z), dynamic_slice_sizes={4,16}\n}"
+        "  ROOT %ds = f32[4,16]{1,0} dynamic-slice(%ar, %i, %z), dynamic_slice_sizes={4,16}\n}\n"
     )
-    found = only(module(PARAM + "  ROOT %f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1", fused))
+
+
+def test_a_sum_of_which_a_fusion_keeps_a_slice_is_a_reduce_scatter():
+    entry = PARAM + "  ROOT %f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1"
+    found = only(module(entry, scatter("all-reduce-scatter.1")))
     assert (found.kind, found.payload) == ("reduce-scatter", BYTES)
+
+
+def test_a_turn_that_was_taken_out_of_a_loop_is_counted_beside_it():
+    """Both sums have the channel of the one that they were."""
+    loop = LOOP.format(start=0).replace("calls=%fused_start", "calls=%all-reduce-scatter.2")
+    entry = WHILE.replace("ROOT %w", "%w").replace(
+        "%zero =", "%f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1\n  %zero =", 1
+    )
+    both = scatter("all-reduce-scatter.1") + scatter("all-reduce-scatter.2")
+    collectives, _ = traffic(module(entry + NOTED, both + loop), 8)
+    assert sorted(one.times for one in collectives if one.kind == "reduce-scatter") == [1, 24]
 
 
 def test_between_slices():
