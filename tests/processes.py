@@ -35,11 +35,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def joined(commands, devices):
+    """A process for each (arguments of igpt, directory to be in); several join each other."""
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", len(commands), "--process-id"]
+    several = len(commands) > 1
+    # JAX would serve process 0 alone from a cache, and the others would keep it waiting past its time-outs.
+    env = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if several else {}
+    return [
+        popen(["-c", RUN, *args, *([*together, i] if several else [])], devices, cwd, **env)
+        for i, (args, cwd) in enumerate(commands)
+    ]
+
+
 def start(workdir, processes, devices, *extra):
     """The processes of one run of `igpt train`, each with so many fake devices."""
-    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes, "--process-id"]
-    command = ["-c", RUN, *ARGS, "--workdir", workdir, *extra]
-    return [popen([*command, *([*together, i] if processes > 1 else [])], devices) for i in range(processes)]
+    return joined([([*ARGS, "--workdir", workdir, *extra], ROOT)] * processes, devices)
 
 
 def finish(running, timeout=600):

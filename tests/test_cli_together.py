@@ -8,7 +8,7 @@ from PIL import Image
 from igpt_jax import Config, ImageGPT, ModelConfig, Palette, sample
 from igpt_jax.config import DataConfig
 from igpt_jax.training.pretrained import Pretrained, save_pretrained
-from tests.processes import RUN, finish, free_port, popen
+from tests.processes import finish, joined
 
 MODEL, PALETTE = ImageGPT(ModelConfig.preset("tiny", n_layer=1)), Palette.levels(16)
 
@@ -25,8 +25,7 @@ def weights(tmp_path_factory):
 
 def of_two(args, folders):
     """One command in two processes, each in a folder of its own."""
-    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
-    return finish([popen(["-c", RUN, *args, *together, i], 1, cwd) for i, cwd in enumerate(folders)])
+    return finish(joined([(args, folder) for folder in folders], 1))
 
 
 def test_two_processes_draw_what_one_draws_and_the_first_writes_it(weights, tmp_path):

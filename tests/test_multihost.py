@@ -8,7 +8,7 @@ import time
 import pytest
 
 from igpt_jax.parallel.multihost import named_as_missing
-from tests.processes import ARGS, ENDLESS, RUN, continue_args, finish, free_port, lines, popen, start, wait_for
+from tests.processes import ARGS, ENDLESS, RUN, continue_args, finish, free_port, joined, lines, popen, start, wait_for
 from tests.test_layering import ROOT
 
 pytestmark = pytest.mark.timeout(900)  # compiling in several processes on few cores
@@ -139,23 +139,17 @@ def test_bad_input_ends_all_and_is_said_once(tmp_path):
     assert "holds other files" not in done[1][2]
 
 
-def of_two(*commands):
-    """Two processes that join each other, each with a command of its own and a directory to be in."""
-    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
-    return finish([popen(["-c", RUN, *args, *together, i], 1, cwd) for i, (args, cwd) in enumerate(commands)])
-
-
 def test_bad_input_of_one_process_ends_all(tmp_path):
     """What one alone cannot do is said by it, and the other does not wait."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     args = ["train", "experiments/digits.py", "--tiny", "--workdir", tmp_path / "run"]
     began = time.monotonic()
-    done = of_two((args, tmp_path), (args, tmp_path / "experiments"))
+    done = finish(joined([(args, tmp_path), (args, tmp_path / "experiments")], 1))
     assert [code for code, _, _ in done] == [2, 2], done
     assert "igpt[1]: experiment experiments/digits.py: no such file" in done[1][2]
     assert "igpt" not in done[0][2]
     assert not (tmp_path / "run").exists()
-    done = of_two((args, tmp_path), ([*args, "--seed", "1"], tmp_path))
+    done = finish(joined([(args, tmp_path), ([*args, "--seed", "1"], tmp_path)], 1))
     assert [code for code, _, _ in done] == [2, 2], done
     assert "the command line: not the same on process 0 and on 1 of 2" in done[0][2]
     assert time.monotonic() - began < 60

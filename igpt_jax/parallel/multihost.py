@@ -173,6 +173,17 @@ def naming_lost_processes(patience_s: float = HEARTBEAT_S + 15) -> Iterator[None
         ) from error
 
 
+def meet(where: str, patience_s: float) -> None:
+    """Waits until all processes have come here.
+
+    Raises:
+      LostProcessError: some have not in that time.
+    """
+    if jax.process_count() > 1 and (said := _wait_for_all(where, patience_s)) is not None:
+        lost = ", ".join(map(str, named_as_missing(said))) or "?"
+        raise LostProcessError(f"lost process {lost} of {jax.process_count()}, waiting for it ({where})")
+
+
 def missing_processes(barrier: str, patience_s: float) -> list[int]:
     """Waits for all processes, and returns those that did not come in time, as far as the runtime says who they are."""
     return named_as_missing(_wait_for_all(barrier, patience_s) or "")

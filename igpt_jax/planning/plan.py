@@ -158,7 +158,7 @@ def plan_training(cfg: Config, target: Target) -> Plan:
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # where a Pallas kernel looks for it
         program = make_program(cfg, stand_in_palette(cfg), mesh)
         batch = abstract_batch(cfg, mesh)
-        lowered = program.train_step.lower(program.abstract, batch)  # pyright: ignore[reportFunctionMemberAccess]
+        lowered = program.train_step.lower(program.abstract, batch)
     state = program.abstract
     kinds = {"params": state.params, "moments": (state.opt_state, state.step), "ema": state.ema, "batch": batch}
     parts = {kind: bytes_at_one_device(tree) for kind, tree in kinds.items()}

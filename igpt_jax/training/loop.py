@@ -20,8 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from igpt_jax.config import TrainConfig
-from igpt_jax.objectives import Batch
 from igpt_jax.parallel.mesh import put_batch
+from igpt_jax.parallel.multihost import meet
 from igpt_jax.training.checkpoint import Checkpointer
 from igpt_jax.training.metrics import Writer
 from igpt_jax.training.state import Metrics, Params, TrainState
@@ -169,7 +169,7 @@ def due(step: int, every: int, last: int) -> bool:
 
 def fit(
     state: TrainState,
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    train_step: jax.stages.Wrapped,
     batches: Iterator[Mapping[str, np.ndarray]],
     *,
     start: int,
@@ -185,6 +185,7 @@ def fit(
 
     Args:
       state: donated; use the one returned.
+      train_step: (state, batch) -> (state, metrics), as `make_train_step` makes it.
       batches: this process's slices of the global batches, beginning with number `start`.
       evaluators: name -> (every how many steps, evaluator); their values are logged as 'name/value'.
       dog: told of everything that is begun.
@@ -220,6 +221,9 @@ def fit(
         for step in range(start + 1, cfg.steps + 1):
             dog.beat(f"training step {step}")
             batch = put_batch(next(batches), mesh)
+            if step == start + 1:
+                train_step.lower(state, batch).compile()  # and not again when it is called
+                meet("the train step is compiled", cfg.watchdog_s)  # a collective would not wait for long
             with jax.transfer_guard("disallow"):
                 state, numbers = train_step(state, batch)
             metrics.push(step, numbers)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import optax
 from jax.sharding import Mesh
 
 from igpt_jax.config import Config
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.objectives import OBJECTIVES, Batch, Objective
+from igpt_jax.objectives import OBJECTIVES, Objective
 from igpt_jax.palette import Palette
 from igpt_jax.training.optimizer import make_optimizer, make_schedule
-from igpt_jax.training.state import Metrics, TrainState, make_init, make_train_step
+from igpt_jax.training.state import TrainState, make_init, make_train_step
 
 
 class Program(NamedTuple):
@@ -25,7 +26,8 @@ class Program(NamedTuple):
     init: Callable[[], TrainState]
     abstract: TrainState
     """Shapes, types and shardings of the state."""
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    train_step: jax.stages.Wrapped
+    """(state, batch) -> (state, metrics)."""
 
 
 def make_program(cfg: Config, palette: Palette, mesh: Mesh) -> Program:

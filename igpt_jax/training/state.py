@@ -63,8 +63,8 @@ def make_train_step(
     ema_decay: float | None,
     abstract: TrainState,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step: batch -> gradients -> update. The state passed in is donated.
+) -> jax.stages.Wrapped:
+    """The jitted step: (state, batch) -> gradients -> update -> (state, metrics). The state passed in is donated.
 
     `abstract` says where the state lives. Image j of step k has the key fold_in(fold_in(stream, k), j). The metrics
     are those of the objective, `loss`, and the norms of gradient and update.

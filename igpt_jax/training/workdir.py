@@ -65,10 +65,12 @@ def _locked(workdir: Path, cfg: Config) -> Iterator[None]:
 def compilations_kept(workdir: Path) -> Iterator[None]:
     """Keeps compiled programs in WORKDIR/compiled, so that a continued run starts at once; or where JAX was told to.
 
-    JAX_COMPILATION_CACHE_DIR tells it; empty means nowhere.
+    JAX_COMPILATION_CACHE_DIR tells it; empty means nowhere. Several processes on CPUs keep nothing: JAX would serve
+    only the first, which would then wait for the others longer than its collectives do.
     """
     told = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if told is not None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    unequal = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    if told is not None or unequal or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         yield
         return
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))

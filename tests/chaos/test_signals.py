@@ -28,6 +28,11 @@ def saved_at(done):
     return step
 
 
+def newest(workdir):
+    """The newest complete checkpoint, or 0."""
+    return max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+
+
 def went_on_from(done, step):
     return step == 0 or f"continuing from step {step}" in done[0][2]
 
@@ -69,7 +74,7 @@ def test_five_interruptions_and_other_numbers_of_processes(tmp_path, record_coun
         done = stop(workdir, processes, 4 // processes, processes - 1, signal.Signals[signum], rng)
         assert went_on_from(done, step), done
         if signum == "SIGKILL":
-            step = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+            step = newest(workdir)
         else:
             step = saved_at(done)
     last = step + 3
@@ -89,7 +94,7 @@ def test_one_of_four_is_killed(victim, tmp_path, record_counts):
     """The others end within a minute and name it; the same command goes on."""
     workdir = tmp_path / "run"
     running = start(workdir, 4, 1, *ENDLESS)
-    wait_for(workdir / "metrics.jsonl", running, more_than=3)
+    wait_for(workdir / "metrics.jsonl", running, more_than=14)
     running[victim].kill()
     began = time.monotonic()
     done = finish(running, timeout=60)
@@ -103,7 +108,7 @@ def test_one_of_four_is_killed(victim, tmp_path, record_counts):
             assert code in (75, -signal.SIGABRT), err
             assert re.search(rf"lost process {victim} of 4|/task:{victim}\b|Task {victim}\b", err), err
     record_counts("the others ended", {"after": f"{seconds:.0f} s", "codes": [code for code, _, _ in done]})
-    newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    done = finish(start(workdir, 4, 1, *continue_args(newest + 2)))
+    step = newest(workdir)
+    done = finish(start(workdir, 4, 1, *continue_args(step + 2)))
     assert {code for code, _, _ in done} == {0}, done
-    assert went_on_from(done, newest)
+    assert went_on_from(done, step)
