@@ -7,7 +7,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/igpt train experiments/digits.py --workdir runs/digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # kills, signals and damage by the hundred; about half an hour
 chaos: $(VENV)/installed-test

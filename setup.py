@@ -43,6 +43,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-timeout",
+            "pytest-xdist",
             "chex>=0.1.90",
             "import-linter>=2",
             "scikit-image>=0.24",

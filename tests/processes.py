@@ -21,10 +21,14 @@ def continue_args(steps):
     return [*ENDLESS, "--train.steps", steps]
 
 
+def flags(devices):
+    """So many fake devices, and programs that are compiled in two thirds of the time."""
+    return f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+
+
 def popen(arguments, devices, cwd=ROOT, **env):
     """Python with some arguments and so many fake devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | env
+    env = os.environ | {"XLA_FLAGS": flags(devices), "PYTHONPATH": str(ROOT)} | env
     pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=env, cwd=cwd, **pipes)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.processes import ARGS, RUN, finish, lines, start
+from tests.processes import ARGS, RUN, finish, flags, lines, start
 from tests.test_layering import ROOT
 from tests.training.test_resume import state_bytes
 
@@ -25,7 +25,7 @@ exit $code
 def mounted(how, workdir, out, *command):
     """Runs a command while a file system of its own lies at a directory, of which `out` is a copy afterwards."""
     env = {"PYTHONPATH": str(ROOT), "COPIED": str(workdir), "OUT": str(out)}
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"} | env
+    env = os.environ | {"XLA_FLAGS": flags(1)} | env
     line = ["unshare", "--map-root-user", "--mount", "sh", "-c", MOUNTED, "sh", how, workdir, *command]
     return subprocess.run([*map(str, line)], capture_output=True, text=True, env=env, cwd=ROOT)
 
