@@ -104,6 +104,18 @@ def _checksums(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask whether the processes are to stop; the loop does.
+
+    Orbax also asks when a save has ended, for a step that is past. JAX would then take that step for where this process
+    is, and the processes might agree to stop at one that none of them reaches any more.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpointer:
     """Saves and restores the checkpoints of one workdir."""
 
@@ -112,7 +124,7 @@ class Checkpointer:
             max_to_keep=cfg.train.keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
         self._workdir = workdir
-        self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options)
+        self._manager = _Manager((workdir / CHECKPOINTS).resolve(), options=options)
         self._about = (cfg, palette, data)
 
     def save(self, state: TrainState, step: int, unwritten: Mapping[str, Any]) -> None:

@@ -162,6 +162,14 @@ def test_nan_stops_the_run_and_is_never_saved(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved.params))
 
 
+def test_only_the_loop_asks_whether_to_stop(tmp_path, monkeypatch):
+    """Asked by Orbax, for the step of a save that has ended, JAX would forget where this process is."""
+    asked = []
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", asked.append)
+    train(CFG, tmp_path / "run")
+    assert asked == []  # of a single process the loop itself does not ask JAX
+
+
 def test_other_images_are_noticed(straight):
     begun = checkpoint.described(straight)[0]
     data = open_data(CFG)
