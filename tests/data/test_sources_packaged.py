@@ -76,7 +76,9 @@ def tiny_tfds(tfds_home):
     return "tfds:igpt_tiny_pictures"
 
 
-def test_tfds_records_are_read_without_tensorflow(tiny_tfds):
+def test_tfds_records_are_read_without_tensorflow(tiny_tfds, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]:
+        monkeypatch.delitem(sys.modules, name)  # another test has imported it
     train, held_out = (open_source(DataConfig(source=tiny_tfds), split) for split in ("train", "eval"))
     assert (len(train), len(held_out)) == (7, 3)
     assert sorted(values(train)) == list(range(7))
