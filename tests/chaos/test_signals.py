@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from igpt_jax.parallel.multihost import named_as_missing
 from tests.processes import ENDLESS, continue_args, finish, lines, lines_written, start, wait_for
 from tests.training.test_resume import state_bytes
 
@@ -99,15 +100,16 @@ def test_one_of_four_is_killed(victim, tmp_path, record_counts):
     began = time.monotonic()
     done = finish(running, timeout=60)
     seconds = time.monotonic() - began
+    naming = 0
     for i, (code, _, err) in enumerate(done):
-        if i == victim:
-            assert code == -signal.SIGKILL
-        elif victim == 0:
-            assert code in (75, -signal.SIGABRT), err  # process 0 is whom JAX asks about the others
-        else:
-            assert code in (75, -signal.SIGABRT), err
-            assert re.search(rf"lost process {victim} of 4|/task:{victim}\b|Task {victim}\b", err), err
-    record_counts("the others ended", {"after": f"{seconds:.0f} s", "codes": [code for code, _, _ in done]})
+        named = re.search(r"lost process ([\d, ]+) of 4", err)
+        naming += str(victim) in named[1] if named else victim in named_as_missing(err)
+        # JAX ends some itself, process 0 being whom it asks about the others
+        assert code in ((-signal.SIGKILL,) if i == victim else (75, -signal.SIGABRT)), err
+    assert naming, done
+    record_counts(
+        "the others ended", {"after": f"{seconds:.0f} s", "naming it": naming, "codes": [c for c, _, _ in done]}
+    )
     step = newest(workdir)
     done = finish(start(workdir, 4, 1, *continue_args(step + 2)))
     assert {code for code, _, _ in done} == {0}, done
