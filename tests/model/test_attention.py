@@ -202,24 +202,20 @@ def test_the_mesh_around_a_program_says_where_it_will_run():
         attend(*qkv(64), Mask.causal(), "splash")
 
 
-def agree_in_bfloat16(backend, mask, t, size):
+def on(platform, backend, t):
+    """A backend on the hardware that it is for; the suite itself runs on CPUs."""
+    name = {"gpu": "cuda"}.get(platform, platform)
+    skip = pytest.mark.skipif(
+        jax.default_backend() != platform, reason=f"there: JAX_PLATFORMS={name} pytest -m {platform}"
+    )
+    return pytest.param(backend, t, marks=[getattr(pytest.mark, platform), skip], id=backend)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [64, 96, 128, 192])
+@pytest.mark.parametrize(("backend", "t"), [on("gpu", "cudnn", 256), on("tpu", "splash", 1024)])
+def test_kernels_where_they_run(backend, t, size, mask):
     q, k, v = (x.astype(jnp.bfloat16) for x in qkv(t, size=size))
     found = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
     expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
     agree(found, expected, BF16_ATOL, rtol=2**-7)  # one rounding step, which alone exceeds atol at 4 and above
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
-@BOTH
-@pytest.mark.parametrize("size", [64, 96, 128, 192])
-def test_cudnn_on_a_gpu(mask, size):
-    agree_in_bfloat16("cudnn", mask, 256, size)
-
-
-@pytest.mark.tpu
-@pytest.mark.skipif(jax.default_backend() != "tpu", reason="needs a TPU")
-@BOTH
-@pytest.mark.parametrize("size", [64, 96, 128, 192])
-def test_splash_on_a_tpu(mask, size):
-    agree_in_bfloat16("splash", mask, 1024, size)
