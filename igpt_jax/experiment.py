@@ -246,6 +246,5 @@ def report(found: Pretrained, figures: Figures, workdir: Path, data: Data) -> Re
         write_reconstructions(pictures[0], model, params, palette, images, cfg.seed)
     pictures.append(workdir / "loss.png")
     levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
-    if is_first():
-        loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric)
+    decide(lambda: loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric))
     return Report(cfg.train.steps, figures, tuple(pictures))

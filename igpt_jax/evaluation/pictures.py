@@ -18,7 +18,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import draw_keep, stream
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
-from igpt_jax.parallel.multihost import is_first
+from igpt_jax.parallel.multihost import decide
 from igpt_jax.sampling.sampler import complete, sample
 from igpt_jax.viz import completion_strips, image_grid, save_png
 
@@ -110,6 +110,5 @@ def likeliest(model: ImageGPT, params: Any, tokens_BT: jax.Array, keep_BT: jax.A
 
 
 def _save(path: Path, picture: Callable[[], np.ndarray]) -> None:
-    """All processes draw, and process 0 writes."""
-    if is_first():
-        save_png(path, picture())
+    """All processes draw, and process 0 writes; where it cannot, all end."""
+    decide(lambda: save_png(path, picture()))
