@@ -157,6 +157,7 @@ def test_bad_input_of_one_process_ends_all(tmp_path):
 
 LONE = """
 import sys
+import time
 from igpt_jax.parallel import multihost
 i, port = map(int, sys.argv[1:])
 multihost.start(f"127.0.0.1:{port}", 3, i)
@@ -165,6 +166,7 @@ if i == 2:
     print("no", file=sys.stderr)
     multihost.leave(2, 1)
 print(multihost.missing_processes("second roll call", 5))
+time.sleep(2 * i)
 multihost.leave(75, 1)
 """
 

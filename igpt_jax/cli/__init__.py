@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -124,9 +123,7 @@ def run(args: list[str]) -> int:
         return 1
     except LostProcessError as error:
         print(f"{multihost.who()}: {error}", file=sys.stderr, flush=True)
-        if multihost.is_first():
-            time.sleep(5)  # the others hear from here who is lost
-        os._exit(os.EX_TEMPFAIL)  # not by way of JAX's farewell, which would wait for the lost ones
+        multihost.leave_alone(os.EX_TEMPFAIL)  # JAX's farewell would wait for the lost ones
     except KeyboardInterrupt:
         print(f"{multihost.who()}: interrupted", file=sys.stderr)
         return 130

@@ -10,9 +10,10 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -23,6 +24,8 @@ from igpt_jax.validation import InputError, first_line
 HEARTBEAT_S = 30
 """A process that has been silent for so long is taken for dead, and the others end."""
 
+LINGER_S = 5
+"""How long process 0, which answers for JAX's runtime, outlives its own part in a run that has lost a process."""
 
 _OF_THIS_PROCESS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT")
 """What the messages of failures begin with that are no other process's."""
@@ -195,9 +198,16 @@ def leave(code: int, patience_s: float = 10) -> None:
     JAX's own farewell would wait for them while they wait for it.
     """
     if several() and _wait_for_all("leaving", patience_s) is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave_alone(code)
+
+
+def leave_alone(code: int) -> NoReturn:
+    """Ends this process without JAX's farewell. Process 0 stays a moment: from it the others hear who is lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if several() and is_first():
+        time.sleep(LINGER_S)
+    os._exit(code)
 
 
 def _wait_for_all(barrier: str, patience_s: float) -> str | None:
