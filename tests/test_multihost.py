@@ -180,6 +180,30 @@ def test_a_barrier_says_who_is_missing_and_who_fails_alone_ends_alone():
         assert code == 75
 
 
+HANG = """
+import sys
+import time
+from igpt_jax.parallel import multihost
+from igpt_jax.training.watchdog import Watchdog
+i, port = map(int, sys.argv[1:])
+multihost.start(f"127.0.0.1:{port}", 2, i)
+multihost.meet("roll call", 60)
+def stuck():
+    time.sleep(60)
+with Watchdog(1 + 2 * i):
+    stuck()
+"""
+
+
+def test_when_all_hang_all_say_where():
+    """Though process 0's watchdog is the first."""
+    port = free_port()
+    for i, (code, _, err) in enumerate(finish([popen(["-c", HANG, i, port], 1) for i in range(2)])):
+        assert f"igpt[{i}]: no progress" in err
+        assert "in stuck" in err
+        assert code == 75
+
+
 def test_flags_that_belong_together():
     [(code, _, err)] = finish([popen(["-c", RUN, *ARGS, "--coordinator", "127.0.0.1:1"], 1)])
     assert code == 2

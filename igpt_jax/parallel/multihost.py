@@ -202,7 +202,9 @@ def leave(code: int, patience_s: float = 10) -> None:
 
 
 def leave_alone(code: int) -> NoReturn:
-    """Ends this process without JAX's farewell. Process 0 stays a moment: from it the others hear who is lost."""
+    """Ends this process without JAX's farewell. Process 0 stays a moment: once it is gone, JAX aborts the others, which
+    may still have something to say.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if several() and is_first():

@@ -10,6 +10,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from igpt_jax.parallel import multihost
+
 
 class Watchdog:
     """A thread that, when `beat` is not called for so many seconds, prints the stacks of all threads and ends the
@@ -40,8 +42,8 @@ class Watchdog:
             silent = time.monotonic() - self._since
             if silent > self._seconds:
                 if self._out is not None:
-                    message = f"igpt: no progress for {silent:.0f} s while {self._doing}; stacks of all threads follow"
-                    print(message, file=self._out, flush=True)
+                    message = f"no progress for {silent:.0f} s while {self._doing}; stacks of all threads follow"
+                    print(f"{multihost.who()}: {message}", file=self._out, flush=True)
                     faulthandler.dump_traceback(self._out, all_threads=True)
                     self._out.flush()
-                os._exit(os.EX_TEMPFAIL)
+                multihost.leave_alone(os.EX_TEMPFAIL)
