@@ -198,15 +198,15 @@ def leave(code: int, patience_s: float = 10) -> None:
     JAX's own farewell would wait for them while they wait for it.
     """
     if several() and _wait_for_all("leaving", patience_s) is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
         leave_alone(code)
 
 
 def leave_alone(code: int) -> NoReturn:
     """Ends this process without JAX's farewell. Process 0 stays a moment: once it is gone, JAX aborts the others, which
-    may still have something to say.
+    may still have something to say. Nothing is flushed, as another thread may hang in just that.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     if several() and is_first():
         time.sleep(LINGER_S)
     os._exit(code)

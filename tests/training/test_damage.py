@@ -173,27 +173,3 @@ def test_every_single_bit_counts_and_the_mesh_does_not():
     assert checksums({"x": spread})["x"] == base
     expected = sum(int(w) * (2 * i + 1) for i, w in enumerate(words.ravel())) % 2**32
     assert base == expected
-
-
-def test_a_hang_ends_the_run_with_the_stacks(tmp_path):
-    """In a process of its own: a step that never ends."""
-    import subprocess
-    import sys
-
-    code = """
-import sys, time
-from igpt_jax.training.watchdog import Watchdog
-def stuck():
-    time.sleep(60)
-with Watchdog(0.5) as dog:
-    for step in range(3):
-        dog.beat(f"training step {step}")
-        time.sleep(0.3)
-    stuck()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert done.returncode == 75
-    assert "no progress for 1 s while training step 2" in done.stderr
-    assert "in stuck" in done.stderr
-    ok = code.replace("    stuck()", "    pass")
-    assert subprocess.run([sys.executable, "-c", ok], capture_output=True, timeout=30).returncode == 0
