@@ -9,7 +9,7 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# kills, signals and damage by the hundred; takes long
+# kills, signals and damage by the hundred; about half an hour
 chaos: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m chaos
 
