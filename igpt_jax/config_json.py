@@ -1,4 +1,4 @@
-"""Configurations as JSON, and what two of them have in common: how a workdir knows its own run again."""
+"""Configurations as JSON, and how two of them differ: how a workdir recognises its own run."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ from typing import Any, TypeVar
 
 import dacite
 
-from igpt_jax.config import Config, InputError, nearest
+from igpt_jax.config import Config
+from igpt_jax.errors import InputError, nearest
 
 T = TypeVar("T")
 
-# A workdir is resumed only by a configuration that gives the same run. These keys do not change what is computed
-# (beyond rounding), or may be changed on purpose half-way.
-FREE_ON_RESUME = frozenset(
-    {
-        *("name", "data.workers", "model.dtype", "model.attention", "model.remat", "model.scan_layers"),
-        *("mesh.data", "mesh.fsdp", "mesh.tensor", "sampler.temperature", "sampler.top_k", "sampler.top_p"),
-        *("train.steps", "train.microbatches", "train.log_every", "train.eval_every", "train.checkpoint_every"),
-        *("train.keep", "train.sample_every", "train.eval_batch_size", "train.eval_images", "train.watchdog_s"),
-    }
-)
+FIXED = ("seed", "objective", "init_from", "model", "data", "palette", "optim")
+"""The sections that decide what a run computes. A workdir is continued only with the same values in them."""
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
@@ -37,9 +30,9 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ and that decide what a run computes, with (old, new)."""
+    """Keys of the fixed sections whose values differ, with (old, new)."""
     a, b = flatten(old), flatten(new)
-    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in FREE_ON_RESUME}
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key.partition(".")[0] in FIXED}
 
 
 def to_json(cfg: Any) -> str:

@@ -1,10 +1,19 @@
-"""Random keys as arrays: every image, draw and position has one of its own, whatever it is computed together with."""
+"""Random keys: one stream for each purpose, and one key for every image, draw and position."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_PURPOSES = ("init", "train", "eval", "sample")
+
+
+def stream(seed: int, purpose: Literal["init", "train", "eval", "sample"]) -> jax.Array:
+    """The key from which everything for a purpose is drawn, so that no purpose repeats the numbers of another."""
+    return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
 
 
 def fold_in(keys: jax.Array, numbers: jax.Array | np.ndarray | int) -> jax.Array:
