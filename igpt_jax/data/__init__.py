@@ -1,1 +1,1 @@
-"""Pictures on the host: sources of records, per-image preprocessing, batches. numpy only, never jax."""
+"""Images on the host: sources of records, one image's transforms, batches. numpy only, never JAX."""

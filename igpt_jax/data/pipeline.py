@@ -1,13 +1,12 @@
-"""From records to batches: global batch k is a pure function of (seed, k), whatever the number of processes.
+"""From records to batches. Global batch k is a pure function of (seed, k), for any number of processes and workers.
 
-The record order is a fresh permutation of the source in every epoch, and every sample has its own generator, both
-computed from indices alone; so a run resumes anywhere at no cost, on any number of hosts. Threads and worker processes
-are grain's. Putting batches on devices is left to `igpt_jax.parallel`.
+The order of the records in each epoch and the random numbers of each sample are computed from indices alone. So a run
+resumes at any step without replaying the earlier ones, on any number of hosts. grain provides the threads and worker
+processes; `igpt_jax.parallel` puts batches on devices.
 """
 
 from __future__ import annotations
 
-import atexit
 import functools
 import multiprocessing
 import os
@@ -15,20 +14,19 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
-from igpt_jax.config import InputError
 from igpt_jax.data.sources import Source
+from igpt_jax.data.transforms import Transform
+from igpt_jax.errors import InputError, require
 
 Batch = dict[str, np.ndarray]
-Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-_WORD = 2**64 - 1
+_UINT64 = 2**64 - 1
 
 
 def train_batches(
@@ -41,185 +39,146 @@ def train_batches(
     rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Endless training batches from global batch `start_step` on: this process's part of each.
+    """Training batches without end, from global batch `start_step` on: this process's rows of each.
 
-    Sample g = k * batch_size + j of the run is example j of global batch k; it belongs to epoch g // len(source).
-    Batches run on across the end of an epoch. A process prepares only the rows that it needs.
+    Example j of global batch k is sample g = k * batch_size + j of the run, and belongs to epoch g // len(source). A
+    batch may hold the end of one epoch and the start of the next. Only the rows asked for are read.
 
     Args:
-      source: the records.
-      transform: from `make_preprocess`; must give one shape, and be picklable where `workers` > 0.
+      source, transform: can be pickled if `workers` > 0. The transform's results have one shape.
       batch_size: images over all processes.
       seed: of order and augmentation.
-      start_step: first global batch.
-      rows: which rows of each global batch to prepare, in 0..batch_size - 1; by default all.
-      workers: worker processes; 0 prepares batches on threads of this one. The batches are the same.
+      start_step: index of the first global batch.
+      rows: which rows of each global batch to prepare, each in 0..batch_size - 1. None prepares all.
+      workers: worker processes; 0 uses threads of this process. The batches are the same.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c], label int32 [R], for R rows.
+      An iterator of image uint8 [R, y, x, c] and label int32 [R], for R rows. `close()` stops its workers.
 
     Raises:
-      InputError: `source` is empty; later, from next(), what the source raises.
+      InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    batch = _TrainBatch(source, transform, seed, batch_size, _checked_rows(rows, batch_size, source))
+    batch = functools.partial(_train_batch, source, transform, seed, batch_size, _rows(rows, batch_size, source))
     return _Prefetched(grain.MapDataset.range(start_step, sys.maxsize).map(batch), workers)
 
 
 def eval_batches(
     source: Source, transform: Transform, *, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Every record of the source once, in order, in as many global batches as it takes: equally many for any rows.
-
-    Args as for `train_batches`.
+    """Every record of the source once, in order. The number of batches does not depend on `rows`.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c], label int32 and weight float32 [R]. Weight is 1 for a record, and 0 for
-      the all-zero entries that fill the last batch.
+      An iterator of image uint8 [R, y, x, c], label int32 [R] and weight float32 [R]. The weight is 1 for a record, and
+      0 for the all-zero entries that fill the last batch.
 
     Raises:
-      InputError: `source` is empty; later, from next(), what the source raises.
+      InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    batch = _EvalBatch(source, transform, batch_size, _checked_rows(rows, batch_size, source))
+    batch = functools.partial(_eval_batch, source, transform, batch_size, _rows(rows, batch_size, source))
     return _Prefetched(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch), workers=0)
 
 
-def _checked_rows(rows: Sequence[int] | np.ndarray | None, batch_size: int, source: Source) -> tuple[int, ...]:
-    if len(source) == 0:
-        raise InputError(f"data.source: {source.name} holds no record")
-    found = tuple(range(batch_size) if rows is None else map(int, rows))
-    if not found or min(found) < 0 or max(found) >= batch_size:
-        raise ValueError(f"rows {found} are not rows of a batch of {batch_size}")
-    return found
+def _rows(rows: Sequence[int] | np.ndarray | None, batch_size: int, source: Source) -> np.ndarray:
+    require(len(source) > 0, "data.source", f"{source.name} holds no record")
+    return np.arange(batch_size) if rows is None else np.array(rows)
 
 
-@dataclass(frozen=True)
-class _TrainBatch:
-    """Global batch index -> some rows of that batch."""
-
-    source: Source
-    transform: Transform
-    seed: int
-    batch_size: int
-    rows: tuple[int, ...]
-
-    def __call__(self, step: int) -> Batch:
-        samples = [self._sample(step * self.batch_size + row) for row in self.rows]
-        return {
-            "image": np.stack([image for image, _ in samples]),
-            "label": np.array([label for _, label in samples], np.int32),
-        }
-
-    def _sample(self, g: int) -> tuple[np.ndarray, int]:
-        n = len(self.source)
+def _train_batch(
+    source: Source, transform: Transform, seed: int, batch_size: int, rows: np.ndarray, step: int
+) -> Batch:
+    """These rows of global batch `step`."""
+    n, samples = len(source), []
+    for g in (step * batch_size + rows).tolist():
         epoch, position = divmod(g, n)
-        record = self.source[permuted(position, n, self.seed, epoch)]
-        return self.transform(record["image"], _generator(self.seed, g)), record["label"]
+        samples.append(_read(source, transform, permuted(position, n, seed, epoch), _generator(seed, g)))
+    images, labels = zip(*samples, strict=True)
+    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
 
 
-@dataclass(frozen=True)
-class _EvalBatch:
-    """Global batch index -> some rows of that batch; those past the last record are zeros of weight 0."""
-
-    source: Source
-    transform: Transform
-    batch_size: int
-    rows: tuple[int, ...]
-
-    def __call__(self, step: int) -> Batch:
-        index = [step * self.batch_size + row for row in self.rows]
-        real = [j for j, i in enumerate(index) if i < len(self.source)]
-        # a process whose rows all lie past the end still reads one record, for the shape
-        images, labels = zip(*map(self._record, [index[j] for j in real] or [0]), strict=True)
-        batch: Batch = {
-            "image": np.zeros((len(index), *images[0].shape), np.uint8),
-            "label": np.zeros(len(index), np.int32),
-            "weight": np.zeros(len(index), np.float32),
-        }
-        if real:
-            batch["image"][real], batch["label"][real], batch["weight"][real] = images, labels, 1
-        return batch
-
-    def _record(self, i: int) -> tuple[np.ndarray, int]:
-        record = self.source[i]
-        return self.transform(record["image"], _generator(0, i)), record["label"]
+def _eval_batch(source: Source, transform: Transform, batch_size: int, rows: np.ndarray, step: int) -> Batch:
+    """These rows of batch `step`. Rows after the last record are zeros."""
+    indices = step * batch_size + rows
+    real = indices < len(source)
+    # a process without any record in this batch still reads one, to know the shape
+    chosen = indices[real].tolist() or [0]
+    images, labels = zip(*(_read(source, transform, i, _generator(0, i)) for i in chosen), strict=True)
+    batch = {
+        "image": np.zeros((len(rows), *images[0].shape), np.uint8),
+        "label": np.zeros(len(rows), np.int32),
+        "weight": real.astype(np.float32),
+    }
+    batch["image"][real], batch["label"][real] = np.stack(images)[: real.sum()], labels[: real.sum()]
+    return batch
 
 
-def _end_with_parent(index: int, count: int) -> None:
-    """Leaves the end of a worker process to the training process, be it close() or the end of that process itself.
+def _read(source: Source, transform: Transform, i: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    record = source[i]
+    return transform(record["image"], rng), record["label"]
 
-    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM all of a job; but training still takes batches
-    until it has saved. And grain's own worker would wait for ever for a training process that SIGKILL ended.
+
+def _start_worker(index: int, count: int) -> None:
+    """Makes a worker process ignore signals, and exit with its parent.
+
+    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM all processes of a job, but training still
+    takes batches until it has saved. And grain's own worker waits for ever if SIGKILL ends the training process.
     """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        assert parent is not None
+        parent.join()
+        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@atexit.register  # hence after every close(), which asks first, and before multiprocessing's SIGTERM and endless join()
-def _kill_workers() -> None:
-    """Ends workers that nothing holds any more, such as one still starting when the first batch failed."""
-    for process in multiprocessing.active_children():
-        if process.name.startswith("grain-process-prefetch"):
-            process.kill()
-
-
-def _close(box: list[grain.DatasetIterator[Batch]]) -> None:
-    box.pop().close()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 class _Prefetched(Iterator[Batch]):
-    """Prepares elements ahead of time. An element is a whole batch, so threads and processes only take turns.
+    """Prepares elements ahead of time on threads or in worker processes.
 
-    (Batching after the split among processes would let their number decide which records share a batch.) Dropping the
-    iterator, `close()` or the end of the program stops the threads and processes.
+    An element is a whole batch, so the number of workers changes nothing in it: workers take turns. `close()`, dropping
+    the iterator, or the end of the program stops the threads and processes.
     """
 
     def __init__(self, batches: grain.MapDataset[Batch], workers: int) -> None:
         threads = max(1, min(16, os.cpu_count() or 1) // max(1, workers))
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
         if workers:
-            if not flags.FLAGS.is_parsed():  # grain reads an absl flag here, which raises unless absl's main() runs
-                flags.FLAGS.mark_as_parsed()
+            flags.FLAGS.mark_as_parsed()  # grain reads an absl flag, which raises unless absl's main() runs
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
-        self._shared = workers > 0
-        # boxed, for close() to drop it too: grain's destructor fails when the interpreter is half gone
-        self._box = [iter(dataset)]
-        self.close = weakref.finalize(self, _close, self._box)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+        self._copy = workers > 0
+        # a list, so that close() can empty it: grain's iterator must not be deleted while the interpreter shuts down
+        self._iterator = [iter(dataset)]
+        self.close = weakref.finalize(self, lambda iterator: iterator.pop().close(), self._iterator)
 
     def __next__(self) -> Batch:
         if not self.close.alive:
             raise StopIteration
         try:
-            batch = next(self._box[0])
+            batch = next(self._iterator[0])
         except InputError as error:
             self.close()
-            raise InputError(str(error)) from None  # without grain's frames and its note on them
+            raise InputError(str(error)) from None  # without grain's traceback and notes
         except BaseException:
             self.close()
             raise
-        # what comes from a worker lies in shared memory, which is freed behind the reader's back
-        return {key: np.array(value) for key, value in batch.items()} if self._shared else batch
+        # a worker's arrays are in shared memory, which grain may free while they are in use
+        return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
 
 
 def _generator(seed: int, g: int) -> np.random.Generator:
     """The random numbers of sample g of a run."""
-    return np.random.Generator(np.random.Philox(key=(seed & _WORD) << 64 | g))
+    return np.random.Generator(np.random.Philox(key=(seed & _UINT64) << 64 | g))
 
 
 def permuted(position: int, n: int, seed: int, epoch: int) -> int:
     """Where `position` goes in the permutation of range(n) that belongs to (seed, epoch), in constant time and memory.
 
-    A Feistel network on the smallest even number of bits that holds n, walked until it lands inside. (grain's
-    index_shuffle works on at least 16 bits: 7 ms a call for n = 3. This one is also pinned by a test, since a change of
-    it would silently change what a resumed run sees.)
+    A Feistel network on the smallest even number of bits that holds n, applied until the result is below n. (grain's
+    index_shuffle works on at least 16 bits: 7 ms a call for n = 3.) A test pins the results, because a change would
+    silently change what a resumed run reads.
     """
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
@@ -240,7 +199,7 @@ def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:
 
 def _mix(x: int) -> int:
     """The finalizer of splitmix64: every bit of the result depends on every bit of x."""
-    x &= _WORD
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & _WORD
+    x &= _UINT64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _UINT64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & _UINT64
     return x ^ x >> 31

@@ -1,4 +1,4 @@
-"""Preprocessing: exact geometry on small arrays, the ranges of the paper's recipes, any size in and one size out."""
+"""Transforms: exact geometry on small arrays, the ranges of the paper's recipes, any size in and one size out."""
 
 import importlib.util
 import pickle
@@ -6,21 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-from igpt_jax.config import DataConfig, InputError
-from igpt_jax.data import preprocess
-from igpt_jax.data.preprocess import (
-    centre_crop,
-    denoise,
-    enhance,
-    fit,
-    flip,
-    imagenet_crop,
-    make_preprocess,
-    random_crop,
-    reflect_pad_crop,
-    resize,
-    shift,
-)
+from igpt_jax.config import DataConfig
+from igpt_jax.data import transforms
+from igpt_jax.data.transforms import denoise, enhance, fit, flip, imagenet_box, make_preprocess, resize
+from tests.data.made import refused
 
 needs_skimage = pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs scikit-image")
 
@@ -45,10 +34,7 @@ def test_fit_takes_the_centre_and_leaves_the_right_size_alone():
     wide = np.concatenate([np.full((8, 6, 3), 0, np.uint8), image, np.full((8, 7, 3), 255, np.uint8)], axis=1)
     np.testing.assert_array_equal(fit(wide, (8, 8)), image)
     np.testing.assert_array_equal(fit(wide.transpose(1, 0, 2), (8, 8)), image.transpose(1, 0, 2))
-    np.testing.assert_array_equal(centre_crop(wide, (4, 8)), image[2:6])
-    assert fit(wide, (4, 16)).shape == (4, 16, 3)
-    with pytest.raises(ValueError, match="does not fit"):
-        centre_crop(image, (9, 8))
+    np.testing.assert_array_equal(fit(wide, (4, 16)), resize(wide[1:6], (4, 16)))
 
 
 def test_resize_neither_rings_nor_aliases():
@@ -66,48 +52,36 @@ def test_resize_neither_rings_nor_aliases():
     np.testing.assert_array_equal(resize(image, (20, 10), (5, 8, 25, 18)), image[5:25, 8:18])
 
 
-def test_shift_gives_every_move_and_repeats_the_edge():
-    image = picture(3, 4)
-    rows, cols = np.arange(3), np.arange(4)
-    moves = {
-        image[np.clip(rows - dy, 0, 2)][:, np.clip(cols - dx, 0, 3)].tobytes() for dy in (-1, 0, 1) for dx in (-1, 0, 1)
-    }
-    assert len(moves) == 9
-    assert outcomes(lambda rng: shift(image, 1, rng), 300) == moves
-    assert outcomes(lambda rng: shift(image, 0, rng), 3) == {image.tobytes()}
+def moved(image, index):
+    """The image after every move. `index(n)` lists, for each move, where the n rows or columns come from."""
+    rows, cols = (index(n) for n in image.shape[:2])
+    return {image[y][:, x].tobytes() for y in rows for x in cols}
 
 
-def test_reflection_padding_mirrors_about_the_edge_pixel():
+@pytest.mark.parametrize(
+    ("cfg", "index"),
+    [
+        (DataConfig(augment="shift", shift=2), lambda n: [np.clip(np.arange(n) + d, 0, n - 1) for d in range(-2, 3)]),
+        (DataConfig(augment="shift", shift=0), lambda n: [np.arange(n)]),
+        (DataConfig(augment="cifar"), lambda n: [n - 1 - abs(n - 1 - abs(np.arange(n) + d)) for d in range(-4, 5)]),
+    ],
+)
+def test_shift_repeats_the_edge_and_cifar_mirrors_about_it_and_every_move_occurs(cfg, index):
     image = picture(6, 7)
-
-    def mirrored(n, move):
-        return [(n - 1) - abs((n - 1) - abs(i + move)) for i in range(n)]
-
-    crops = {image[mirrored(6, dy)][:, mirrored(7, dx)].tobytes() for dy in range(-4, 5) for dx in range(-4, 5)}
-    assert len(crops) == 81
-    assert outcomes(lambda rng: reflect_pad_crop(image, 4, rng), 1500) == crops
+    transform = make_preprocess(cfg, (6, 7), train=True)
+    assert outcomes(lambda rng: transform(image, rng), 1500) == moved(image, index)
 
 
-def test_random_crop_and_flip_give_every_outcome():
-    image = picture(5, 4)
-    crops = {image[y : y + 3, x : x + 2].tobytes() for y in range(3) for x in range(3)}
-    assert outcomes(lambda rng: random_crop(image, (3, 2), rng), 300) == crops
-    rng = np.random.default_rng(0)
+def test_flip_mirrors_half_of_the_images():
+    image, rng = picture(5, 4), np.random.default_rng(0)
     mirrored = sum(np.array_equal(flip(image, rng), image[:, ::-1]) for _ in range(1000))
     assert 430 < mirrored < 570
 
 
-def boxes(monkeypatch, image, size, rng, n):
-    seen = []
-    monkeypatch.setattr(preprocess, "resize", lambda image, size, box: seen.append(box))
-    for _ in range(n):
-        imagenet_crop(image, size, rng)
-    return np.array(seen)
-
-
-def test_imagenet_recipe_keeps_the_ranges_of_the_paper(monkeypatch):
-    """On a 300 x 500 picture, what a 224 crop covers tells the shorter side, and where it lies the offset."""
-    top, left, bottom, right = boxes(monkeypatch, picture(300, 500), (32, 32), np.random.default_rng(0), 4000).T
+def test_imagenet_recipe_has_the_ranges_of_the_paper():
+    """On a 300 x 500 image, the size of the box gives the shorter side, and its place the offset of the crop."""
+    rng = np.random.default_rng(0)
+    top, left, bottom, right = np.array([imagenet_box((300, 500), (32, 32), rng) for _ in range(4000)]).T
     shorter = np.rint(224 * 300 / (bottom - top)).astype(int)
     assert (shorter.min(), shorter.max()) == (256, 384)
     assert len(np.unique(shorter)) == 129
@@ -120,19 +94,18 @@ def test_imagenet_recipe_keeps_the_ranges_of_the_paper(monkeypatch):
         assert abs(offset.mean() - 0.5) < 0.03
 
 
-def test_imagenet_evaluation_is_the_centre_of_the_shorter_side(monkeypatch):
-    assert boxes(monkeypatch, picture(448, 1000), (32, 32), None, 1).tolist() == [[0, 276, 448, 724]]
-    assert boxes(monkeypatch, picture(448, 448), (16, 32), None, 1).tolist() == [[112, 0, 336, 448]]
-
-
-def test_imagenet_evaluation_of_the_crop_itself_only_downsamples():
-    image = picture(224, 224)
-    np.testing.assert_array_equal(imagenet_crop(image, (32, 32), None), resize(image, (32, 32)))
+def test_imagenet_evaluation_is_the_centre_of_the_shorter_side():
+    assert imagenet_box((448, 1000), (32, 32), None) == (0, 276, 448, 724)
+    assert imagenet_box((448, 448), (16, 32), None) == (112, 0, 336, 448)
+    assert imagenet_box((224, 224), (32, 32), None) == (0, 0, 224, 224)
+    image, rng = picture(448, 1000), np.random.default_rng(0)
+    result = make_preprocess(DataConfig(augment="imagenet"), (32, 32), train=False)(image, rng)
+    np.testing.assert_array_equal(result, resize(image, (32, 32), (0, 276, 448, 724)))
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "cifar", "imagenet"])
 @pytest.mark.parametrize("train", [False, True])
-def test_every_recipe_takes_any_picture(augment, train):
+def test_every_recipe_takes_images_of_any_size(augment, train):
     for c in (1, 3):
         for size in ((32, 32), (3, 5)):
             transform = make_preprocess(DataConfig(augment=augment, shift=2, flip=True), size, train=train)
@@ -147,7 +120,7 @@ def test_every_recipe_takes_any_picture(augment, train):
     assert thin.shape == (8, 8, 3)
 
 
-def test_chance_is_for_training_and_comes_from_the_generator_alone():
+def test_only_training_is_random_and_only_through_its_generator():
     image = picture(32, 32)
     cases = [DataConfig(augment=augment) for augment in ("shift", "cifar", "imagenet")] + [DataConfig(flip=True)]
     for cfg in cases:
@@ -159,7 +132,7 @@ def test_chance_is_for_training_and_comes_from_the_generator_alone():
     np.testing.assert_array_equal(plain(image, np.random.default_rng(0)), image)
 
 
-def test_shift_moves_half_of_the_pictures():
+def test_shift_moves_half_of_the_images():
     image = picture(8, 8)
     transform = make_preprocess(DataConfig(augment="shift", shift=1), (8, 8), train=True)
     still = np.mean([np.array_equal(transform(image, np.random.default_rng(i)), image) for i in range(1000)])
@@ -179,7 +152,7 @@ def test_flip_is_the_last_step():
 @needs_skimage
 @pytest.mark.parametrize("c", [1, 3])
 @pytest.mark.parametrize("kind", ["tv", "bilateral", "nlmeans", "wavelet"])
-def test_denoisers_come_closer_to_the_clean_picture(kind, c):
+def test_denoisers_come_closer_to_the_clean_image(kind, c):
     if kind == "wavelet":
         pytest.importorskip("pywt")
     clean = smooth(40, 30, c)
@@ -220,7 +193,7 @@ def test_restoration_runs_at_full_size_before_the_geometry(monkeypatch):
     calls = []
     for name in ("denoise", "enhance"):
         monkeypatch.setattr(
-            preprocess, name, lambda image, kind, name=name: calls.append((name, kind, image.shape[:2])) or image
+            transforms, name, lambda image, kind, name=name: calls.append((name, kind, image.shape[:2])) or image
         )
     cfg = DataConfig(denoise="tv", enhance="clahe")
     make_preprocess(cfg, (8, 8), train=False)(picture(50, 40), np.random.default_rng(0))
@@ -231,8 +204,8 @@ def test_restoration_runs_at_full_size_before_the_geometry(monkeypatch):
 def test_a_missing_extra_is_named_before_the_run_starts(monkeypatch, missing):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
-    with pytest.raises(InputError, match=r"data\.denoise: 'wavelet' needs .*pip install -e '.\[enhance\]'"):
-        make_preprocess(DataConfig(denoise="wavelet"), (8, 8), train=True)
+    wavelet, clahe = DataConfig(denoise="wavelet"), DataConfig(enhance="clahe")
+    says = r"data\.denoise: 'wavelet' needs .*pip install -e '.\[enhance\]'"
+    refused(says, make_preprocess, wavelet, (8, 8), train=True)
     if missing == "skimage":
-        with pytest.raises(InputError, match=r"data\.enhance: 'clahe' needs scikit-image"):
-            make_preprocess(DataConfig(enhance="clahe"), (8, 8), train=True)
+        refused("data.enhance: 'clahe' needs scikit-image", make_preprocess, clahe, (8, 8), train=True)

@@ -1,0 +1,59 @@
+"""What every source of images has in common."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, Protocol, TypedDict
+
+import numpy as np
+
+Split = Literal["train", "eval"]
+
+
+class Record(TypedDict):
+    """One image with its class."""
+
+    image: np.ndarray
+    """uint8 [y, x, c] of any height and width, c = data.channels."""
+    label: int
+    """-1 for no label."""
+
+
+class Source(Protocol):
+    """A sequence of records with random access. Must be picklable, and safe to read from many threads."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label; empty if there are no labels."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the source holds, in order. It may use names instead of pixels, so that it is fast."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> Record: ...
+
+
+class ArraySource:
+    """Grey images uint8 [n, y, x] and labels int [n] in memory. Each record repeats the grey in `channels` channels."""
+
+    def __init__(
+        self, name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], channels: int
+    ) -> None:
+        self.name = name
+        self.class_names = class_names
+        self._images, self._labels, self._channels = images, labels, channels
+        content = hashlib.sha256(repr(images.shape).encode())
+        content.update(np.ascontiguousarray(images).data)
+        content.update(labels.astype("<i4").data)
+        self.digest = content.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: int) -> Record:
+        return Record(image=np.repeat(self._images[i][..., None], self._channels, axis=2), label=int(self._labels[i]))

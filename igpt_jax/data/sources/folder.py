@@ -1,0 +1,127 @@
+"""`folder:PATH`: the image files of a folder, with subfolders as classes.
+
+The splits are the folders `train/` and `val/` (or `valid/`, `validation/`, `test/`) where both exist. Otherwise
+`data.holdout` of the images are held out, by a hash of each file name.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from igpt_jax.config import DataConfig
+from igpt_jax.data.reading import load_image
+from igpt_jax.data.sources.base import Record, Split
+from igpt_jax.errors import InputError, require
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"))
+EVAL_FOLDERS = ("val", "valid", "validation", "test")
+
+
+class FolderSource:
+    """The images of one split in the order of their names.
+
+    In place of a file that cannot be read, the record is that of the next readable one.
+
+    Raises:
+      InputError: there is no such folder, it has no image, or none that can be read. Later, from reading a record: more
+        than `data.max_unreadable` of the images could not be read.
+    """
+
+    def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
+        require(bool(where), "data.source", "name the folder: folder:PATH")
+        root = Path(where).expanduser()
+        require(root.is_dir(), "data.source", f"there is no folder {where!r}")
+        folders: dict[str, Path] = {split: root}
+        held_out = next((root / name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
+        if held_out is not None and (root / "train").is_dir():
+            folders = {"train": root / "train", "eval": held_out}
+        try:
+            listed = {name: sorted(_list_images(folder, "", ())) for name, folder in folders.items()}
+        except OSError as error:
+            raise InputError(f"data.source: {error}") from None
+        paths = listed[split]
+        self.name = cfg.source
+        self._root = str(folders[split])
+        require(bool(paths), "data.source", f"no image ({', '.join(sorted(SUFFIXES))}) in {self._root!r}")
+        # the classes of both splits, so that a class that one split lacks does not change the numbers of the others
+        self.class_names = tuple(sorted({p.partition("/")[0] for half in listed.values() for p in half if "/" in p}))
+        self._labels = {name: i for i, name in enumerate(self.class_names)}
+        self._paths = paths if len(folders) == 2 else _hold_out(paths, cfg.holdout, self._root)[split]
+        self.digest = hashlib.sha256(b"".join(_name_bytes(path) + b"\0" for path in self._paths)).hexdigest()
+        self._unreadable: dict[str, None] = {}  # an ordered set
+        self._total = len(paths)
+        self._cfg = cfg
+        _ = self[0]  # raises if no image can be read
+
+    @property
+    def unreadable(self) -> int:
+        """How many files could not be read so far. Each worker process has its own count."""
+        return len(self._unreadable)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, i: int) -> Record:
+        n = len(self._paths)
+        for path in (self._paths[j % n] for j in range(i, i + n)):
+            try:
+                image = load_image(os.path.join(self._root, path), self._cfg.channels)
+            except InputError as error:
+                self._count_unreadable(path, error)
+                continue
+            return Record(image=image, label=self._labels[path.partition("/")[0]] if "/" in path else -1)
+        raise InputError(f"data.source: none of the {n} images in {self._root!r} can be read")
+
+    def _count_unreadable(self, path: str, error: InputError) -> None:
+        if path not in self._unreadable:  # two threads at once may both warn
+            log.warning("skipped: %s", error)
+        self._unreadable[path] = None
+        names = list(self._unreadable)
+        if len(names) > self._cfg.max_unreadable * self._total:
+            raise InputError(
+                f"data.source: at least {len(names)} of {self._total} images in {self._root!r} cannot be read, such as "
+                f"{', '.join(map(repr, names[:3]))}; repair or remove them, or raise --data.max-unreadable"
+            )
+
+
+def _list_images(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterator[str]:
+    """Relative paths of image files with forward slashes, without hidden files and folders."""
+    parents += (folder.resolve(),)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if path.resolve() not in parents:  # else a link to a folder above itself
+                    yield from _list_images(path, f"{prefix}{entry.name}/", parents)
+            elif path.suffix.lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):  # a link may dangle
+                yield prefix + entry.name
+
+
+def _hold_out(paths: Sequence[str], share: float, root: str) -> dict[Split, list[str]]:
+    """Both splits. The hash of a path decides, so that a new file moves no other one.
+
+    Neither split is empty: the path with the lowest hash is always held out, the one with the highest never.
+    """
+    require(len(paths) > 1, "data.source", f"{root!r} has one image; holding some out needs at least two")
+
+    def rank(path: str) -> float:
+        return int.from_bytes(hashlib.blake2b(_name_bytes(path), digest_size=8).digest(), "big") / 2**64
+
+    ranked = sorted(paths, key=rank)
+    count = min(max(1, bisect.bisect_left(ranked, share, key=rank)), len(paths) - 1)
+    return {"train": sorted(ranked[count:]), "eval": sorted(ranked[:count])}
+
+
+def _name_bytes(path: str) -> bytes:
+    # file systems differ in whether they return a name in composed or in decomposed Unicode
+    return unicodedata.normalize("NFC", path).encode("utf-8", "surrogateescape")

@@ -1,0 +1,67 @@
+"""The table of sources: a kind of one's own, and names that are refused."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from igpt_jax.config import DataConfig
+from igpt_jax.data import sources
+from igpt_jax.data.pipeline import train_batches
+from igpt_jax.data.sources import ArraySource, open_source, register_source
+from igpt_jax.data.transforms import make_preprocess
+from tests.data.made import refused
+
+
+@pytest.fixture
+def toy_kind(monkeypatch):
+    """A registered kind `toy`: toy:N is N images of one grey, each with its index as grey and label."""
+    monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
+
+    def open_toy(cfg, split, where):
+        n = int(where or 5) if split == "train" else 2
+        images = np.arange(n, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+        return ArraySource(cfg.source, images, np.arange(n), tuple(map(str, range(n))), cfg.channels)
+
+    register_source("toy", open_toy)
+    return open_toy
+
+
+def test_a_registered_source_is_opened_and_read_in_batches(toy_kind):
+    for name, n in (("toy:8", 8), ("toy", 5)):
+        cfg = DataConfig(source=name, channels=1)
+        train, held_out = open_source(cfg, "train"), open_source(cfg, "eval")
+        assert (train.name, len(train), len(held_out)) == (name, n, 2)
+        batches = train_batches(train, make_preprocess(cfg, (2, 2), train=True), batch_size=4, seed=0)
+        for batch in itertools.islice(batches, 3):
+            assert batch["image"].shape == (4, 2, 2, 1)
+            assert (batch["image"] == batch["label"][:, None, None, None]).all()
+
+
+def test_a_kind_belongs_to_one_opener(toy_kind):
+    register_source("toy", toy_kind)
+    for kind in ("toy", "digits"):
+        with pytest.raises(ValueError, match=f"{kind!r} exists already"):
+            register_source(kind, lambda cfg, split, where: None)
+    for kind in ("", "a:b"):
+        with pytest.raises(ValueError, match="without a colon"):
+            register_source(kind, toy_kind)
+
+
+@pytest.mark.parametrize("name", ["mnist", "s3:bucket", "Digits", ""])
+def test_an_unknown_kind_is_refused_in_one_line_with_the_kinds_that_exist(toy_kind, name):
+    refused("there are digits, folder, idx, tfds, toy, and", open_source, DataConfig(source=name), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("folder", "folder:PATH"),
+        ("folder:", "folder:PATH"),
+        ("idx:", "idx:PATH"),
+        ("tfds", "tfds:NAME"),
+        ("digits:8", "digits"),
+    ],
+)
+def test_a_kind_with_a_part_missing_or_too_much_is_refused(name, says):
+    refused(f"^data.source: .*{says}", open_source, DataConfig(source=name), "train")
