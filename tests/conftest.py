@@ -4,7 +4,13 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",  # compiles in two thirds of the time; test models are tiny
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "igpt_jax_test_cache"))
@@ -45,6 +51,14 @@ def tiny():
     model = ImageGPT(ModelConfig.preset("tiny"))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
     return model, randomized(params, 0.2)
+
+
+SLOW_FILES = ("test_processes", "test_kills", "test_workdir", "test_run", "test_cli", "test_resume", "test_plan")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long come first, so that no worker starts one of them when the others are done."""
+    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
 
 
 _counts = []

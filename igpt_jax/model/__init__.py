@@ -1,5 +1,19 @@
-"""The pure function from tokens to logits."""
+"""The pure function from slots to logits."""
 
-from igpt_jax.model.decoder import AXES, Cache, ImageGPT, init_cache
+from igpt_jax.model.axes import AXES, OPTIONAL, PROJECTIONS
+from igpt_jax.model.cache import Cache, LayerCache, compute_dtype, grow_cache, init_cache
+from igpt_jax.model.decoder import ImageGPT, abstract_params, count_params
 
-__all__ = ["AXES", "Cache", "ImageGPT", "init_cache"]
+__all__ = [
+    "AXES",
+    "OPTIONAL",
+    "PROJECTIONS",
+    "Cache",
+    "ImageGPT",
+    "LayerCache",
+    "abstract_params",
+    "compute_dtype",
+    "count_params",
+    "grow_cache",
+    "init_cache",
+]

@@ -1,15 +1,13 @@
 """The decoder is iGPT's: causal, ln V when fresh, of the published shape, and one function however it is computed."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax import ImageGPT, InputError, ModelConfig, init_cache
-from igpt_jax.config import PRESETS
-from igpt_jax.model import AXES
+from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
+from igpt_jax.model import AXES, OPTIONAL, PROJECTIONS, abstract_params, count_params
+from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import axes_of, path_name
 from tests.conftest import BF16_ATOL, F32_ATOL
@@ -17,10 +15,6 @@ from tests.conftest import BF16_ATOL, F32_ATOL
 
 def tokens(model, batch=2, seed=3):
     return jax.random.randint(jax.random.key(seed), (batch, model.cfg.n_ctx), 0, model.cfg.vocab_size)
-
-
-def with_cfg(model, **changes):
-    return ImageGPT(dataclasses.replace(model.cfg, **changes))
 
 
 def test_logits_depend_on_no_later_position(tiny):
@@ -56,24 +50,43 @@ def test_fresh_model_predicts_all_colours_alike():
     np.testing.assert_allclose(nats, np.log(512), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+PUBLISHED = {"s": (76e6, 76_571_648), "m": (455e6, 455_157_760), "l": (1362e6, 1_362_250_752), "xl": (6801e6, None)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_as_many_as_published(name):
-    model = ImageGPT(ModelConfig.preset(name))
-    x = jax.ShapeDtypeStruct((1, model.cfg.n_ctx), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == model.cfg.n_params
+    rounded, exact = PUBLISHED[name]
+    count = count_params(ModelConfig.preset(name))
+    assert exact in (count, None)
+    assert abs(count - rounded) / rounded < 0.01
+
+
+KINDS = (
+    {},
+    {"use_bias": True, "clf_classes": 3, "cond_classes": 5},
+    {"causal": False},
+    {"any_order": True, "prefix_slots": 4, "prefix_values": 12},
+    {"grid": (3, 4, 4)},
+)
 
 
 def test_every_parameter_has_its_row_and_every_row_its_parameter():
     seen = set()
-    for extra in ({}, {"use_bias": True, "clf_classes": 3, "cond_classes": 5}, {"causal": False}):
-        model = ImageGPT(ModelConfig.preset("tiny", **extra))
-        params = jax.eval_shape(model.init, jax.random.key(0), tokens(model))["params"]
-        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == model.cfg.n_params
-        for path, leaf in jax.tree.leaves_with_path(params):
+    for kind in KINDS:
+        for path, leaf in jax.tree.leaves_with_path(abstract_params(ModelConfig.preset("tiny", **kind))):
             axes_of(path_name(path), leaf.shape, AXES)
             seen.add(path_name(path))
     assert seen == AXES.keys()
+
+
+def test_what_weights_may_lack_starts_at_zero_and_only_matrices_are_projections():
+    for kind in KINDS:
+        model = ImageGPT(ModelConfig.preset("tiny", **kind))
+        params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
+        for path, leaf in jax.tree.leaves_with_path(params):
+            name = path_name(path)
+            assert name not in OPTIONAL or not leaf.any()
+            assert (name in PROJECTIONS) == name.endswith("/w")
 
 
 def test_initial_spread_of_each_parameter():
@@ -104,20 +117,6 @@ def test_initial_spread_of_each_parameter():
     assert jnp.abs(first - second).max() > 0.01  # layers are drawn apart
 
 
-def test_cached_decode_equals_the_full_pass_at_every_position(tiny):
-    model, params = tiny
-    x = tokens(model)
-    full = model.apply({"params": params}, x)
-    step = jax.jit(lambda *args: model.apply({"params": params}, *args, method="step"))
-    cache = init_cache(model.cfg, len(x), model.cfg.n_ctx)
-    for t in range(model.cfg.n_ctx):
-        logits, cache = step(x[:, t - 1], jnp.int32(t), cache)
-        np.testing.assert_allclose(logits, full[:, t], atol=F32_ATOL, err_msg=f"position {t}")
-    head_start = model.apply({"params": params}, x[:, :20], method="prefill")
-    np.testing.assert_allclose(head_start.k, cache.k[:, :, :, :20], atol=F32_ATOL)
-    np.testing.assert_allclose(head_start.v, cache.v[:, :, :, :20], atol=F32_ATOL)
-
-
 @pytest.mark.parametrize(
     "how",
     [{"remat": "dots"}, {"remat": "full"}, {"scan_layers": False}, {"scan_layers": False, "remat": "full"}],
@@ -127,21 +126,23 @@ def test_remat_and_unrolling_change_nothing(tiny, how):
     model, params = tiny
     x = tokens(model)
 
-    def gradients(m):
-        run = jax.jit(jax.grad(lambda p: token_nats(m.apply({"params": p}, x), x).mean()))
+    def gradients(compute):
+        other = ImageGPT(model.cfg, compute)
+        run = jax.jit(jax.grad(lambda p: token_nats(other.apply({"params": p}, x), x).mean()))
         return run.lower(params).as_text(), run(params)
 
-    plain, expected = gradients(model)
-    text, found = gradients(with_cfg(model, **how))
+    plain, expected = gradients(ComputeConfig())
+    text, computed = gradients(ComputeConfig(**how))
     assert text != plain  # the switch did something
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found)):
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(computed)):
         np.testing.assert_allclose(a, b, atol=F32_ATOL)
 
 
 def test_bfloat16_is_near_and_logits_stay_float32(tiny):
     model, params = tiny
     x = tokens(model)
-    low = with_cfg(model, dtype="bfloat16", attention="reference").apply({"params": params}, x)
+    compute = ComputeConfig(dtype="bfloat16", attention="reference")
+    low = ImageGPT(model.cfg, compute).apply({"params": params}, x)
     assert low.dtype == jnp.float32
     full = model.apply({"params": params}, x)
     scale = float(jnp.abs(full).max())
@@ -156,6 +157,22 @@ def test_features_are_the_pooled_normed_block_inputs(tiny):
     h = jnp.concatenate([jnp.tile(params["sos"], (2, 1, 1)), params["wte"][x[:, :-1]]], axis=1) + params["wpe"][None]
     normed = h * jax.lax.rsqrt((h**2).mean(-1, keepdims=True) + 1e-5) * params["h"]["ln_1"]["g"][0][None, None]
     np.testing.assert_allclose(feats[0], normed.mean(1), atol=F32_ATOL)
+
+
+def test_hidden_states_of_any_layer_in_one_call(tiny):
+    """Their means are the features, and the last ones are what the output head reads."""
+    model, params = tiny
+    x = tokens(model)
+    states = model.apply({"params": params}, x, method="hidden_states")
+    assert states.shape == (model.cfg.n_layer + 1, 2, model.cfg.n_ctx, model.cfg.d_model)
+    features = model.apply({"params": params}, x, method="features")
+    np.testing.assert_allclose(states.mean(2), features, atol=F32_ATOL)
+    last = states[-1] @ params["wtet"].T
+    np.testing.assert_allclose(last, model.apply({"params": params}, x), atol=F32_ATOL)
+    some = model.apply({"params": params}, x, layers=(2, 0), method="hidden_states")
+    np.testing.assert_array_equal(some, states[jnp.array([2, 0])])
+    with pytest.raises(InputError, match=r"layers 0\.\.2"):
+        model.apply({"params": params}, x, layers=(3,), method="hidden_states")
 
 
 def test_works_under_vmap_and_grad(tiny):

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from igpt_jax import ImageGPT, InputError, ModelConfig
+from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
+from igpt_jax.model import init_cache
+from igpt_jax.sequence import raster_inputs
 from tests.conftest import randomized
 from tests.model.numpy_forward import forward
 
@@ -15,8 +17,8 @@ def tokens_of(model, batch=2):
     return np.random.default_rng(3).integers(0, model.cfg.vocab_size, (batch, model.cfg.n_ctx))
 
 
-def made(**cfg):
-    model = ImageGPT(ModelConfig.preset("tiny", **cfg))
+def made(attention="auto", **cfg):
+    model = ImageGPT(ModelConfig.preset("tiny", **cfg), ComputeConfig(attention=attention))
     params = jax.jit(model.init)(jax.random.key(0), tokens_of(model))["params"]
     return model, randomized(params, 0.1)
 
@@ -106,7 +108,7 @@ def test_arguments_for_another_kind_of_model_are_refused():
     model, params = made()
     bert, bert_params = made(causal=False)
     x, keep = tokens_of(model), np.ones((2, 64), bool)
-    with pytest.raises(InputError, match="keep_BT"):
+    with pytest.raises(InputError, match="visible_BT"):
         model.apply({"params": params}, x, keep)
     with pytest.raises(InputError, match="not made for classes"):
         model.apply({"params": params}, x, class_B=np.array([0, 0]))
@@ -114,5 +116,6 @@ def test_arguments_for_another_kind_of_model_are_refused():
         model.apply({"params": params}, x, method="logits_and_classes")
     with pytest.raises(InputError, match="start vector"):
         bert.apply({"params": bert_params}, x, class_B=np.array([0, 0]))
+    cache = init_cache(bert.cfg, bert.compute, 2, 8)
     with pytest.raises(InputError, match="cannot decode"):
-        bert.apply({"params": bert_params}, x[:, :8], method="prefill")
+        bert.apply({"params": bert_params}, raster_inputs(x[:, :8]), cache, 0, method="extend")

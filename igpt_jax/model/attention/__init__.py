@@ -1,0 +1,120 @@
+"""Dot-product attention: one function, `attend`, over a table of backends that all compute the same.
+
+A backend of your own is one row more: `BACKENDS["mine"] = Backend(attend, refusal)`, then compute.attention = "mine".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from igpt_jax.errors import InputError
+from igpt_jax.model.attention import chunked, cudnn, reference, splash
+from igpt_jax.model.attention.base import NEGATIVE, Attend, Backend, Case, Mask
+
+__all__ = ["BACKENDS", "Attend", "Backend", "Case", "Mask", "attend", "attend_cached", "pick_backend", "platform"]
+
+log = logging.getLogger(__name__)
+
+BACKENDS: dict[str, Backend] = {
+    "reference": reference.BACKEND,
+    "chunked": chunked.BACKEND,
+    "cudnn": cudnn.BACKEND,
+    "splash": splash.BACKEND,
+}
+
+_KERNELS = {"gpu": "cudnn", "tpu": "splash"}  # what auto tries first on a platform
+
+
+def platform() -> str:
+    """Where the program being traced will run: the platform of the mesh around it, else of the default device."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def pick_backend(name: str, case: Case) -> str:
+    """The backend for a case: 'auto' is resolved, and the choice logged once; another name is checked.
+
+    Raises:
+      InputError: no backend of that name, or it cannot serve the case.
+    """
+    if name == "auto":
+        return _pick(case)
+    if name not in BACKENDS:
+        raise InputError(f"compute.attention: no backend {name!r}; there are auto, {', '.join(BACKENDS)}")
+    refusal = BACKENDS[name].refusal(case)
+    if refusal:
+        raise InputError(f"compute.attention: {name} cannot serve: {refusal}; auto takes one that can")
+    return name
+
+
+@functools.cache
+def _pick(case: Case) -> str:
+    # Below some 256 positions a whole batch of logits is small, and the loop over heads only costs.
+    portable = "chunked" if case.platform == "cpu" and case.t > 256 else "reference"
+    kernel = _KERNELS.get(case.platform)
+    refusal = BACKENDS[kernel].refusal(case) if kernel else None
+    name = kernel if kernel and not refusal else portable
+    why = f"; not {kernel}: {refusal}" if refusal else ""
+    where = f"{case.t} positions, head size {case.head_dim}, {case.dtype} on {case.platform}"
+    log.info("attention: auto picked %s for %s%s", name, where, why)
+    return name
+
+
+def attend(
+    q_BTHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    mask: Mask,
+    backend: str = "auto",
+    shard_kernel: Callable[[Attend], Attend] | None = None,
+) -> jax.Array:
+    """Multi-head attention over a whole sequence: softmax(q k^T / sqrt(K)) v, the softmax in float32.
+
+    Args:
+      q_BTHK: queries; k_BSHK, v_BSHK: keys and values, of the same dtype.
+      mask: which slot sees which.
+      backend: 'auto' or a name in BACKENDS. auto takes the platform's own kernel if that can serve.
+      shard_kernel: makes a kernel that XLA cannot split work on each device's own part.
+
+    Returns:
+      [B, T, H, K] in the dtype of v.
+
+    Raises:
+      InputError: an unknown backend, or one asked for by name that cannot serve.
+    """
+    case = Case(platform(), q_BTHK.dtype.name, q_BTHK.shape[1], k_BSHK.shape[1], q_BTHK.shape[3], mask)
+    chosen = BACKENDS[pick_backend(backend, case)]
+
+    def kernel(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+        return chosen.attend(q, k, v, mask)
+
+    run = shard_kernel(kernel) if chosen.whole_arrays and shard_kernel else kernel
+    return run(q_BTHK, k_BSHK, v_BSHK, mask)
+
+
+def attend_cached(
+    q_BTHK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, at: jax.Array | int, mask: Mask
+) -> jax.Array:
+    """Attention of T new slots to a cache whose rows up to theirs are filled.
+
+    Heads stand before rows in the cache, so that each product reads it without a transpose.
+
+    Args:
+      q_BTHK: queries of the slots at rows at .. at + T - 1.
+      k_BHSK, v_BHSK: the cache, the new rows included. Rows after them are ignored.
+
+    Returns:
+      [B, T, H, K] in the dtype of v.
+    """
+    scale = q_BTHK.shape[-1] ** -0.5
+    logits_BHTS = jnp.einsum("bthk,bhsk->bhts", q_BTHK, k_BHSK, preferred_element_type=jnp.float32) * scale
+    queries = at + jnp.arange(q_BTHK.shape[1])
+    visible_TS = mask.visible(queries[:, None], jnp.arange(k_BHSK.shape[2])[None])
+    logits_BHTS = jnp.where(visible_TS[None, None], logits_BHTS, NEGATIVE)
+    weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v_BHSK.dtype)
+    return jnp.einsum("bhts,bhsk->bthk", weights_BHTS, v_BHSK)

@@ -1,0 +1,90 @@
+"""Which slot attends to which, and what an attention backend is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NEGATIVE = -1e10  # the release's value for a masked logit; finite, so that no row can become NaN
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys a query sees, as a static value. Positions are places in the sequence, never places in the grid."""
+
+    kind: Literal["causal", "full", "prefix"]
+    prefix: int = 0
+    """Of a prefix mask: how many slots at the beginning are visible to every query."""
+
+    @classmethod
+    def causal(cls) -> Mask:
+        """Query t sees keys 0..t."""
+        return cls("causal")
+
+    @classmethod
+    def full(cls) -> Mask:
+        """Every query sees every key."""
+        return cls("full")
+
+    @classmethod
+    def with_prefix(cls, slots: int) -> Mask:
+        """Query t sees keys 0..t and the first `slots` keys."""
+        return cls("prefix", slots)
+
+    def visible(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
+        """bool: True where the query at a place sees the key at a place; `queries` and `keys` are broadcast.
+
+        Raises:
+          ValueError: a kind of mask that is not known here.
+        """
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown mask {self.kind!r}")
+        seen = keys <= queries
+        if self.kind == "full":
+            return jnp.ones_like(seen)
+        return seen | (keys < self.prefix) if self.kind == "prefix" else seen
+
+    def last_key(self, last_query: int, keys: int) -> int:
+        """How many keys, from the first on, a query up to `last_query` can see at most."""
+        return keys if self.kind == "full" else min(max(last_query + 1, self.prefix), keys)
+
+
+KINDS = ("causal", "full", "prefix")
+
+
+class Case(NamedTuple):
+    """What a backend is asked to serve."""
+
+    platform: str
+    """'cpu', 'gpu' or 'tpu'."""
+    dtype: str
+    t: int
+    """Queries."""
+    s: int
+    """Keys."""
+    head_dim: int
+    mask: Mask
+
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
+"""(queries [B, T, H, K], keys [B, S, H, K], values [B, S, H, K], mask) -> [B, T, H, K] in the dtype of the values."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of attention."""
+
+    attend: Attend
+    refusal: Callable[[Case], str | None]
+    """Why it cannot serve a case, as a clause for an error message; None if it can."""
+    whole_arrays: bool = False
+    """True for a kernel that XLA cannot split over devices; see the `shard_kernel` argument of `attend`."""
+
+
+def refuse_mask(case: Case, known: tuple[str, ...]) -> str | None:
+    """The refusal of a backend that only knows these kinds of masks."""
+    return None if case.mask.kind in known else f"it has no {case.mask.kind!r} mask, only {' and '.join(known)}"

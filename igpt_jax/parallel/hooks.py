@@ -1,0 +1,79 @@
+"""What compilers must be told where several devices share the work. The model takes these as `Hooks`.
+
+Both look at the mesh around the program while it is traced (`traced_on`) and change nothing on a single device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from igpt_jax.config import BATCH_AXES
+
+Kernel = Callable[..., jax.Array]
+
+
+def shard_kernel(kernel: Kernel) -> Kernel:
+    """An attention kernel (q, k, v [B, T, H, K], mask) that works on each device's own images and heads.
+
+    XLA cannot split a Pallas kernel by itself. Where an axis does not divide images or heads, the work is repeated.
+    """
+
+    def run(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Any) -> jax.Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.size <= 1:
+            return kernel(q_BTHK, k_BSHK, v_BSHK, mask)
+        spec = P(_dividing(BATCH_AXES, mesh, q_BTHK.shape[0]), None, _dividing(("tensor",), mesh, q_BTHK.shape[2]))
+        # check_vma is off because the kernel's outputs do not say over which axes they vary.
+        split = jax.shard_map(
+            lambda q, k, v: kernel(q, k, v, mask), in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+        )
+        return split(q_BTHK, k_BSHK, v_BSHK)
+
+    return run
+
+
+def _dividing(axes: tuple[str, ...], mesh: jax.sharding.AbstractMesh, size: int) -> tuple[str, ...]:
+    """The longest beginning of the axes that splits a dim of this size evenly."""
+    axes = tuple(axis for axis in axes if axis in mesh.shape)
+    while size % math.prod(mesh.shape[axis] for axis in axes):
+        axes = axes[:-1]
+    return axes
+
+
+def width_first_on_tpus(w: jax.Array, width_dim: int) -> jax.Array:
+    """The weight, whose gradient is made width-first where several TPUs share it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = mesh.abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    return cast(Any, width_first(w, width_dim)) if width_dim and platform == "tpu" and mesh.size > 1 else w
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def width_first(w: jax.Array, dim: int) -> jax.Array:
+    """The weight, unchanged; its gradient is made as a matrix whose rows are dim `dim`.
+
+    Devices that share the weight along that dim then add up rows, and each keeps its own. Where a bfloat16 gradient is
+    split along another dim, the TPU compiler makes every device add up all of it: twice the traffic, not overlapped.
+    """
+    del dim
+    return w
+
+
+def _forward(w: jax.Array, dim: int) -> tuple[jax.Array, None]:
+    return width_first(w, dim), None
+
+
+def _backward(dim: int, _: None, d_w: jax.Array) -> tuple[jax.Array]:
+    rows = jax.numpy.moveaxis(d_w, dim, 0)
+    # Without the barrier the compiler undoes the two transpositions before it splits the product.
+    matrix = jax.lax.optimization_barrier(rows.reshape(rows.shape[0], -1))
+    return (jax.numpy.moveaxis(matrix.reshape(rows.shape), 0, dim),)
+
+
+width_first.defvjp(_forward, _backward)
