@@ -1,0 +1,123 @@
+"""What an objective is, and the one loss that all of them share: a weighted cross-entropy.
+
+A batch holds uint8 `image` [B, Y, X, C], int `label` [B] (-1 for none) and, where some rows are padding, float32
+`weight` [B]. Colours become tokens here, on the device. Every image has a key of its own, so what is drawn for it does
+not depend on other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from igpt_jax.config import ModelConfig
+from igpt_jax.model.decoder import ImageGPT
+from igpt_jax.palette import Palette
+from igpt_jax.sequence import Example
+
+Batch = Mapping[str, jax.Array]
+
+CLASS_LOSS = "clf_nats"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run learns, and what follows from it. Made by a row of `OBJECTIVES` for one model and palette."""
+
+    example: Callable[[Batch, jax.Array], Example]
+    """(batch, one key an image) -> what the decoder reads, the labels and their weights."""
+    loss_name: str
+    """The name of the token loss, which says what is averaged: nats per what."""
+    draws: int = 1
+    """How often each held-out image is evaluated, each time with another key; more than 1 if masks are drawn."""
+    evaluators: tuple[str, ...] = ("likelihood",)
+    """What is measured on held-out images: names in `igpt_jax.evaluation.EVALUATORS`."""
+    pictures: tuple[str, ...] = ("samples", "completions")
+    """What is drawn while training and at the end: names in `igpt_jax.evaluation.PICTURES`."""
+
+
+MakeObjective = Callable[[ModelConfig, Palette], Objective]
+"""Raises InputError if the objective does not fit the model."""
+
+
+class Mean(NamedTuple):
+    """A weighted mean as two sums, so that the sums over parts give the exact mean over all."""
+
+    total: jax.Array
+    weight: jax.Array
+
+    @property
+    def value(self) -> jax.Array:
+        return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
+
+
+class Scores(NamedTuple):
+    """What an example costs."""
+
+    losses: dict[str, Mean]
+    """The loss is the sum of their values."""
+    metrics: dict[str, Mean]
+    """Logged only; not part of the loss."""
+
+    @property
+    def means(self) -> dict[str, Mean]:
+        return self.losses | self.metrics
+
+    def loss(self, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
+        """The loss; or, with the weights of a larger batch (`loss_weights`), the part that this example adds to it."""
+        parts = [Mean(m.total, m.weight if weights is None else weights[name]) for name, m in self.losses.items()]
+        return sum((part.value for part in parts), jnp.float32(0))
+
+
+def score(model: ImageGPT, params: Any, example: Example, loss_name: str) -> Scores:
+    """Runs the decoder on an example: cross-entropy of the tokens, and of the class where one is to be predicted."""
+    if example.class_label is None:
+        logits: Any = model.apply({"params": params}, example.inputs)
+        return Scores({loss_name: cross_entropy(logits, example.labels, example.weights)}, {})
+    assert example.class_weight is not None
+    both: Any = model.apply({"params": params}, example.inputs, method="logits_and_classes")
+    logits, class_logits_BC = both
+    right_B = (jnp.argmax(class_logits_BC, axis=-1) == example.class_label) * example.class_weight
+    known_B = jnp.maximum(example.class_label, 0)  # -1 has weight 0
+    losses = {
+        loss_name: cross_entropy(logits, example.labels, example.weights),
+        CLASS_LOSS: cross_entropy(class_logits_BC, known_B, example.class_weight),
+    }
+    return Scores(losses, {"clf_accuracy": Mean(jnp.sum(right_B), jnp.sum(example.class_weight))})
+
+
+def loss_weights(example: Example, loss_name: str) -> dict[str, jax.Array]:
+    """What each loss of an example is divided by."""
+    weights = {loss_name: _sum(example.weights)}
+    return weights if example.class_weight is None else weights | {CLASS_LOSS: _sum(example.class_weight)}
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
+    """The weighted mean of -log p, in nats. logits [..., V], labels int [...], weights float32 [...]."""
+    return Mean(_sum(token_nats(logits, labels) * weights), _sum(weights))
+
+
+def _sum(x: jax.Array) -> jax.Array:
+    """The sum over images of the mean over slots: more accurate in float32 than one sum over all of them."""
+    return jnp.sum(jnp.mean(x, axis=1) if x.ndim == 2 else x)
+
+
+def token_nats(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """float32 [...]: -log p of each label, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+
+
+def batch_tokens(palette: Palette, batch: Batch) -> jax.Array:
+    """int32 [B, T]: the images as palette ids in raster order."""
+    image = batch["image"]
+    return palette.encode(image).reshape(image.shape[0], -1)
+
+
+def image_weights(batch: Batch) -> jax.Array:
+    """float32 [B]: 1 for an image, 0 for padding."""
+    return batch["weight"] if "weight" in batch else jnp.ones(batch["image"].shape[0], jnp.float32)
