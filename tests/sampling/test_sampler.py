@@ -9,8 +9,10 @@ from igpt_jax import ImageGPT, InputError, ModelConfig, Palette, complete, sampl
 from igpt_jax.config import MeshConfig, SamplerConfig
 from igpt_jax.model import AXES
 from igpt_jax.parallel.mesh import make_mesh, shardings
-from igpt_jax.sampling.sampler import known_prefix, sample_tokens, segment_ends
-from igpt_jax.sampling.warp import draw
+from igpt_jax.sampling.decode import Prompt, decode, known_slots, segment_ends
+from igpt_jax.sampling.orders import ORDERS
+from igpt_jax.sampling.rules import Rules, draw
+from igpt_jax.sequence import ordered_inputs
 
 PALETTE = Palette.levels(16)
 
@@ -18,7 +20,7 @@ PALETTE = Palette.levels(16)
 @pytest.fixture(scope="module")
 def long():
     """A context of three cache segments."""
-    model = ImageGPT(ModelConfig.preset("tiny", grid=(12, 12), n_layer=1))
+    model = ImageGPT(ModelConfig.preset("tiny", grid=(12, 12), n_layer=1, any_order=True))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 144), jnp.int32))["params"]
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -26,43 +28,72 @@ def long():
     return model, jax.tree.unflatten(structure, noisy)
 
 
-def uncached(model, params, tokens, known, keys, cfg):
-    """The same draw as plainly as can be: one full forward pass for every position."""
-    forward = jax.jit(lambda x: model.apply({"params": params}, x))
-    tokens = jnp.where(known, tokens, 0)
+def without_cache(model, params, tokens, known, keys, rules, order):
+    """The same draw as plainly as can be: one full forward pass for every slot."""
+    forward = jax.jit(lambda inputs: model.apply({"params": params}, inputs))
+    slots, known = (jnp.take_along_axis(x, order, axis=1) for x in (jnp.where(known, tokens, 0), known))
     for t in range(model.cfg.n_ctx):
-        drawn = draw(forward(tokens)[:, t], jax.vmap(jax.random.fold_in, (0, None))(keys, t), cfg)
-        tokens = tokens.at[:, t].set(jnp.where(known[:, t], tokens[:, t], drawn))
-    return tokens
+        keys_B = jax.vmap(jax.random.fold_in)(keys, order[:, t])
+        drawn = draw(forward(ordered_inputs(slots, order))[:, t], keys_B, rules)
+        slots = slots.at[:, t].set(jnp.where(known[:, t], slots[:, t], drawn))
+    return jnp.take_along_axis(slots, jnp.argsort(order, axis=1), axis=1)
 
 
-@pytest.mark.parametrize("start", [0, 50])
-def test_equals_decoding_without_cache_and_segments(long, start):
+@pytest.mark.parametrize(("start", "order"), [(0, "raster"), (50, "raster"), (11, "known_first"), (0, "random")])
+def test_equals_decoding_without_cache_and_segments(long, start, order):
     model, params = long
     assert len(segment_ends(model.cfg.n_ctx)) == 3
     tokens = jax.random.randint(jax.random.key(5), (3, 144), 0, 16)
     known = (jnp.arange(144) < start) | (jnp.arange(144) % 17 == 3)  # a prefix and scattered pixels
     known = jnp.tile(known[None], (3, 1))
-    keys, cfg = jax.random.split(jax.random.key(2), 3), SamplerConfig(temperature=0.9, top_k=12)
-    found = sample_tokens(model, params, tokens, known, keys, cfg, start)
-    np.testing.assert_array_equal(found, uncached(model, params, tokens, known, keys, cfg))
-    np.testing.assert_array_equal(found[known], tokens[known])
+    if order != "raster":
+        known = known.at[1, 100:120].set(True)  # another count in one image
+    keys, rules = jax.random.split(jax.random.key(2), 3), Rules.of(SamplerConfig(temperature=0.9, top_k=12))
+    order_BT = jnp.asarray(ORDERS[order](np.asarray(known), keys))
+    prefill = start if order == "raster" else known_slots(np.take_along_axis(np.asarray(known), order_BT, axis=1))
+    drawn = decode(model, params, Prompt(tokens, known, order_BT), keys, rules, prefill)
+    np.testing.assert_array_equal(drawn, without_cache(model, params, tokens, known, keys, rules, order_BT))
+    np.testing.assert_array_equal(drawn[known], tokens[known])
+
+
+def test_the_key_of_a_draw_is_that_of_its_position(tiny):
+    """With one colour per position as likely as any other, every order draws the same image from the same keys."""
+    model = ImageGPT(ModelConfig.preset("tiny", any_order=True))
+    params = jax.tree.map(jnp.zeros_like, tiny[1]) | {"wpe_source": jnp.zeros((64, 32))}
+    images = [sample(model, params, PALETTE, 2, sampler=SamplerConfig(order=order)) for order in ORDERS]
+    for image in images[1:]:
+        np.testing.assert_array_equal(image, images[0])
+    assert (images[0][0] != images[0][1]).any()
+
+
+def test_known_first_sees_what_comes_later(tiny):
+    """The last pixel, where it is known, changes the first draw."""
+    model = ImageGPT(ModelConfig.preset("tiny", any_order=True))
+    params = tiny[1] | {"wpe_source": 0.1 * jax.random.normal(jax.random.key(0), (64, 32))}
+    known = np.zeros((8, 8), bool)
+    known[-1, -1] = True
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    images[1, -1, -1] = 255
+    for order, differs in (("known_first", True), ("raster", False)):
+        sampler = SamplerConfig(temperature=0.0, order=order)
+        dark, light = complete(model, params, PALETTE, images, known, sampler=sampler)[:, 0]
+        assert (dark[:-1] != light[:-1]).any() == differs
 
 
 def test_an_image_is_the_same_in_any_batch(tiny):
     model, params = tiny
-    whole = sample(model, params, PALETTE, 7, seed=3, batch_size=7)
-    np.testing.assert_array_equal(whole, sample(model, params, PALETTE, 7, seed=3, batch_size=3))
-    np.testing.assert_array_equal(whole[:2], sample(model, params, PALETTE, 2, seed=3))
-    assert (whole != sample(model, params, PALETTE, 7, seed=4)).any()
+    whole = sample(model, params, PALETTE, 7, sampler=SamplerConfig(seed=3, batch_size=7))
+    np.testing.assert_array_equal(whole, sample(model, params, PALETTE, 7, sampler=SamplerConfig(seed=3, batch_size=3)))
+    np.testing.assert_array_equal(whole[:2], sample(model, params, PALETTE, 2, sampler=SamplerConfig(seed=3)))
+    assert (whole != sample(model, params, PALETTE, 7, sampler=SamplerConfig(seed=4))).any()
     assert len({image.tobytes() for image in whole}) == 7
 
 
-def test_a_completion_is_the_same_in_any_company(tiny):
+def test_a_completion_does_not_depend_on_n_or_the_batch_size(tiny):
     model, params = tiny
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    whole = complete(model, params, PALETTE, images, n=3, batch_size=4)
-    np.testing.assert_array_equal(whole[:2, :2], complete(model, params, PALETTE, images[:2], n=2, batch_size=64))
+    whole = complete(model, params, PALETTE, images, n=3, sampler=SamplerConfig(batch_size=4))
+    np.testing.assert_array_equal(whole[:2, :2], complete(model, params, PALETTE, images[:2], n=2))
 
 
 def test_completions_keep_what_is_known_and_vary_elsewhere(tiny):
@@ -112,27 +143,30 @@ def test_first_pixel_follows_the_model(tiny):
     keys = jax.random.split(jax.random.key(0), n)
     known = np.arange(64) > 0  # only the first is drawn
     zeros = jnp.zeros((n, 64), jnp.int32)
-    drawn = sample_tokens(model, params, zeros, jnp.tile(known[None], (n, 1)), keys, SamplerConfig())[:, 0]
+    rules = Rules.of(SamplerConfig())
+    drawn = decode(model, params, Prompt(zeros, jnp.tile(known[None], (n, 1))), keys, rules)[:, 0]
     np.testing.assert_allclose(np.bincount(drawn, minlength=16) / n, expected, atol=0.04)
 
 
-def test_known_prefix_is_rounded_down_to_eighths():
+def test_known_slots_are_rounded_down_to_eighths():
     known = np.zeros((2, 64), bool)
-    assert known_prefix(known) == 0
+    assert known_slots(known) == 0
     known[:, :31] = True
     known[1, :40] = True
-    assert known_prefix(known) == 24
+    assert known_slots(known) == 24
     known[:, :] = True
-    assert known_prefix(known) == 64
+    assert known_slots(known) == 64
 
 
 @pytest.mark.parametrize(
     ("call", "named"),
     [
         (lambda m, p: sample(m, p, PALETTE, 0), "n: must"),
-        (lambda m, p: sample(m, p, PALETTE, 1, batch_size=0), "batch_size"),
+        (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(batch_size=0)), "batch_size"),
+        (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(order="random")), "model.any_order"),
+        (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(order="rastr")), "did you mean 'raster'"),
         (lambda m, p: sample(m, p, Palette.levels(17)), "17 colours"),
-        (lambda m, p: sample(m, p, PALETTE, top_p=2), "top_p"),
+        (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(top_p=2)), "top_p"),
         (lambda m, p: complete(m, p, PALETTE, np.zeros((0, 8, 8, 1), np.uint8)), "no image"),
         (lambda m, p: complete(m, p, PALETTE, np.zeros((1, 9, 8, 1), np.uint8)), r"\(1, 9, 8, 1\)"),
         (lambda m, p: complete(m, p, PALETTE, np.zeros((1, 8, 8, 1), np.float32)), "float32"),

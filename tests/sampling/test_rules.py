@@ -5,15 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax.config import InputError, SamplerConfig
-from igpt_jax.sampling.warp import draw, warp_logits
+from igpt_jax.config import SamplerConfig
+from igpt_jax.errors import InputError
+from igpt_jax.sampling.rules import Rules, draw, filter_logits
 
 PROBS = jnp.array([[0.5, 0.05, 0.3, 0.15]])
 LOGITS = jnp.log(PROBS)
 
 
+def rules(**settings):
+    return Rules.of(SamplerConfig(**settings))
+
+
 def kept(**settings):
-    return np.isfinite(np.asarray(warp_logits(LOGITS, SamplerConfig(**settings))))[0].tolist()
+    return np.isfinite(np.asarray(filter_logits(LOGITS, rules(**settings))))[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -39,30 +44,50 @@ def test_which_colours_stay(settings, expected):
 
 def test_temperature_divides():
     np.testing.assert_allclose(
-        jax.nn.softmax(warp_logits(LOGITS, SamplerConfig(temperature=2.0))), PROBS**0.5 / (PROBS**0.5).sum(), rtol=1e-5
+        jax.nn.softmax(filter_logits(LOGITS, rules(temperature=2.0))),
+        PROBS**0.5 / (PROBS**0.5).sum(),
+        rtol=1e-5,
     )
 
 
 @pytest.mark.parametrize("extreme", [dict(temperature=1e-39), dict(top_p=1e-46), dict(temperature=1e-38, top_p=0.9)])
 def test_extremes_leave_the_likeliest(extreme):
     logits = jnp.array([[0.0, 1.0, 5.0, 2.0]])
-    assert draw(logits, jax.random.split(jax.random.key(0), 1), SamplerConfig(**extreme)).tolist() == [2]
+    assert draw(logits, jax.random.split(jax.random.key(0), 1), rules(**extreme)).tolist() == [2]
 
 
 def test_draws_follow_the_distribution():
     n = 20_000
     keys = jax.random.split(jax.random.key(0), n)
-    drawn = np.asarray(draw(jnp.tile(LOGITS, (n, 1)), keys, SamplerConfig(top_k=3)))
+    drawn = np.asarray(draw(jnp.tile(LOGITS, (n, 1)), keys, rules(top_k=3)))
     expected = np.array([0.5, 0, 0.3, 0.15]) / 0.95
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / n, expected, atol=0.015)
 
 
 def test_greedy_takes_the_likeliest_and_the_lowest_of_equals():
     logits = jnp.array([[0.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
-    assert draw(logits, jax.random.split(jax.random.key(0), 2), SamplerConfig(temperature=0)).tolist() == [1, 0]
+    assert draw(logits, jax.random.split(jax.random.key(0), 2), rules(temperature=0)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("settings", [dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5), dict(temperature=-1)])
 def test_bad_settings_are_refused(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         SamplerConfig(**settings)
+
+
+def test_another_temperature_or_top_p_does_not_compile_anew():
+    traces = []
+
+    @jax.jit
+    def run(logits, keys, rules):
+        traces.append(rules)
+        return draw(logits, keys, rules)
+
+    keys = jax.random.split(jax.random.key(0), 1)
+    for settings in (
+        dict(temperature=0.5, top_p=0.9),
+        dict(temperature=2.0, top_p=0.5),
+        dict(temperature=0, top_p=1.0),
+    ):
+        np.testing.assert_array_equal(run(LOGITS, keys, rules(**settings)), draw(LOGITS, keys, rules(**settings)))
+    assert len(traces) == 1

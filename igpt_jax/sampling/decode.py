@@ -1,0 +1,148 @@
+"""Autoregressive decoding: one jitted program of a prefill and a scan over slots with a growing cache."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.keys import fold_in
+from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
+from igpt_jax.model.axes import Params
+from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, path_name, put_whole, traced_on
+from igpt_jax.sampling.rules import Rules, draw
+from igpt_jax.sequence import Inputs, ordered_inputs
+
+
+class Prompt(NamedTuple):
+    """What is known of images before they are drawn. Everything is in raster order but `order` itself."""
+
+    tokens: Any
+    """int [B, T]; read only where known."""
+    known: Any
+    """bool [B, T]; these tokens stay as they are."""
+    order: Any = None
+    """int [B, T], the position that each slot predicts; None for raster order."""
+    class_id: Any = None
+    """int [B] for a class-conditional model, -1 for no class."""
+
+
+def segment_ends(n_ctx: int) -> list[int]:
+    """Where each cache segment ends, ascending, the last at n_ctx.
+
+    A step reads the cache up to the end of its own segment. Each segment is compiled separately, so short sequences
+    have fewer.
+    """
+    segments = min(8, -(-n_ctx // 64))
+    return [-(-n_ctx * i // segments) for i in range(1, segments + 1)]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "start"))
+def decode(
+    model: ImageGPT,
+    params: Params,
+    prompt: Prompt,
+    keys_B: jax.Array,
+    rules: Rules,
+    start: int = 0,
+) -> jax.Array:
+    """Draws the unknown tokens one after another, each from all tokens of earlier slots.
+
+    Args:
+      model, params: the decoder; params float32.
+      prompt: the images' known part.
+      keys_B: one PRNG key an image. Position t is drawn with fold_in(key, t), whatever the batch, order or segments.
+      rules: how a colour is drawn.
+      start: slots before this one are known in every image and are read at once. Each value compiles a program.
+
+    Returns:
+      int32 [B, T] in raster order.
+    """
+    tokens_BT, known_BT, order_BT, class_B = prompt
+    tokens_BT = tokens_BT.astype(jnp.int32)
+    n, n_ctx = tokens_BT.shape
+    if order_BT is None:
+        order_BT = jnp.broadcast_to(jnp.arange(n_ctx)[None], tokens_BT.shape)
+    tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT, known_BT))
+    variables = {"params": decoding_weights(model, params)}
+
+    def step(carry: tuple[jax.Array, jax.Array, Cache], xs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        token_B, source_B, cache = carry
+        slot, target_B, known_token_B, known_B = xs
+        first = jnp.broadcast_to(slot == 0, (1, 1))
+        inputs = Inputs(token_B[:, None], ~first, first, target_B[:, None], source_B[:, None], class_B)
+        logits_BTV, cache = model.apply(variables, inputs, cache, slot, method="extend")
+        drawn_B = draw(logits_BTV[:, 0], fold_in(keys_B, target_B), rules)
+        token_B = jnp.where(known_B, known_token_B, drawn_B)
+        return (token_B, target_B, cache), token_B
+
+    cache: Any = init_cache(model.cfg, model.compute, n, start)
+    token_B = source_B = jnp.zeros(n, jnp.int32)
+    if start:
+        known = ordered_inputs(tokens_BT[:, :start], order_BT[:, :start], class_B)
+        _, cache = model.apply(variables, known, cache, 0, method="extend")
+        token_B, source_B = tokens_BT[:, start - 1], order_BT[:, start - 1]
+    parts = [tokens_BT[:, :start]]
+    for end in segment_ends(n_ctx):
+        if end <= start:
+            continue
+        span = slice(start, end)
+        xs = (jnp.arange(start, end), order_BT[:, span].T, tokens_BT[:, span].T, known_BT[:, span].T)
+        carry = (token_B, source_B, grow_cache(cache, end))
+        (token_B, source_B, cache), drawn_TB = jax.lax.scan(step, carry, xs)
+        parts.append(drawn_TB.T)
+        start = end
+    slots_BT = jnp.concatenate(parts, axis=1)
+    return jnp.take_along_axis(slots_BT, jnp.argsort(order_BT, axis=1), axis=1)
+
+
+def decoding_weights(model: ImageGPT, params: Params) -> Params:
+    """The weights for decoding: matrices in the compute type and layers apart, both done once and not in every step.
+
+    Norms and embeddings stay float32.
+    """
+    dtype = compute_dtype(model.compute)
+
+    def cast(path: Any, x: jax.Array) -> jax.Array:
+        return x.astype(dtype) if path_name(path) in PROJECTIONS | {"wtet"} else x
+
+    params = jax.tree.map_with_path(cast, params)
+    layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["h"]) for i in range(model.cfg.n_layer))
+    return {**params, "h": layers}
+
+
+def known_slots(known_BT: np.ndarray) -> int:
+    """How many slots are known from the start in every image, rounded down to an eighth of all.
+
+    Rounding keeps the number of programs small; the known slots after it are decoded, and keep their tokens.
+    """
+    t = known_BT.shape[1]
+    unknown_T = ~known_BT.all(axis=0)
+    prefix = int(unknown_T.argmax()) if unknown_T.any() else t
+    return max(t * i // 8 for i in range(9) if t * i // 8 <= prefix)
+
+
+def decode_in_batches(
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, rules: Rules, batch_size: int
+) -> np.ndarray:
+    """`decode` over any number of images; the last batch is filled up, so that one program serves all.
+
+    Batches are split over the mesh that the parameters lie on, over as many processes as it has.
+    """
+    n, mesh = len(prompt.tokens), mesh_of(params)
+    ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
+    start = known_slots(ordered)
+    ways = 1 if mesh is None else batch_ways(mesh)
+    batch_size = -(-min(batch_size, n) // ways) * ways
+    key_data = np.asarray(jax.random.key_data(keys))
+    run = traced_on(mesh, decode)
+    parts = []
+    for first in range(0, n, batch_size):
+        rows = np.arange(first, first + batch_size).clip(max=n - 1)
+        batch, data = jax.tree.map(lambda x, rows=rows: put_whole(x[rows], mesh), (prompt, key_data))
+        drawn_BT = run(model, params, batch, jax.random.wrap_key_data(data), rules, start)
+        parts.append(fetch_whole(drawn_BT)[: n - first])
+    return np.concatenate(parts)

@@ -1,0 +1,58 @@
+"""How logits become one colour: temperature, then top-k, then top-p, then a draw with that image's own key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from igpt_jax.config import SamplerConfig
+
+
+@struct.dataclass
+class Rules:
+    """The settings as a pytree: another temperature or top-p does not compile anew, another top-k does."""
+
+    temperature: Any
+    top_p: Any
+    """None for no limit."""
+    top_k: int | None = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, cfg: SamplerConfig) -> Rules:
+        """The rules of a configuration."""
+        top_p = None if cfg.top_p is None else jnp.float32(cfg.top_p)
+        return cls(jnp.float32(cfg.temperature), top_p, cfg.top_k)
+
+
+def filter_logits(logits: jax.Array, rules: Rules) -> jax.Array:
+    """Logits [..., V] divided by the temperature, with -inf for the colours that top-k and top-p exclude.
+
+    A top_k of V or more and a top_p of 1 exclude nothing. Colours that tie with the last one kept all stay, and the
+    most likely colour always stays. A temperature of 0 leaves the logits as they are (see `draw`).
+    """
+    logits = logits.astype(jnp.float32)
+    # The maximum is 0 before the division, so no temperature is too small.
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(rules.temperature > 0, rules.temperature, 1.0)
+    if rules.top_k is not None and rules.top_k < logits.shape[-1]:
+        smallest_kept = jax.lax.top_k(logits, rules.top_k)[0][..., -1:]
+        logits = jnp.where(logits < smallest_kept, -jnp.inf, logits)
+    if rules.top_p is not None:
+        descending = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+        probs = jax.nn.softmax(descending, axis=-1)
+        before = jnp.cumsum(probs, axis=-1) - probs  # probability of all more likely colours
+        stays = (before < rules.top_p).at[..., 0].set(True)
+        smallest_kept = jnp.min(jnp.where(stays, descending, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where((logits < smallest_kept) & (rules.top_p < 1), -jnp.inf, logits)
+    return logits
+
+
+def draw(logits_BV: jax.Array, keys_B: jax.Array, rules: Rules) -> jax.Array:
+    """int32 [B]: one colour a row, each with its own key, so that no row depends on others.
+
+    A temperature of 0 takes the most likely colour, the lowest id among equals.
+    """
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, rules))
+    return jnp.where(rules.temperature > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)

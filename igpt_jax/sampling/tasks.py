@@ -1,0 +1,151 @@
+"""What a trained model draws: new images, and completions of images of which a part is known. Pixels in, pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from igpt_jax.config import ModelConfig, SamplerConfig
+from igpt_jax.errors import InputError, nearest
+from igpt_jax.keys import fold_in, stream
+from igpt_jax.model.axes import Params
+from igpt_jax.model.decoder import ImageGPT
+from igpt_jax.palette import Palette
+from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.orders import ORDERS
+from igpt_jax.sampling.rules import Rules
+
+Classes = Sequence[int] | np.ndarray | int | None
+
+
+def sample(
+    model: ImageGPT,
+    params: Params,
+    palette: Palette,
+    n: int = 1,
+    *,
+    sampler: SamplerConfig | None = None,
+    classes: Classes = None,
+) -> np.ndarray:
+    """Draws n new images.
+
+    Args:
+      model, params, palette: of the same model.
+      n: how many images.
+      sampler: seed, temperature, top-k, top-p, order and batch size. Image i of a seed is the same image whatever n and
+        the batch size are (up to rounding in differently shaped products; no difference was seen on CPU).
+      classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
+
+    Returns:
+      uint8 [n, Y, X, C].
+
+    Raises:
+      InputError: n below 1, a palette of another size, bad classes, an order the model cannot draw in, a BERT model.
+    """
+    sampler = sampler or SamplerConfig()
+    _check_model(model, palette)
+    if n < 1:
+        raise InputError(f"n: must be at least 1, not {n}")
+    keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
+    tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
+    prompt = Prompt(tokens, np.zeros(tokens.shape, bool), class_id=_class_ids(model, classes, n))
+    drawn = _draw(model, params, prompt, keys, sampler)
+    return np.asarray(palette.decode(drawn.reshape(n, *model.cfg.grid)))
+
+
+def complete(
+    model: ImageGPT,
+    params: Params,
+    palette: Palette,
+    images: np.ndarray,
+    known: np.ndarray | None = None,
+    n: int = 1,
+    *,
+    sampler: SamplerConfig | None = None,
+    classes: Classes = None,
+) -> np.ndarray:
+    """Draws n completions of each image; known pixels stay (as palette colours).
+
+    In raster order a pixel is drawn from what is above it and to its left. Known pixels further down appear in the
+    result but do not influence the pixels before them; a model trained for it can draw them `known_first`.
+
+    Args:
+      images: uint8 [B, Y, X, C] of the model's grid.
+      known: bool [Y, X] or [B, Y, X], True for pixels that stay; None for the top half.
+      n: completions per image.
+      sampler: as for `sample`. Completion j of image b is the same whatever n and the batch size are.
+      classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
+
+    Returns:
+      uint8 [B, n, Y, X, C].
+
+    Raises:
+      InputError: images or mask of another shape or type, and as for `sample`.
+    """
+    sampler = sampler or SamplerConfig()
+    _check_model(model, palette)
+    if n < 1:
+        raise InputError(f"n: must be at least 1, not {n}")
+    grid, images = model.cfg.grid, np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != len(grid) + 2 or images.shape[1:] != (*grid, palette.channels):
+        wanted = f"uint8 [B, {', '.join(map(str, grid))}, {palette.channels}]"
+        raise InputError(f"images: {images.dtype} {images.shape}; the model completes {wanted}")
+    if len(images) == 0:
+        raise InputError("images: no image to complete")
+    known = top_rows(grid) if known is None else np.asarray(known)
+    if known.dtype != bool or known.shape not in (grid, images.shape[:-1]):
+        raise InputError(f"known: {known.dtype} {known.shape}; a mask is bool {grid} or {images.shape[:-1]}")
+    b, t = len(images), model.cfg.n_ctx
+    tokens = np.asarray(palette.encode(images)).reshape(b, t).repeat(n, axis=0)
+    known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t).repeat(n, axis=0)
+    keys = fold_in(fold_in(stream(sampler.seed, "sample"), np.arange(b))[:, None], np.arange(n)[None]).reshape(-1)
+    class_ids = _class_ids(model, classes, b)
+    class_ids = None if class_ids is None else class_ids.repeat(n)
+    drawn = _draw(model, params, Prompt(tokens, known, class_id=class_ids), keys, sampler)
+    return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
+
+
+def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
+    """bool [Y, X], True in the first `rows` rows; None for the top half."""
+    known = np.zeros(grid, bool)
+    known[: grid[0] // 2 if rows is None else rows] = True
+    return known
+
+
+def check_order(cfg: ModelConfig, order: str) -> None:
+    """Raises InputError if there is no such order, or a model cannot draw in it."""
+    if order not in ORDERS:
+        near = nearest(order, ORDERS)
+        raise InputError(f"sampler.order: no order {order!r}{near}; there are {', '.join(ORDERS)}")
+    if order != "raster" and not cfg.any_order:
+        raise InputError(f"sampler.order: this model draws in raster order only; {order} needs model.any_order")
+
+
+def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
+    """Tokens int [n, T] with the unknown ones drawn."""
+    check_order(model.cfg, sampler.order)
+    if sampler.order != "raster":
+        prompt = prompt._replace(order=ORDERS[sampler.order](prompt.known, keys))
+    return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
+
+
+def _check_model(model: ImageGPT, palette: Palette) -> None:
+    if not model.cfg.causal:
+        raise InputError("model.causal: a BERT model sees all pixels at once and does not draw one after another")
+    if palette.size != model.cfg.vocab_size:
+        raise InputError(f"palette: {palette.size} colours, but the model was made for {model.cfg.vocab_size}")
+
+
+def _class_ids(model: ImageGPT, classes: Classes, n: int) -> np.ndarray | None:
+    """int32 [n], or None for a model without classes."""
+    count = model.cfg.cond_classes
+    if classes is None:
+        return np.full(n, -1, np.int32) if count else None
+    if not count:
+        raise InputError("classes: this model was not trained with classes (model.cond_classes); leave them out")
+    ids = np.asarray(classes)
+    if ids.dtype.kind not in "iu" or ids.shape not in ((), (n,)) or ids.min() < -1 or ids.max() >= count:
+        raise InputError(f"classes: one integer in 0..{count - 1} (or -1 for none), or {n} of them, not {classes}")
+    return np.broadcast_to(ids, n).astype(np.int32)
