@@ -1,12 +1,13 @@
-"""Where arrays live: the device mesh, the table from dim names to mesh axes, and the host-to-device door.
+"""Where arrays live: the device mesh, the rules from dim names to mesh axes, and the way from the host to devices.
 
-The maths never mentions a device. The decoder names what each dim of a parameter is; `RULES` says which mesh axis
-splits a dim of that name; everything shaped like the parameters (gradients, moments, averages) follows by path.
+The model never mentions a device. `AXES` names what each dim of a parameter is, and `RULES` says which mesh axis splits
+a dim of that name. Gradients, moments and averages have the parameters' paths, so the same rules place them.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -16,15 +17,16 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from igpt_jax.config import BATCH_AXES, InputError, MeshConfig
+from igpt_jax.config import BATCH_AXES, MeshConfig
+from igpt_jax.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-AXIS_NAMES = ("data", "fsdp", "tensor")
 
 RULES: dict[str, str | None] = {
     "layer": None,
     "position": None,
+    "frame": None,
+    "patch": None,
     "vocab": "tensor",
     "embed": "fsdp",
     "norm": None,
@@ -37,33 +39,35 @@ RULES: dict[str, str | None] = {
 
 
 def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """A mesh (data, fsdp, tensor) over all devices, neighbours in fsdp and tensor as near to each other as can be.
+    """A mesh (data, fsdp, tensor) over all devices, with neighbours in fsdp and tensor close to each other.
 
-    Where TPUs of several slices take part, only the data axis crosses between slices (the slow network). An axis need
-    not be a product of the sides of a TPU's torus: sides are split where they must be.
+    With TPUs of several slices, only the data axis crosses between slices (the slow network). An axis may split a side
+    of a TPU's torus.
+
+    Args:
+      devices: None takes all of JAX's.
 
     Raises:
-      InputError: the sizes do not multiply to the number of devices, or data does not divide over the slices.
+      InputError: the product of the sizes is not the number of devices, or data does not divide over the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
-    named = int(np.prod([n for n in sizes if n != -1]))
-    if -1 in sizes and len(devices) % named == 0:
-        sizes[sizes.index(-1)] = len(devices) // named
-    if int(np.prod(sizes)) != len(devices):
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // -math.prod(sizes)
+    if math.prod(sizes) != len(devices):
         raise InputError(
-            f"mesh: data x fsdp x tensor = {cfg} does not fit {len(devices)} devices; -1 takes what is left"
+            f"mesh: data {cfg.data} x fsdp {cfg.fsdp} x tensor {cfg.tensor} does not fit {len(devices)} devices; "
+            "-1 takes what is left"
         )
-    auto = (jax.sharding.AxisType.Auto,) * 3
     slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
     if slices > 1:
         if sizes[0] % slices:
             raise InputError(f"mesh.data: {sizes[0]} does not divide over {slices} slices; make it a multiple")
         within = (sizes[0] // slices, *sizes[1:])
-        placed = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
     else:
-        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXIS_NAMES, axis_types=auto)
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -72,9 +76,9 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def axes_of(name: str, shape: tuple[int, ...], axes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The dim names of the array at a path: those of the row whose name ends the path.
+    """The dim names of the array at a path: those of the row with which the path ends.
 
-    Arrays that no row matches must be scalars (step counts and the like).
+    A scalar (such as a step count) needs no row.
 
     Raises:
       ValueError: no row for an array of rank > 0, several rows, or another rank than the row's.
@@ -90,53 +94,44 @@ def axes_of(name: str, shape: tuple[int, ...], axes: Mapping[str, tuple[str, ...
     return dims
 
 
-def shardings(
-    tree: Any, mesh: Mesh, axes: Mapping[str, tuple[str, ...]], rules: Mapping[str, str | None] = RULES
-) -> Any:
+def shardings(tree: Any, mesh: Mesh, axes: Mapping[str, tuple[str, ...]]) -> Any:
     """A NamedSharding for every array of a tree of (abstract) arrays.
 
     Raises:
-      InputError: some dims are not divisible by their mesh axis; all of them are named at once.
+      InputError: some dims do not divide over their mesh axis; all of them are named at once.
       ValueError: an array that the table does not describe.
     """
-    misfits: list[str] = []
+    misfits: dict[str, None] = {}  # a set that keeps its order
 
     def one(path: tuple[Any, ...], x: Any) -> NamedSharding:
-        name = path_name(path)
-        dims = axes_of(name, x.shape, axes)
-        spec = [rules[dim] for dim in dims]
+        dims = axes_of(path_name(path), x.shape, axes)
+        spec = [RULES[dim] for dim in dims]
         for size, dim, axis in zip(x.shape, dims, spec, strict=True):
             if axis is not None and size % mesh.shape[axis]:
-                misfits.append(f"{dim} = {size} over {axis} = {mesh.shape[axis]}")
-        used = [axis for axis in spec if axis is not None]
-        if len(used) != len(set(used)):
-            raise ValueError(f"{name}: dims {dims} put one mesh axis twice")
+                misfits[f"{dim} = {size} over {axis} = {mesh.shape[axis]}"] = None
         return NamedSharding(mesh, P(*spec))
 
-    found = jax.tree.map_with_path(one, tree)
+    tree_of_shardings = jax.tree.map_with_path(one, tree)
     if misfits:
-        raise InputError(
-            f"mesh: these dims do not divide: {'; '.join(dict.fromkeys(misfits))}; choose other mesh sizes"
-        )
-    return found
+        raise InputError(f"mesh: these dims do not divide: {'; '.join(misfits)}; choose other mesh sizes")
+    return tree_of_shardings
 
 
-def placed(tree: Any, mesh: Mesh | None, axes: Mapping[str, tuple[str, ...]]) -> Any:
-    """The shapes and types of a tree of (abstract) arrays with their places: on the mesh, or whole on one device.
+def with_shardings(tree: Any, mesh: Mesh | None, axes: Mapping[str, tuple[str, ...]]) -> Any:
+    """Shapes, types and shardings of a tree of (abstract) arrays: on the mesh, or without one whole on one device.
 
     Raises:
-      InputError, ValueError: as `shardings` does.
+      InputError, ValueError: as for `shardings`.
     """
     if mesh is None:
-        here = SingleDeviceSharding(jax.local_devices()[0])
-        places = jax.tree.map(lambda _: here, tree)
-    else:
-        places = shardings(tree, mesh, axes)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, places)
+        device = SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
+    places = shardings(tree, mesh, axes)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
 
 
 def traced_on(mesh: Mesh | None, function: F) -> F:
-    """The function with the mesh around it while it is traced, where kernels that XLA cannot split look for it."""
+    """The function, traced with the mesh around it: attention kernels and hooks look there for the devices."""
     if mesh is None:
         return function
 
@@ -149,73 +144,66 @@ def traced_on(mesh: Mesh | None, function: F) -> F:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches are split over data and fsdp on their first dim."""
+    """The first dim of a batch, its images, is split over data and fsdp."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """On every device, whole; so every process can read it."""
+    """Whole on every device, so that every process can read it."""
     return NamedSharding(mesh, P())
 
 
 def batch_ways(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """How many parts a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_splits(batch_size: int, microbatches: int, mesh: Mesh) -> None:
-    """Raises InputError when the images at once do not split evenly over the mesh."""
+    """Raises InputError if the images of a microbatch do not split evenly over the mesh."""
     images, ways = batch_size // microbatches, batch_ways(mesh)
     if images % ways:
         raise InputError(
-            f"train.batch_size: {images} images at once do not split over {ways} devices (mesh data x fsdp)"
+            f"data.batch_size: {images} images at once do not split over {ways} devices (mesh data x fsdp)"
         )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """int [R]: which rows of a global batch this process's devices hold, ascending.
+    """int [R]: the rows of a global batch that this process's devices hold, ascending.
 
-    Processes whose devices differ in the tensor axis alone hold the same rows.
+    Processes whose devices differ only in the tensor axis hold the same rows.
     """
-    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    spans = {index[0].indices(batch_size)[:2] for index in held.values() if index is not None}
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    spans = {index[0].indices(batch_size)[:2] for index in indices if index is not None}
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The only way data gets onto the devices: `local_rows` of a batch become this process's part of global arrays."""
-    sharding = batch_sharding(mesh)
-    size, first = _local_of(mesh, len(next(iter(batch.values()))))
+    """Global arrays of which this process passes its `local_rows`: {name: [R, ...]} -> {name: [B, ...]}."""
+    ways = batch_ways(mesh)
+    size = len(next(iter(batch.values()))) * ways // len(local_rows(mesh, ways))
+    rows = local_rows(mesh, size)
 
     def put(x: np.ndarray) -> jax.Array:
-        def cut(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(size)
-            return x[first[start] : first[start] + stop - start]
+        def of_one_device(index: Any) -> np.ndarray:
+            first = np.searchsorted(rows, index[0].start or 0)
+            return x[first : first + size // ways]
 
-        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, cut)
+        return jax.make_array_from_callback((size, *x.shape[1:]), batch_sharding(mesh), of_one_device)
 
     return {name: put(x) for name, x in batch.items()}
 
 
-@functools.cache
-def _local_of(mesh: Mesh, n: int) -> tuple[int, dict[int, int]]:
-    """The size of a global batch of which this process holds n rows, and which of the n each of its rows is."""
-    ways = batch_ways(mesh)
-    size = n * ways // len(local_rows(mesh, ways))
-    return size, {row: i for i, row in enumerate(local_rows(mesh, size).tolist())}
-
-
 def mesh_of(tree: Any) -> Mesh | None:
-    """The mesh that the arrays of a tree lie on; None when they lie on one device, or on the host."""
+    """The mesh that the arrays of a tree lie on; None if they lie on one device, or on the host."""
     sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
 
 
 def put_whole(x: np.ndarray, mesh: Mesh | None) -> Any:
-    """An array that every process has whole, split over the mesh as a batch is; as it is where there is no mesh."""
+    """An array that every process has whole, split over the mesh like a batch; without a mesh, unchanged."""
     return x if mesh is None else jax.make_array_from_callback(x.shape, batch_sharding(mesh), x.__getitem__)
 
 
 def fetch_whole(x: jax.Array) -> np.ndarray:
-    """An array that lies anywhere, whole on every process."""
+    """The whole array on every process, wherever its parts lie."""
     return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))

@@ -7,33 +7,31 @@ import os
 import sys
 import threading
 import time
-from types import TracebackType
-from typing import TextIO
 
-from igpt_jax.parallel import multihost
+from igpt_jax.parallel import processes
 
 
 class Watchdog:
-    """A thread that, when `beat` is not called for so many seconds, prints the stacks of all threads and ends the
-    process with code 75. A hang in a collective or on a disk cannot be ended any gentler.
+    """Ends the process with code 75, after printing the stacks of all threads, if `reset` is not called for so long.
+
+    It is a thread of its own. A hang in a collective or on a disk cannot be ended more gently.
     """
 
-    def __init__(self, seconds: float, out: TextIO | None = None):
-        self._seconds, self._out = seconds, out or sys.__stderr__
-        self._doing, self._since = "starting", time.monotonic()
+    def __init__(self, seconds: float):
+        self._seconds = seconds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def beat(self, doing: str) -> None:
-        """Something is about to be done."""
+    def reset(self, doing: str) -> None:
+        """Called before each thing that is done, with a name for it."""
         self._doing, self._since = doing, time.monotonic()
 
     def __enter__(self) -> Watchdog:
-        self.beat(self._doing)
+        self.reset("starting")
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
 
@@ -41,9 +39,8 @@ class Watchdog:
         while not self._done.wait(min(1.0, self._seconds / 10)):
             silent = time.monotonic() - self._since
             if silent > self._seconds:
-                if self._out is not None:
+                if out := sys.__stderr__:
                     message = f"no progress for {silent:.0f} s while {self._doing}; stacks of all threads follow"
-                    print(f"{multihost.who()}: {message}", file=self._out, flush=True)
-                    faulthandler.dump_traceback(self._out, all_threads=True)
-                    self._out.flush()
-                multihost.leave_alone(os.EX_TEMPFAIL)
+                    print(f"{processes.process_label()}: {message}", file=out, flush=True)
+                    faulthandler.dump_traceback(out)
+                processes.exit_now(os.EX_TEMPFAIL)

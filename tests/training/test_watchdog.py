@@ -9,9 +9,9 @@ import sys, time
 from igpt_jax.training.watchdog import Watchdog
 def stuck():
     time.sleep(60)
-with Watchdog(0.5) as dog:
+with Watchdog(0.5) as watchdog:
     for step in range(3):
-        dog.beat(f"training step {step}")
+        watchdog.reset(f"training step {step}")
         time.sleep(0.3)
     stuck()
 """
