@@ -1,10 +1,7 @@
-"""Checkpoints of a run, by Orbax: what is in one, whether it is whole, and how it is read back.
+"""Checkpoints of a run, by Orbax: what is in one, whether it is intact, and how it is read back.
 
-A checkpoint has four items, so that a sampler reads no optimizer state: `params`, `ema` (when averaged), `rest`
-(step and optimizer state) and `meta` (configuration, palette and checksums, as JSON).
-
-Start order of `igpt train`: the newest whole checkpoint of the workdir, else the weights of train.init_from, else from
-scratch.
+A checkpoint has four items, so that a sampler reads no optimizer state: `params`, `ema` (if the run averages), `rest`
+(step and optimizer state) and `meta` (`CheckpointMeta` as JSON).
 """
 
 from __future__ import annotations
@@ -14,9 +11,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from igpt_jax.config import Config, InputError
+from igpt_jax.config import Config
 from igpt_jax.config_json import from_json
+from igpt_jax.errors import InputError, first_line
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
-from igpt_jax.parallel.multihost import anywhere, decide
-from igpt_jax.training.state import TrainState
-from igpt_jax.validation import first_line
+from igpt_jax.parallel.processes import any_process, on_process_zero
+from igpt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -45,51 +42,58 @@ class DamagedError(InputError):
 
 
 _NOT_OF_THE_DISK = (jax.errors.JaxRuntimeError, MemoryError)
-"""Errors that say nothing of a checkpoint, but of another process or of the memory."""
+"""Errors that are not about the checkpoint, but about another process or memory."""
 
 
 @dataclass(frozen=True)
-class Meta:
-    """What a checkpoint says of itself, beside its arrays."""
+class CheckpointMeta:
+    """What a checkpoint stores beside its arrays."""
 
     step: int
     config: Config
     palette: Palette | None
     data: Mapping[str, str]
-    """Digests of the images that the run learns from and is measured on; none in weights brought from elsewhere."""
-    unwritten: Mapping[str, Any]
-    """`LateMetrics.unwritten` at that step."""
+    """Digests of the images that the run trains and is evaluated on; empty for weights imported from elsewhere."""
+    loop: Mapping[str, Any]
+    """`LoopState` at that step."""
     checksums: Mapping[str, int]
     """Of every array."""
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, with a digest of themselves."""
+        centers = None if self.palette is None else self.palette.centers.tolist()
+        fields = {"config": asdict(self.config), "palette": centers, "data": dict(self.data), "loop": dict(self.loop)}
+        fields = json.loads(json.dumps(fields | {"checksums": dict(self.checksums)}))  # tuples become lists
+        return fields | {"sha256": _sha256(fields)}
 
-def describe(
-    cfg: Config,
-    palette: Palette | None,
-    data: Mapping[str, str],
-    unwritten: Mapping[str, Any],
-    items: Mapping[str, Any],
-) -> dict[str, Any]:
-    """`Meta` as JSON, with a digest of itself; `items` are the arrays that are saved beside it."""
-    centers = None if palette is None else palette.centers.tolist()
-    meta = {"config": asdict(cfg), "palette": centers, "data": dict(data), "unwritten": dict(unwritten)}
-    meta = json.loads(json.dumps(meta | {"checksums": checksums(items)}))  # tuples become lists, as they will be read
-    return meta | {"sha256": _sha256(meta)}
+    @classmethod
+    def from_json(cls, step: int, stored: Mapping[str, Any]) -> CheckpointMeta:
+        """The inverse.
+
+        Raises:
+          ValueError, KeyError, InputError: a wrong digest, missing fields, or another configuration.
+        """
+        fields = dict(stored)
+        if fields.pop("sha256", None) != _sha256(fields):
+            raise ValueError("wrong checksum of its description")
+        config = from_json(Config, json.dumps(fields["config"]), "its configuration")
+        palette = None if fields["palette"] is None else Palette(np.asarray(fields["palette"], np.float32))
+        return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"])
 
 
-def _sha256(meta: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+def _sha256(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def checksums(items: Mapping[str, Any]) -> dict[str, int]:
-    """Path -> checksum of every array, computed where it lies: the same on every mesh."""
-    found = jax.device_get(_checksums(items))
-    return {path_name(path): int(x) for path, x in jax.tree.leaves_with_path(found)}
+    """Path -> checksum of every array, computed where the array lies; the same on every mesh."""
+    sums = jax.device_get(_checksums(items))
+    return {path_name(path): int(x) for path, x in jax.tree.leaves_with_path(sums)}
 
 
 @jax.jit
 def _checksums(tree: Any) -> Any:
-    """Sum of all 4-byte words, each times an odd number of its own, modulo 2^32: no single changed bit goes unseen."""
+    """Sum of all 4-byte words, each times an odd number of its own, modulo 2^32. It changes with any single bit."""
 
     def one(x: jax.Array) -> jax.Array:
         if x.dtype.itemsize != 4:
@@ -105,10 +109,10 @@ def _checksums(tree: Any) -> Any:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which does not ask whether the processes are to stop; the loop does.
+    """Orbax's manager, which does not ask whether the processes are to stop; the loop does.
 
-    Orbax also asks when a save has ended, for a step that is past. JAX would then take that step for where this process
-    is, and the processes might agree to stop at one that none of them reaches any more.
+    Orbax also asks when a save has ended, for a step that is past. JAX would then take that step for the current one,
+    and the processes might agree to stop at a step that none of them reaches any more.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -125,60 +129,77 @@ class Checkpointer:
         )
         self._workdir = workdir
         self._manager = _Manager((workdir / CHECKPOINTS).resolve(), options=options)
-        self._about = (cfg, palette, data)
+        self._run = (cfg, palette, data)
 
-    def save(self, state: TrainState, step: int, unwritten: Mapping[str, Any]) -> None:
-        """Starts saving; the write goes on in the background."""
+    def save(self, state: TrainState, step: int, loop: Mapping[str, Any]) -> None:
+        """Starts to save; the files are written in the background."""
         items = _items(state)
         args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        meta = ocp.args.JsonSave(describe(*self._about, unwritten, items))
-        with self._failure_named():
-            self._manager.save(step, args=ocp.args.Composite(meta=meta, **args), force=True)
+        meta = CheckpointMeta(step, *self._run, loop, checksums(items)).to_json()
+        with self._save_errors_named():
+            composite = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args)
+            self._manager.save(step, args=composite, force=True)
 
     def check(self) -> None:
-        """Raises when the last save has failed by now."""
-        with self._failure_named():
+        """Raises if the last save has failed by now."""
+        with self._save_errors_named():
             self._manager.check_for_errors()
 
     @contextmanager
-    def _failure_named(self) -> Iterator[None]:
-        """A save that fails for want of room or rights is one line; the checkpoints before it are untouched."""
+    def _save_errors_named(self) -> Iterator[None]:
+        """Turns a save that fails for lack of space or rights into one line. Earlier checkpoints stay as they are."""
         try:
             yield
         except (InputError, *_NOT_OF_THE_DISK):
             raise
         except Exception as error:
             raise InputError(
-                f"workdir {self._workdir}: a checkpoint could not be written ({_why(error)}); make room or "
+                f"workdir {self._workdir}: a checkpoint could not be written ({_cause(error)}); make room or "
                 "mend its rights, then the same command continues from the last one"
             ) from error
 
-    def restore(self, abstract: TrainState, meta: Meta) -> TrainState:
-        """The state of a checkpoint, placed as the shardings of `abstract` say.
+    def restore(self, abstract: TrainState, checkpoints: Sequence[CheckpointMeta]) -> tuple[TrainState, CheckpointMeta]:
+        """The state of the first of these checkpoints that is intact, placed as the shardings of `abstract` say.
+
+        Damaged ones before it are named in the log and moved to WORKDIR/damaged, so their steps can be saved again.
 
         Raises:
-          DamagedError: the checkpoint cannot be read, or is not what was saved.
+          DamagedError: none is intact; nothing has been moved.
         """
-        with reader(self._workdir) as (manager, _):
-            return TrainState(**_state(_restore(manager, self._workdir, meta, _items(abstract)), abstract))
+        for i, meta in enumerate(checkpoints):
+            try:
+                with reader(self._workdir) as manager:
+                    items = _read_items(manager, self._workdir, meta, _items(abstract))
+            except DamagedError as error:
+                if i == len(checkpoints) - 1:
+                    raise
+                log.warning("%s", error)
+            else:
+                on_process_zero(lambda last=meta.step: self._set_aside_after(last))
+                self._manager.reload()
+                return TrainState(params=items["params"], ema=items.get("ema"), **items["rest"]), meta
+        raise ValueError("no checkpoints to restore")
 
-    def set_aside_after(self, step: int) -> None:
-        """Moves all checkpoints newer than `step` to WORKDIR/damaged, so that those steps can be saved anew."""
-        decide(lambda: [_move_away(self._workdir, newer) for newer in self._manager.all_steps() if newer > step])
-        self._manager.reload()
+    def _set_aside_after(self, step: int) -> None:
+        for newer in self._manager.all_steps():
+            if newer > step:
+                (self._workdir / DAMAGED).mkdir(exist_ok=True)
+                names = (self._workdir / DAMAGED / (f"{newer}" if i == 0 else f"{newer}-{i}") for i in range(10**6))
+                free = next(path for path in names if not path.exists())
+                (self._workdir / CHECKPOINTS / str(newer)).rename(free)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        with self._failure_named():
+        with self._save_errors_named():
             self._manager.wait_until_finished()
 
     def __enter__(self) -> Checkpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Waits for the last save; its error surfaces here, unless another is on its way."""
+        """Waits for the last save. Its error is raised here, unless another error is being raised already."""
         try:
-            with self._failure_named():
+            with self._save_errors_named():
                 self._manager.close()
         except Exception as failure:
             if error is None:
@@ -186,10 +207,72 @@ class Checkpointer:
             log.warning("%s", failure)
 
 
-def _why(error: Exception) -> str:
-    """What the system said, where that is inside a long message of TensorStore's; else how the message begins."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else first_line(error, 150)
+def save_weights(workdir: Path, meta: CheckpointMeta, params: Any) -> None:
+    """Writes a checkpoint of weights alone."""
+    stored = replace(meta, checksums=checksums({"params": params})).to_json()
+    args = ocp.args.Composite(meta=ocp.args.JsonSave(stored), params=ocp.args.StandardSave(params))
+    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve()) as manager:
+        manager.save(meta.step, args=args, force=True)
+
+
+def read_weights(workdir: Path, meta: CheckpointMeta, abstract: Any) -> Any:
+    """The weights of a checkpoint, averaged if the run kept an average, placed as `abstract` says.
+
+    Raises:
+      DamagedError: they cannot be read, or are not what was saved.
+    """
+    item = "params" if meta.config.optim.ema_decay is None else "ema"
+    with reader(workdir) as manager:
+        return _read_items(manager, workdir, meta, {item: abstract})[item]
+
+
+def list_checkpoints(workdir: Path, only: int | None = None) -> list[CheckpointMeta]:
+    """Metadata of all complete checkpoints, or of that of one step, newest first. Process 0 reads them for all.
+
+    Those whose metadata cannot be read are named in the log.
+
+    Raises:
+      DamagedError: there are checkpoints, and the metadata of none can be read.
+      InputError: there is none of that step.
+    """
+    stored = on_process_zero(lambda: _read_all_meta(workdir, only))
+    return [CheckpointMeta.from_json(step, fields) for step, fields in stored]
+
+
+def _read_all_meta(workdir: Path, only: int | None) -> list[tuple[int, dict[str, Any]]]:
+    if not (workdir / CHECKPOINTS).is_dir():
+        return []
+    readable: list[tuple[int, dict[str, Any]]] = []
+    failure = None
+    with reader(workdir) as manager:
+        steps = sorted(manager.all_steps())
+        if only is not None and only not in steps:
+            raise InputError(f"workdir {workdir}: no checkpoint at step {only}; there are {', '.join(map(str, steps))}")
+        for step in reversed(steps) if only is None else [only]:
+            try:
+                with _damage_named(workdir, step):
+                    fields = dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+                    CheckpointMeta.from_json(step, fields)
+                readable.append((step, fields))
+            except DamagedError as error:
+                log.warning("%s", error)
+                failure = failure or error
+    if failure is not None and not readable:
+        raise failure
+    return readable
+
+
+@contextmanager
+def reader(workdir: Path) -> Iterator[ocp.CheckpointManager]:
+    """A manager that writes nothing.
+
+    Every process reads by itself and waits for no other: what one cannot read, the others may.
+    """
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(index, {index}, f"reader{index}")
+    options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
+    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
+        yield manager
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -198,114 +281,47 @@ def _items(state: TrainState) -> dict[str, Any]:
     return items if state.ema is None else items | {"ema": state.ema}
 
 
-def _state(items: Mapping[str, Any], abstract: TrainState) -> dict[str, Any]:
-    return dict(params=items["params"], ema=items.get("ema"), **items["rest"])
-
-
-def _move_away(workdir: Path, step: int) -> None:
-    (workdir / DAMAGED).mkdir(exist_ok=True)
-    tries = (workdir / DAMAGED / (f"{step}" if i == 0 else f"{step}-{i}") for i in range(10**6))
-    (workdir / CHECKPOINTS / str(step)).rename(next(path for path in tries if not path.exists()))
-
-
-def _restore(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, items: Mapping[str, Any]) -> dict[str, Any]:
-    """Items of a checkpoint, of the shapes and in the places of `items`, checked against their checksums."""
-    args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-    with _named(workdir, meta.step):
-        found, failure = {}, None
+def _read_items(
+    manager: ocp.CheckpointManager, workdir: Path, meta: CheckpointMeta, abstract: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Items of a checkpoint with the shapes and places of `abstract`, compared with their checksums."""
+    args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
+    with _damage_named(workdir, meta.step):
+        items, failure = {}, None
         try:
             restored = manager.restore(meta.step, args=ocp.args.Composite(**args))
-            found = {name: restored[name] for name in items}
+            items = {name: restored[name] for name in abstract}
         except Exception as error:
             failure = error
-        if anywhere(failure is not None):  # before the sums, which all processes compute together
+        if any_process(failure is not None):  # before the sums, which all processes compute together
             raise failure or ValueError("another process cannot read its part")
-        wrong = [name for name, value in checksums(found).items() if value != meta.checksums.get(name)]
+        wrong = [name for name, value in checksums(items).items() if value != meta.checksums.get(name)]
         if wrong:
             raise ValueError(f"wrong checksum of {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}")
-    return found
+    return items
 
 
 @contextmanager
-def _named(workdir: Path, step: int) -> Iterator[None]:
-    """Whatever Orbax makes of a damaged checkpoint becomes one line that names it."""
+def _damage_named(workdir: Path, step: int) -> Iterator[None]:
+    """Turns whatever Orbax raises on a damaged checkpoint into one line that names the checkpoint."""
     path = workdir / CHECKPOINTS / str(step)
     try:
         yield
     except _NOT_OF_THE_DISK:
         raise
     except Exception as error:
-        why = _why(error)
-        if "Permission denied" in why or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
-            raise InputError(f"workdir {workdir}: checkpoint {step} cannot be read ({why}); mend {path}") from error
+        cause = _cause(error)
+        if "Permission denied" in cause or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+            raise InputError(f"workdir {workdir}: checkpoint {step} cannot be read ({cause}); mend {path}") from error
         raise DamagedError(
-            f"workdir {workdir}: checkpoint {step} is damaged or not one of ours ({why}); move {path} away to go on "
+            f"workdir {workdir}: checkpoint {step} is damaged or not one of ours ({cause}); move {path} away to go on "
             "from an older one"
         ) from error
 
 
-@contextmanager
-def reader(workdir: Path) -> Iterator[tuple[ocp.CheckpointManager, list[int]]]:
-    """A manager that writes nothing, and the steps of all complete checkpoints in ascending order.
-
-    Every process reads for itself and waits for no other: what one cannot read, the others may.
-    """
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(me, {me}, f"reader{me}")
-    options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
-    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
-        yield manager, sorted(manager.all_steps())
-
-
-def _read_json(manager: ocp.CheckpointManager, workdir: Path, step: int) -> dict[str, Any]:
-    with _named(workdir, step):
-        meta = dict(manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
-        if meta.pop("sha256", None) != _sha256(meta):
-            raise ValueError("wrong checksum of its description")
-        _meta(step, meta)
-        return meta
-
-
-def _meta(step: int, meta: Mapping[str, Any]) -> Meta:
-    config = from_json(Config, json.dumps(meta["config"]), "its configuration")
-    palette = None if meta["palette"] is None else Palette(np.asarray(meta["palette"], np.float32))
-    return Meta(step, config, palette, meta["data"], meta["unwritten"], meta["checksums"])
-
-
-def read_item(manager: ocp.CheckpointManager, workdir: Path, meta: Meta, name: str, abstract: Any) -> Any:
-    """One item of a checkpoint, of the shapes and in the places of `abstract`.
-
-    Raises:
-      DamagedError: it cannot be read, or is not what was saved.
-    """
-    return _restore(manager, workdir, meta, {name: abstract})[name]
-
-
-def described(workdir: Path, only: int | None = None) -> list[Meta]:
-    """What the complete checkpoints, or that of one step, say of themselves, newest first. Writes nothing.
-
-    Those that cannot say it are named in the log. Process 0 reads them for all.
-
-    Raises:
-      DamagedError: there are checkpoints, and none can say it.
-      InputError: there is none of that step.
-    """
-    return [_meta(step, found) for step, found in decide(lambda: _described(workdir, only))]
-
-
-def _described(workdir: Path, only: int | None) -> list[tuple[int, dict[str, Any]]]:
-    if not (workdir / CHECKPOINTS).is_dir():
-        return []
-    found, last = [], None
-    with reader(workdir) as (manager, steps):
-        if only is not None and only not in steps:
-            raise InputError(f"workdir {workdir}: no checkpoint at step {only}; there are {', '.join(map(str, steps))}")
-        for step in reversed(steps) if only is None else [only]:
-            try:
-                found.append((step, _read_json(manager, workdir, step)))
-            except DamagedError as error:
-                log.warning("%s", error)
-                last = last or error
-    if last is not None and not found:
-        raise last
-    return found
+def _cause(error: Exception) -> str:
+    """The system's error, if a long message of TensorStore contains one; else the beginning of the message."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 150)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
 
 from igpt_jax.config import OptimConfig
-
-Params = Any
+from igpt_jax.model.axes import PROJECTIONS, Params
+from igpt_jax.parallel.mesh import path_name
 
 
 def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate at a step: linear warm-up from 0, then cosine to 0 at `steps`, or constant (appendix A.1)."""
     if cfg.schedule == "constant":
-        return (
-            optax.schedules.warmup_constant_schedule(0.0, cfg.lr, cfg.warmup_steps)
-            if cfg.warmup_steps
-            else (optax.schedules.constant_schedule(cfg.lr))
-        )
+        if not cfg.warmup_steps:
+            return optax.schedules.constant_schedule(cfg.lr)
+        return optax.schedules.warmup_constant_schedule(0.0, cfg.lr, cfg.warmup_steps)
     return optax.schedules.warmup_cosine_decay_schedule(
         0.0 if cfg.warmup_steps else cfg.lr, cfg.lr, cfg.warmup_steps, steps
     )
@@ -27,7 +23,7 @@ def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
 
 def decay_mask(params: Params) -> Params:
     """True for the projection matrices; norms, embeddings, head and sos are not decayed."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "w", params)
+    return jax.tree.map_with_path(lambda path, _: path_name(path) in PROJECTIONS, params)
 
 
 def make_optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:

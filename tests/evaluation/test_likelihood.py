@@ -8,34 +8,42 @@ import pytest
 
 from igpt_jax import Palette
 from igpt_jax.config import MeshConfig
-from igpt_jax.evaluation.likelihood import Likelihood, histogram_nats, uniform_nats
-from igpt_jax.objectives import make_ar
+from igpt_jax.evaluation.base import eval_keys
+from igpt_jax.evaluation.baselines import histogram_nats, uniform_nats
+from igpt_jax.evaluation.likelihood import Likelihood
+from igpt_jax.keys import stream
+from igpt_jax.objectives import make_objective, score
 from igpt_jax.parallel.mesh import make_mesh
+from tests.evaluation.made import IMAGES, ONE_DEVICE, PALETTE, context, made
 
-PALETTE = Palette.levels(16)
+
+def loss_of(model, params, name, keys):
+    objective = make_objective(name, model.cfg, PALETTE)
+    return float(score(model, params, objective.example({"image": IMAGES}, keys), objective.loss_name).loss())
+
+
+def test_the_mean_does_not_depend_on_batches_padding_or_mesh():
+    model, params = made()
+    expected = loss_of(model, params, "ar", None)
+    for size, mesh in ((8, MeshConfig()), (16, MeshConfig(2, 2, 2)), (2, ONE_DEVICE)):
+        measured = dict(Likelihood(context(model, "ar", size, mesh)).run(params, 0))
+        assert measured["nats_per_token"] == pytest.approx(expected, rel=1e-5)
+        assert measured["bits_per_token"] == pytest.approx(expected / math.log(2), rel=1e-5)
+
+
+def test_bert_likelihood_averages_over_masks_whatever_the_batch_size():
+    model, params = made(causal=False)
+    single = [loss_of(model, params, "bert", eval_keys(stream(0, "eval"), 0, 11, i)) for i in range(5)]
+    assert np.ptp(single) > 1e-3
+    for size in (11, 4):
+        measured = dict(Likelihood(context(model, "bert", size)).run(params, 0))
+        assert measured["nats_per_masked_token"] == pytest.approx(np.mean(single), rel=1e-5)
 
 
 def batches(images, size):
-    """Weighted batches of `size`, the last filled up with zeros that do not count."""
-    out = []
-    for lo in range(0, len(images), size):
-        part = images[lo : lo + size]
-        image = np.zeros((size, *images.shape[1:]), np.uint8)
-        image[: len(part)] = part
-        out.append({"image": image, "weight": (np.arange(size) < len(part)).astype(np.float32)})
-    return out
-
-
-def test_the_mean_does_not_depend_on_batches_padding_or_mesh(tiny):
-    model, params = tiny
-    images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), np.uint8)
-    objective = make_ar(model, PALETTE)
-    expected = float(objective(params, {"image": images}, jax.random.key(0)).loss())
-    for size, mesh in ((8, MeshConfig()), (16, MeshConfig(2, 2, 2)), (2, MeshConfig(1, 1, 8))):
-        evaluator = Likelihood(objective, lambda size=size: batches(images, size), make_mesh(mesh))
-        found = dict(evaluator.run(params, 0))
-        assert found["nats_per_token"] == pytest.approx(expected, rel=1e-5)
-        assert found["bits_per_token"] == pytest.approx(expected / math.log(2), rel=1e-5)
+    """One weighted batch of `size`, filled up with zeros that do not count."""
+    pad = [(0, size - len(images))]
+    return [{"image": np.pad(images, pad + [(0, 0)] * 3), "weight": (np.arange(size) < len(images)).astype(np.float32)}]
 
 
 def test_histogram_by_hand():

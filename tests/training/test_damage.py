@@ -11,13 +11,13 @@ import pytest
 
 from igpt_jax import InputError
 from igpt_jax.config import MeshConfig
-from igpt_jax.experiment import restore, train
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import make_mesh
-from igpt_jax.training.checkpoint import Checkpointer, checksums, described
-from igpt_jax.training.pretrained import load_workdir
-from igpt_jax.training.program import make_program
-from tests.training.test_resume import CFG, state_bytes
+from igpt_jax.pretrained import load_workdir
+from igpt_jax.run import train
+from igpt_jax.training.checkpoint import Checkpointer, checksums, list_checkpoints
+from igpt_jax.training.step import make_program
+from tests.small_run import CFG, state_bytes
 
 # Orbax leaves reads that it gave up to the garbage collector, which complains.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -59,8 +59,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(workdir, str
     assert "checkpoint 10 is damaged" in caplog.text
     with pytest.raises(InputError, match="checkpoint 10 is damaged"):
         load_workdir(workdir, step=10)
-    report = train(CFG, workdir)  # goes on from 9, and saves 10 anew
-    assert report.step == 10
+    assert train(CFG, workdir).step == 10  # continues from 9, and saves 10 again
     assert (workdir / "damaged" / "10").is_dir()
     assert state_bytes(workdir, 10) == state_bytes(straight, 10)
 
@@ -82,7 +81,7 @@ def test_a_changed_description_is_noticed(workdir):
     assert meta["config"]["sampler"]["temperature"] == 1.0
     meta["config"]["sampler"]["temperature"] = 0.5
     path.write_text(json.dumps(meta))
-    assert described(workdir)[0].step == 9
+    assert list_checkpoints(workdir)[0].step == 9
     assert load_workdir(workdir).step == 9
 
 
@@ -102,7 +101,7 @@ def resume():
 
     def resume(workdir):
         with Checkpointer(workdir, CFG, palette, {}) as checkpointer:
-            state, meta = restore(checkpointer, abstract, described(workdir))
+            state, meta = checkpointer.restore(abstract, list_checkpoints(workdir))
         return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)], meta
 
     return resume
@@ -147,7 +146,7 @@ def test_random_damage_is_never_silently_wrong(straight, resume, tmp_path, recor
         state, meta = resume(workdir)
         expected, other = good[meta.step]
         assert state == expected, (path, kind)
-        assert (meta.config, meta.data, meta.unwritten) == (other.config, other.data, other.unwritten)
+        assert (meta.config, meta.data, meta.loop) == (other.config, other.data, other.loop)
         assert meta.palette.same_as(other.palette)
         assert (workdir / "damaged" / "10").is_dir() == (meta.step == 9)
         assert load_workdir(workdir).step == meta.step

@@ -1,6 +1,7 @@
 """A run that is stopped and continued is the run that was never stopped, bit for bit."""
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -10,38 +11,15 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
-from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
+from igpt_jax.config import OptimConfig
 from igpt_jax.config_json import to_json
-from igpt_jax.experiment import check_continues, train
-from igpt_jax.inputs import open_data
-from igpt_jax.training import checkpoint
-from igpt_jax.training.loop import Interrupted, NonFiniteError
-from igpt_jax.training.pretrained import load_workdir
+from igpt_jax.pretrained import load_workdir
+from igpt_jax.run import Extensions, check_continues, prepare, train
+from igpt_jax.training.loop import Interrupted
+from igpt_jax.training.metric_log import NonFiniteError
 from igpt_jax.training.workdir import claim_workdir
 from tests.processes import lines
-
-CFG = Config(
-    name="resume",
-    model=ModelConfig(grid=(8, 8), vocab_size=17, n_layer=1, n_head=2, d_model=16),
-    data=DataConfig(source="digits", channels=1, augment="shift", shift=1),
-    palette=PaletteConfig("levels"),
-    optim=OptimConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
-    train=TrainConfig(
-        steps=10, batch_size=16, log_every=4, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304
-    ),
-)
-
-
-def at_step(n, act):
-    def on_step(step, metrics):
-        if step == n:
-            act()
-
-    return on_step
-
-
-def crash():
-    raise RuntimeError("crash")
+from tests.small_run import CFG, at_step, crash, state_bytes
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +27,6 @@ def straight(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight") / "run"
     train(CFG, workdir)
     return workdir
-
-
-def state_bytes(workdir, step):
-    """Every array of a checkpoint: parameters, average, moments, counts."""
-    import orbax.checkpoint as ocp
-
-    with ocp.CheckpointManager(
-        (workdir / "checkpoints").resolve(), options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager:
-        args = {name: ocp.args.StandardRestore() for name in ("params", "ema", "rest")}
-        found = manager.restore(step, args=ocp.args.Composite(**args))
-    leaves = jax.tree.leaves_with_path({name: found[name] for name in args})
-    return {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
 
 
 def test_interrupted_four_ways_and_continued(straight, tmp_path):
@@ -76,8 +41,7 @@ def test_interrupted_four_ways_and_continued(straight, tmp_path):
     assert load_workdir(workdir).step == 6
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "tra')
-    report = train(CFG, workdir)
-    assert report.step == 10
+    assert train(CFG, workdir).step == 10
     assert lines(workdir) == lines(straight)
     assert state_bytes(workdir, 10) == state_bytes(straight, 10)
     assert state_bytes(workdir, 6) == state_bytes(straight, 6)
@@ -89,20 +53,22 @@ def test_the_control_differs(straight):
     assert state_bytes(straight, 9) != state_bytes(straight, 10)
 
 
-def test_a_finished_run_only_reports_again(straight):
+def test_a_finished_run_is_only_measured_again(straight):
     before = (straight / "metrics.jsonl").read_bytes()
     steps = []
-    report = train(CFG, straight, on_step=lambda step, metrics: steps.append(step))
-    assert (steps, report.step) == ([], 10)
+    trained = train(CFG, straight, on_step=lambda step, log: steps.append(step))
+    assert (steps, trained.step) == ([], 10)
+    last = json.loads(before.splitlines()[-1])
+    assert trained.measured["nats_per_token"] == pytest.approx(last["eval/nats_per_token"], rel=1e-6)
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
 def test_loaded_weights_are_the_average(straight):
-    found = load_workdir(straight)
+    loaded = load_workdir(straight)
     rest = state_bytes(straight, 10)
-    assert np.asarray(found.params["wte"]).tobytes() == rest["['ema']['wte']"] != rest["['params']['wte']"]
-    assert found.config == CFG
-    assert found.palette.size == 17
+    assert np.asarray(loaded.params["wte"]).tobytes() == rest["['ema']['wte']"] != rest["['params']['wte']"]
+    assert loaded.config == CFG
+    assert loaded.palette.size == 17
     assert load_workdir(straight, step=6).step == 6
 
 
@@ -171,9 +137,10 @@ def test_only_the_loop_asks_whether_to_stop(tmp_path, monkeypatch):
 
 
 def test_other_images_are_noticed(straight):
-    begun = checkpoint.described(straight)[0]
-    data = open_data(CFG)
-    check_continues(begun, CFG, data, straight)
-    changed = dataclasses.replace(begun, data={**begun.data, "held_out": "other"})
+    run = prepare(CFG, straight, Extensions())
+    newest = check_continues(run)[0]
+    assert newest.step == 10
+    other = dict(run.data.digests) | {"held_out": "other"}
+    run.data = type("OtherData", (), {"digests": other})
     with pytest.raises(InputError, match=r"data\.source: .*held_out"):
-        check_continues(changed, CFG, data, straight)
+        check_continues(run)

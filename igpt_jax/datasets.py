@@ -1,0 +1,129 @@
+"""Both halves of a run's data: opened, preprocessed to the model's grid, and cut to this process's share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jax.sharding import Mesh
+
+from igpt_jax.config import Config
+from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
+from igpt_jax.data.sources import open_source
+from igpt_jax.data.sources.base import Record, Source, Split
+from igpt_jax.data.transforms import make_preprocess
+from igpt_jax.errors import InputError
+from igpt_jax.parallel.mesh import batch_ways, local_rows, make_mesh
+from igpt_jax.parallel.processes import raise_on_all, require_same
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both halves of the data."""
+
+    train: Source
+    held_out: Source
+    cfg: Config
+    mesh: Mesh
+    """Where batches will lie; decides which rows of them this process reads."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {"train": self.train.digest, "held_out": self.held_out.digest}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of every image."""
+        return picture_size(self.cfg)
+
+    def train_batches(self, start: int) -> Iterator[Batch]:
+        """This process's rows of the global batches `start`, `start` + 1, ..."""
+        cfg = self.cfg
+        return train_batches(
+            self.train,
+            make_preprocess(cfg.data, self.size, train=True),
+            batch_size=cfg.data.batch_size,
+            seed=cfg.seed,
+            start_step=start,
+            rows=local_rows(self.mesh, cfg.data.batch_size),
+            workers=cfg.compute.workers,
+        )
+
+    def eval_batches(self, source: Source) -> Iterator[Batch]:
+        """Every image of a source once, without augmentation."""
+        ways = batch_ways(self.mesh)
+        batch_size = -(-self.cfg.train.eval_batch_size // ways) * ways  # the additional rows are padding
+        return eval_batches(
+            source,
+            make_preprocess(self.cfg.data, self.size, train=False),
+            batch_size=batch_size,
+            rows=local_rows(self.mesh, batch_size),
+        )
+
+    def images(self, source: Source, n: int) -> np.ndarray:
+        """At most n images, spread evenly over a source, as evaluation sees them: uint8 [n, Y, X, C]."""
+        chosen = subset(source, n)
+        return preprocess_for_eval(self.cfg, (chosen[i]["image"] for i in range(len(chosen))))
+
+
+def preprocess_for_eval(cfg: Config, images: Iterable[np.ndarray]) -> np.ndarray:
+    """Images uint8 [y, x, C] of any size, brought to the model's grid without augmentation: uint8 [n, Y, X, C]."""
+    preprocess = make_preprocess(cfg.data, picture_size(cfg), train=False)
+    unused = np.random.default_rng(0)
+    return np.stack([preprocess(image, unused) for image in images])
+
+
+def picture_size(cfg: Config) -> tuple[int, int]:
+    """Rows and columns of the model's grid; InputError if it is not a grid of pictures."""
+    if len(cfg.model.grid) != 2:
+        raise InputError(f"model.grid: {cfg.model.grid} is not rows and columns, which pictures need")
+    return cfg.model.grid[0], cfg.model.grid[1]
+
+
+def open_data(cfg: Config, mesh: Mesh | None = None, source: Mapping[Split, Source] | None = None) -> Data:
+    """Both halves of the data of a configuration, the same on all processes.
+
+    Args:
+      mesh: None for the configuration's own.
+      source: the halves `train` and `eval` as objects, instead of what data.source names.
+
+    Raises:
+      InputError: there is no such data, the processes see different images, the grid is not one of pictures, or the
+        mesh does not fit the devices.
+    """
+    with raise_on_all():
+        picture_size(cfg)
+        mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+        source = source or {"train": open_source(cfg.data, "train"), "eval": open_source(cfg.data, "eval")}
+        data = Data(source["train"], source["eval"], cfg, mesh)
+    require_same(f"data.source {cfg.data.source}", str(data.digests))
+    return data
+
+
+def check_classes(cfg: Config, data: Data) -> None:
+    """Raises InputError if a model that learns classes gets images without classes, or with more than it has."""
+    for key, classes in (("clf_classes", cfg.model.clf_classes), ("cond_classes", cfg.model.cond_classes)):
+        count = len(data.train.class_names)
+        if classes and not 0 < count <= classes:
+            raise InputError(f"model.{key}: {classes}, but {cfg.data.source} has {count or 'no'} classes")
+
+
+class _Subset:
+    def __init__(self, source: Source, indices: np.ndarray):
+        self._source, self._indices = source, indices
+        self.name, self.class_names = source.name, source.class_names
+        self.digest = f"{len(indices)} of {source.digest}"
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, i: int) -> Record:
+        return self._source[int(self._indices[i])]
+
+
+def subset(source: Source, most: int | None) -> Source:
+    """At most that many records, spread evenly over the source; None for all."""
+    if most is None or most >= len(source):
+        return source
+    return _Subset(source, np.linspace(0, len(source) - 1, most).round().astype(int))

@@ -1,0 +1,295 @@
+"""The protocol of a run: prepare, restore or initialise, fit, report.
+
+The parts that are put together here do not know each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from igpt_jax.config import Config, MeshConfig
+from igpt_jax.config_json import to_json
+from igpt_jax.data.sources.base import Source, Split
+from igpt_jax.datasets import Data, check_classes, open_data, subset
+from igpt_jax.errors import InputError
+from igpt_jax.evaluation import EvalContext, Evaluators, Figures, summarize
+from igpt_jax.evaluation.base import MakeEvaluator
+from igpt_jax.evaluation.pictures import PictureEvaluator, write_picture
+from igpt_jax.model import AXES
+from igpt_jax.objectives import MakeObjective, make_objective
+from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import check_splits, make_mesh, mesh_of, shardings
+from igpt_jax.parallel.processes import is_process_zero, on_process_zero, require_same
+from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained
+from igpt_jax.sampling.tasks import check_order
+from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
+from igpt_jax.training.loop import LoopState, TrainLoop
+from igpt_jax.training.metric_log import METRICS, MetricLog, open_writers, require_wandb
+from igpt_jax.training.step import Program, TrainState, make_program
+from igpt_jax.training.watchdog import Watchdog
+from igpt_jax.training.workdir import check_workdir, claim_workdir, compilation_cache_in
+from igpt_jax.viz import loss_curves
+from igpt_jax.weights.load import load_pretrained
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, MetricLog], None]
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """Parts of one's own for a run, passed as objects instead of being registered by name."""
+
+    source: Mapping[Split, Source] | None = None
+    """The halves `train` and `eval`, instead of what data.source names."""
+    objective: MakeObjective | None = None
+    """Instead of the objective that cfg.objective names."""
+    evaluators: Mapping[str, MakeEvaluator] = dataclasses.field(default_factory=dict)
+    """Beside those of the objective."""
+
+
+@dataclass
+class Run:
+    """Everything that a run is made of, before its state; nothing has been written yet."""
+
+    cfg: Config
+    workdir: Path
+    data: Data
+    palette: Palette
+    program: Program
+    context: EvalContext
+    initial: Pretrained | None
+    """Weights to start from."""
+    extensions: Extensions
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: the weights, and what was measured at the last step."""
+
+    context: EvalContext
+    params: Any
+    workdir: Path
+    step: int
+    measured: Mapping[str, float]
+    """Name -> value on the held-out images of the run (train.eval_images)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run shows."""
+
+    step: int
+    figures: Figures
+    pictures: tuple[Path, ...]
+
+
+def train(
+    cfg: Config,
+    workdir: str | Path,
+    *,
+    source: Mapping[Split, Source] | None = None,
+    objective: MakeObjective | None = None,
+    evaluators: Mapping[str, MakeEvaluator] | None = None,
+    wandb: bool = False,
+    on_step: OnStep = lambda step, log: None,
+) -> Trained:
+    """Trains a configuration in a workdir, continuing from its newest checkpoint. `report` then draws the pictures.
+
+    The workdir holds config.json, metrics.jsonl, TensorBoard events, palette.npy and checkpoints.
+
+    Args:
+      source, objective, evaluators: of your own; see `Extensions`.
+      wandb: also log to Weights & Biases.
+      on_step: called after every step, for a progress bar.
+
+    Raises:
+      InputError: bad input of any kind; nothing has been overwritten then.
+      NonFiniteError, Interrupted: as `TrainLoop.run` raises them.
+    """
+    run = prepare(cfg, Path(workdir), Extensions(source, objective, evaluators or {}))
+    if wandb:
+        on_process_zero(require_wandb)
+    with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
+        check_continues(run)  # again: another process may have trained here until now
+        on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))
+        with Checkpointer(run.workdir, cfg, run.palette, run.data.digests) as checkpointer:
+            state, start, loop_state = restore_or_init(run, checkpointer, watchdog)
+            with metric_log(run, start, wandb) as metrics:
+                loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
+                state, measured = loop.run(state, run.data.train_batches(start), start, loop_state)
+            if start == cfg.train.steps and not measured:  # the run was already finished
+                watchdog.reset("evaluating")
+                measured = dict(loop.evaluators["eval"][1].run(state.eval_params, start))
+    measured = {name.removeprefix("eval/"): value for name, value in measured.items()}
+    return Trained(run.context, state.eval_params, run.workdir, cfg.train.steps, measured)
+
+
+def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
+    """Opens and checks everything that a run needs, and writes nothing.
+
+    Raises:
+      InputError: bad input of any kind.
+    """
+    require_same("the configuration", to_json(cfg))
+    mesh = make_mesh(cfg.mesh)
+    check_splits(cfg.data.batch_size, cfg.train.microbatches, mesh)
+    check_order(cfg.model, cfg.sampler.order)
+    data = open_data(cfg, mesh, extensions.source)
+    on_process_zero(lambda: check_workdir(workdir, cfg))
+    continues = bool(list_checkpoints(workdir))
+    check_classes(cfg, data)
+    initial = load_pretrained(cfg.init_from, mesh=mesh) if cfg.init_from and not continues else None
+    # Process 0 fits it, because rounding may differ between machines.
+    centers = on_process_zero(lambda: choose_palette(cfg, data, workdir, initial).centers.tolist())
+    palette = Palette(np.asarray(centers, np.float32))
+    if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
+        log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.init_from)
+    program = make_program(cfg, palette, mesh, extensions.objective)
+    if initial is not None:
+        check_initial(program.abstract, cfg, initial)
+    held_out = subset(data.held_out, cfg.train.eval_images)
+    context = EvalContext(program.model, program.objective, palette, cfg, data, held_out)
+    run = Run(cfg, workdir, data, palette, program, context, initial, extensions)
+    check_continues(run)
+    return run
+
+
+def choose_palette(cfg: Config, data: Data, workdir: Path, initial: Pretrained | None) -> Palette:
+    """The workdir's palette if it has one, else what palette.kind says, of model.vocab_size colours.
+
+    Raises:
+      InputError: the palette does not fit the model or the images, or the images have too few colours.
+    """
+    size, channels, kind = cfg.model.vocab_size, cfg.data.channels, cfg.palette.kind
+    if (workdir / "palette.npy").exists():
+        return Palette.load(workdir / "palette.npy").checked(size, channels, workdir / "palette.npy")
+    if kind == "levels":
+        return Palette.levels(size)
+    if kind == "kmeans":
+        return Palette.fit(data.images(data.train, cfg.palette.fit_images), size, cfg.seed)
+    if kind == "file":
+        assert cfg.palette.path is not None
+        return Palette.load(cfg.palette.path).checked(size, channels, cfg.palette.path)
+    if initial is None or initial.palette is None:
+        raise InputError(f"palette.kind: {cfg.init_from} holds no palette; name one with palette.path")
+    return initial.palette.checked(size, channels, str(cfg.init_from))
+
+
+def check_continues(run: Run) -> list[CheckpointMeta]:
+    """The checkpoints of the workdir, newest first, which this run can continue.
+
+    Raises:
+      InputError: the newest is beyond the run's end, of other images, of another palette, or of no run at all.
+    """
+    checkpoints = list_checkpoints(run.workdir)
+    if not checkpoints:
+        return []
+    newest, workdir, cfg = checkpoints[0], run.workdir, run.cfg
+    if not newest.data:
+        raise InputError(
+            f"workdir {workdir}: holds weights imported from elsewhere, not a run; start from them in another "
+            f"--workdir with --init-from {workdir}"
+        )
+    if newest.step > cfg.train.steps:
+        raise InputError(
+            f"train.steps: {workdir} has a checkpoint at step {newest.step}, beyond {cfg.train.steps} steps"
+        )
+    for half, digest in run.data.digests.items():
+        if newest.data[half] != digest:
+            raise InputError(
+                f"data.source: {cfg.data.source} no longer holds the images that {workdir} was started with ({half}); "
+                "bring them back, or start a new run in another --workdir"
+            )
+    if not (newest.palette and run.palette.same_as(newest.palette)):
+        raise InputError(f"workdir {workdir}: palette.npy is not the one the run was started with; put it back")
+    return checkpoints
+
+
+def restore_or_init(run: Run, checkpointer: Checkpointer, watchdog: Watchdog) -> tuple[TrainState, int, LoopState]:
+    """The state of the newest intact checkpoint, else the weights of init_from, else random ones.
+
+    Returns:
+      The state, the step it belongs to, and the loop's own state.
+    """
+    checkpoints = list_checkpoints(run.workdir)
+    if checkpoints:
+        watchdog.reset("restoring a checkpoint")
+        state, meta = checkpointer.restore(run.program.abstract, checkpoints)
+        log.info("continuing from step %d", meta.step)
+        return state, meta.step, LoopState(**meta.loop)
+    watchdog.reset("initialising the weights")
+    state = run.program.init()
+    if run.initial is not None:
+        state = init_from_pretrained(state, run.initial)
+        run.initial = None  # free its memory
+    return state, 0, LoopState()
+
+
+@contextlib.contextmanager
+def metric_log(run: Run, start: int, wandb: bool) -> Iterator[MetricLog]:
+    """The log of a run that continues after step `start`; process 0 writes it."""
+    writers = open_writers(run.workdir, run.cfg, start, wandb) if is_process_zero() else []
+    with contextlib.ExitStack() as stack:
+        for writer in writers:
+            stack.callback(writer.close)
+        schedule = run.program.schedule
+        cfg = run.cfg
+        yield MetricLog(writers, cfg.train.log_every, cfg.data.batch_size, lambda s: float(np.asarray(schedule(s))))
+
+
+def make_loop(
+    run: Run, checkpointer: Checkpointer, watchdog: Watchdog, metrics: MetricLog, on_step: OnStep
+) -> TrainLoop:
+    """The loop of a run, with its evaluators."""
+    cfg, context = run.cfg.train, run.context
+    picture = PictureEvaluator(context, context.objective.pictures[0], run.workdir / "samples")
+    evaluators = {
+        "eval": (cfg.eval_every, Evaluators(context, run.extensions.evaluators)),
+        "samples": (cfg.sample_every, picture),
+    }
+    return TrainLoop(run.program.train_step, run.data.mesh, cfg, checkpointer, metrics, evaluators, watchdog, on_step)
+
+
+def report(trained: Trained) -> Report:
+    """Measures the baselines, and writes the objective's pictures and loss.png into the workdir."""
+    context, workdir = trained.context, trained.workdir
+    with compilation_cache_in(workdir), Watchdog(context.cfg.train.watchdog_s) as watchdog:
+        watchdog.reset("measuring the baselines")
+        figures = summarize(trained.measured, context)
+        pictures = []
+        for name in context.objective.pictures:
+            watchdog.reset(f"drawing {name}")
+            log.info("drawing %s", name)
+            pictures.append(workdir / f"{name}.png")
+            write_picture(context, trained.params, name, pictures[-1], 64)
+        pictures.append(workdir / "loss.png")
+        levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
+        on_process_zero(lambda: loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric))
+    return Report(trained.step, figures, tuple(pictures))
+
+
+def evaluate(pretrained: Pretrained) -> Figures:
+    """Figures of a trained model on all held-out images of its configuration.
+
+    Computed on the mesh that the parameters lie on; if they lie on one device, all devices split the batch.
+    """
+    cfg, params = pretrained.config, pretrained.params
+    mesh = mesh_of(params)
+    if mesh is None:
+        mesh = make_mesh(MeshConfig())
+        params = jax.device_put(params, shardings(params, mesh, AXES))
+    data = open_data(cfg, mesh)
+    palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
+    objective = make_objective(cfg.objective, cfg.model, palette)
+    context = EvalContext(pretrained.model, objective, palette, cfg, data, data.held_out)
+    return summarize(dict(Evaluators(context).run(params, pretrained.step or 0)), context)

@@ -1,0 +1,49 @@
+"""Held-out images in memory, and what an evaluator is made from."""
+
+import jax
+import numpy as np
+
+from igpt_jax import Config, ImageGPT, ModelConfig, Palette
+from igpt_jax.config import DataConfig, MeshConfig, TrainConfig
+from igpt_jax.datasets import Data
+from igpt_jax.evaluation import EvalContext
+from igpt_jax.objectives import make_objective
+from igpt_jax.parallel.mesh import make_mesh
+from tests.conftest import randomized
+
+PALETTE = Palette.levels(16)
+IMAGES = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), np.uint8)
+LABELS = np.array([0, 1, 2, 3, 0, 1, -1, 3, 0, -1, 2], np.int32)
+ONE_DEVICE = MeshConfig(1, 1, 1)
+
+
+class Images:
+    name, class_names, digest = "made", tuple("abcd"), "made"
+
+    def __init__(self, images=IMAGES, labels=LABELS):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return {"image": self.images[i], "label": int(self.labels[i])}
+
+
+def made(scale=0.3, **cfg):
+    model = ImageGPT(ModelConfig.preset("tiny", n_layer=1, **cfg))
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
+    return model, randomized(params, scale)
+
+
+def context(model, objective, batch_size=8, mesh=ONE_DEVICE, images=None, palette=PALETTE):
+    where = make_mesh(mesh, jax.devices()[: 1 if mesh == ONE_DEVICE else 8])
+    cfg = Config(
+        objective=objective,
+        model=model.cfg,
+        data=DataConfig(channels=1),
+        train=TrainConfig(eval_batch_size=batch_size),
+    )
+    data = Data(images or Images(), images or Images(), cfg, where)
+    bound = make_objective(objective, model.cfg, palette)
+    return EvalContext(model, bound, palette, cfg, data, data.held_out)

@@ -1,0 +1,75 @@
+"""Accuracy counts every labelled image once; a BERT model's answer is the vote of five masked passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igpt_jax import InputError
+from igpt_jax.config import MeshConfig
+from igpt_jax.evaluation.accuracy import Accuracy, majority
+from igpt_jax.evaluation.base import eval_keys
+from igpt_jax.keys import fold_in, stream
+from igpt_jax.objectives.bert import draw_visible
+from tests.evaluation.made import IMAGES, LABELS, ONE_DEVICE, PALETTE, Images, context, made
+
+TOKENS = np.asarray(PALETTE.encode(IMAGES)).reshape(11, 64)
+
+
+def test_the_majority_wins():
+    classes_MB = np.array([[2, 0, 1], [2, 1, 3], [0, 1, 3]])
+    keys = fold_in(jax.random.key(0), np.arange(3))
+    np.testing.assert_array_equal(majority(classes_MB, 4, keys), [2, 1, 3])
+
+
+def test_a_tie_is_broken_at_random_among_the_tied():
+    keys = fold_in(jax.random.key(0), np.arange(300))
+    classes = np.broadcast_to(np.array([2, 2, 0, 0, 1])[:, None], (5, 300))
+    winners = np.asarray(majority(classes, 4, keys))
+    assert set(winners) == {0, 2}
+    assert 100 < (winners == 0).sum() < 200
+
+
+def test_accuracy_of_a_causal_model():
+    model, params = made(clf_classes=4)
+    _, classes = model.apply({"params": params}, TOKENS, method="logits_and_classes")
+    expected = (np.asarray(classes).argmax(-1) == LABELS)[LABELS >= 0].mean()
+    assert 0 < expected < 1
+    for size, mesh in ((8, MeshConfig()), (2, ONE_DEVICE)):
+        measured = dict(Accuracy(context(model, "joint", size, mesh)).run(params, 0))
+        assert measured["accuracy"] == pytest.approx(expected)
+
+
+def test_a_bert_model_votes_over_five_masks_whatever_the_batch_size():
+    model, params = made(causal=False, clf_classes=4)
+    keys = [eval_keys(stream(0, "eval"), 0, 11, i) for i in range(6)]  # the sixth breaks ties
+
+    @jax.jit
+    def vote(clf):
+        visible = [draw_visible(key, 64) for key in keys[:5]]
+        logits = [
+            model.apply({"params": params | {"clf": clf}}, TOKENS, v, method="logits_and_classes") for v in visible
+        ]
+        classes_MB = jnp.stack([jnp.argmax(classes, axis=-1) for _, classes in logits])
+        return classes_MB, majority(classes_MB, 4, keys[5])
+
+    for seed in range(30):  # until a head is drawn for which one mask would not do
+        clf = jax.random.normal(jax.random.key(seed), (4, 32))
+        classes_MB, winners = (np.asarray(x) for x in vote(clf - clf.mean(0)[None]))
+        if (classes_MB[0] != winners).any():
+            break
+    else:
+        pytest.fail("no head found")
+    params = params | {"clf": clf - clf.mean(0)[None]}
+    for size in (11, 4):
+        agree = context(model, "joint", size, images=Images(labels=winners))
+        assert dict(Accuracy(agree).run(params, 0))["accuracy"] == 1
+        others = context(model, "joint", size, images=Images(labels=(winners + (np.arange(11) % 4 == 0)) % 4))
+        assert dict(Accuracy(others).run(params, 0))["accuracy"] == pytest.approx(8 / 11)
+
+
+def test_without_labels_there_is_no_accuracy():
+    model, params = made(clf_classes=4)
+    unlabelled = Images(IMAGES, np.full(11, -1))
+    with pytest.raises(InputError, match="no held-out image has a label"):
+        dict(Accuracy(context(model, "joint", images=unlabelled)).run(params, 0))

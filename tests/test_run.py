@@ -1,0 +1,220 @@
+"""Whole small runs of every objective, runs that start from other weights, and parts of one's own."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from igpt_jax import ComputeConfig, InputError, Palette, SamplerConfig, load_pretrained, report, sample, train
+from igpt_jax.config import DataConfig, ModelConfig, OptimConfig, PaletteConfig
+from igpt_jax.objectives import Objective, batch_tokens
+from igpt_jax.pretrained import save_pretrained
+from igpt_jax.run import evaluate
+from igpt_jax.sequence import Example, ordered_inputs
+from igpt_jax.training.loop import Interrupted
+from tests import small_run
+from tests.small_run import at_step
+
+CFG = dataclasses.replace(
+    small_run.CFG,
+    optim=OptimConfig(lr=1e-2, warmup_steps=1, ema_decay=0.5),
+    train=dataclasses.replace(small_run.CFG.train, steps=6, log_every=2, eval_every=6, checkpoint_every=6),
+)
+
+
+def changed(objective="ar", model=None, train=None, palette=None, init_from=None):
+    return dataclasses.replace(
+        CFG,
+        objective=objective,
+        init_from=init_from,
+        model=dataclasses.replace(CFG.model, **(model or {})),
+        train=dataclasses.replace(CFG.train, **(train or {})),
+        palette=palette or CFG.palette,
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pretrained") / "run"
+    train(CFG, workdir)
+    return workdir
+
+
+def test_bert_run(tmp_path):
+    cfg = changed(objective="bert", model={"causal": False}, train={"sample_every": 6})
+    shown = report(train(cfg, tmp_path / "run"))
+    assert shown.figures.metric == "nats_per_masked_token"
+    assert 1 < shown.figures.nats["model"] < np.log(17)
+    assert [path.name for path in shown.pictures] == ["reconstructions.png", "loss.png"]
+    assert all(path.stat().st_size > 1000 for path in shown.pictures)
+    assert (tmp_path / "run" / "samples" / "step_00000006.png").exists()
+    bert = load_pretrained(tmp_path / "run")
+    assert evaluate(bert).nats["model"] == pytest.approx(shown.figures.nats["model"], rel=1e-5)
+    with pytest.raises(InputError, match="BERT"):
+        sample(bert.model, bert.params, bert.colors)
+
+
+def test_joint_run_learns_classes_from_pretrained_weights(pretrained, tmp_path):
+    """Dark and light noise, so that a few steps tell the classes apart; guessing would get half of them right."""
+    for name, low in (("dark", 0), ("light", 128)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(60):
+            noise = np.random.default_rng((low, i)).integers(low, low + 128, (8, 8), np.uint8)
+            Image.fromarray(noise).save(tmp_path / "pictures" / name / f"{i}.png")
+    steps = {"steps": 12, "eval_every": 12, "checkpoint_every": 12}
+    cfg = changed(objective="joint", model={"clf_classes": 2}, train=steps, init_from=str(pretrained))
+    data = DataConfig(source=f"folder:{tmp_path / 'pictures'}", batch_size=16, holdout=0.3, channels=1)
+    trained = train(dataclasses.replace(cfg, data=data), tmp_path / "run")
+    assert len(trained.context.held_out) > 20
+    assert trained.measured["clf_accuracy"] > 0.9
+    before, after = load_pretrained(pretrained), load_pretrained(tmp_path / "run")
+    assert np.asarray(after.params["clf"]).any()
+    moved = np.abs(np.asarray(after.params["wte"]) - np.asarray(before.params["wte"])).max()
+    assert 0 < moved < 0.2  # it started there, and moved on
+    assert evaluate(after).accuracy == pytest.approx(trained.measured["clf_accuracy"])
+
+
+def test_a_run_starts_exactly_at_its_initial_weights_and_is_continued_without_them(pretrained, tmp_path):
+    source = tmp_path / "source"
+    save_pretrained(load_pretrained(pretrained), source)
+    cfg = changed(model={"cond_classes": 10, "use_bias": True, "any_order": True}, init_from=str(source))
+    cfg = dataclasses.replace(cfg, optim=OptimConfig(lr=1e-30, warmup_steps=1, ema_decay=0.5))
+    with pytest.raises(Interrupted):
+        train(cfg, tmp_path / "run", on_step=at_step(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    started, weights = load_pretrained(tmp_path / "run"), load_pretrained(source)
+    for name in ("wpe", "wte", "sos", "wtet"):
+        np.testing.assert_array_equal(started.params[name], weights.params[name])
+    tokens = np.random.default_rng(0).integers(0, 17, (2, 64))
+    expected = weights.model.apply({"params": weights.params}, tokens)
+    np.testing.assert_array_equal(started.model.apply({"params": started.params}, tokens), expected)
+    source.rename(tmp_path / "gone")
+    assert train(cfg, tmp_path / "run").step == 6
+
+
+def test_class_conditional_run_draws_what_is_asked_for(tmp_path):
+    train(changed(model={"cond_classes": 10}), tmp_path / "run")
+    trained = load_pretrained(tmp_path / "run")
+    assert np.asarray(trained.params["class_table"]).any()
+    loud = trained.params | {"class_table": jax.random.normal(jax.random.key(0), (10, 16))}
+
+    def draw(classes, n=32):
+        return sample(trained.model, loud, trained.colors, n, classes=classes)
+
+    sevens, mixed = draw(7), draw([1, 7] * 16)  # image i has the same key in both
+    assert (mixed[::2] != sevens[::2]).any()
+    np.testing.assert_array_equal(mixed[1::2], sevens[1::2])
+    np.testing.assert_array_equal(draw(-1), draw(None))
+    assert (draw(None) != sevens).any()
+    for bad in ([1], [0, 10], -2, 0.5):
+        with pytest.raises(InputError, match="classes: one integer"):
+            draw(bad, 2)
+
+
+def test_weights_that_do_not_fit_are_named_before_anything_is_written(pretrained, tmp_path):
+    for model, reason in (
+        ({"d_model": 32}, "wte is .*; wtet is"),
+        ({"n_layer": 2}, "h/attn/q_proj/w is"),
+        ({"causal": False}, "sos is not in this model"),
+        ({"grid": (4, 16)}, "grid"),
+    ):
+        objective = "ar" if model.get("causal", True) else "bert"
+        with pytest.raises(InputError, match=reason):
+            train(changed(objective, model, init_from=str(pretrained)), tmp_path / "run")
+    with pytest.raises(InputError, match="nowhere"):
+        train(changed(init_from="nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_palette_of_the_weights(pretrained, tmp_path, caplog):
+    weights = load_pretrained(pretrained)
+    other = Palette(np.linspace(-0.9, 0.8, 17, dtype=np.float32)[:, None])
+    save_pretrained(dataclasses.replace(weights, palette=other), tmp_path / "source")
+    short = {"steps": 2, "eval_every": 2}
+    source = str(tmp_path / "source")
+    train(changed(train=short, palette=PaletteConfig("pretrained"), init_from=source), tmp_path / "a")
+    assert Palette.load(tmp_path / "a" / "palette.npy").same_as(other)
+    assert "palette is not that of" not in caplog.text
+    train(changed(train=short, init_from=source), tmp_path / "b")
+    assert "palette is not that of" in caplog.text
+    save_pretrained(dataclasses.replace(weights, palette=None), tmp_path / "none")
+    with pytest.raises(InputError, match="holds no palette"):
+        train(changed(palette=PaletteConfig("pretrained"), init_from=str(tmp_path / "none")), tmp_path / "c")
+    with pytest.raises(InputError, match="init_from"):
+        changed(palette=PaletteConfig("pretrained"))
+
+
+def test_no_run_continues_in_a_workdir_of_weights(pretrained, tmp_path):
+    weights = load_pretrained(pretrained)
+    save_pretrained(weights, tmp_path / "w")
+    again = load_pretrained(tmp_path / "w")
+    assert (again.step, again.data) == (6, {})
+    jax.tree.map(np.testing.assert_array_equal, again.params, weights.params)
+    with pytest.raises(InputError, match="start from them in another"):
+        train(dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema_decay=None)), tmp_path / "w")
+    with pytest.raises(InputError, match="holds something already"):
+        save_pretrained(weights, tmp_path / "w")
+
+
+def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(tmp_path):
+    for cfg, reason in (
+        (changed(objective="joint", model={"clf_classes": 9}), "clf_classes: 9, but digits has 10 classes"),
+        (changed(objective="bert"), "model.causal: must be False"),
+        (changed(objective="brt"), "no objective 'brt'; did you mean 'bert'"),
+        (dataclasses.replace(CFG, model=ModelConfig(grid=(4, 4, 4), vocab_size=17)), "model.grid"),
+        (dataclasses.replace(CFG, sampler=SamplerConfig(order="random")), "random needs model.any_order"),
+        (dataclasses.replace(CFG, compute=ComputeConfig(attention="flash")), "no backend 'flash'"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            train(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Noise:
+    """A source of one's own: a few pictures in memory."""
+
+    name, class_names, digest = "noise", (), "noise"
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return {"image": np.random.default_rng(i).integers(0, 256, (8, 8, 1), np.uint8), "label": -1}
+
+
+def make_backwards(cfg, palette):
+    """An objective of one's own: the last pixel first."""
+
+    def example(batch, keys_B):
+        tokens_BT = batch_tokens(palette, batch)[:, ::-1]
+        order_BT = jnp.arange(cfg.n_ctx)[None, ::-1]
+        return Example(ordered_inputs(tokens_BT, order_BT), tokens_BT, jnp.ones(tokens_BT.shape) / cfg.n_ctx)
+
+    return Objective(example, "nats_per_token_backwards", evaluators=("likelihood",), pictures=("samples",))
+
+
+class Brightness:
+    """An evaluator of one's own."""
+
+    def __init__(self, context):
+        self.context = context
+
+    def run(self, params, step):
+        yield "brightness", float(np.mean([batch["image"].mean() for batch in self.context.batches()]))
+
+
+def test_parts_of_ones_own_are_passed_as_objects(tmp_path):
+    parts = {"source": {"train": Noise(), "eval": Noise()}, "objective": make_backwards}
+    trained = train(changed(), tmp_path / "run", evaluators={"brightness": Brightness}, **parts)
+    assert trained.measured.keys() == {
+        "nats_per_token_backwards",
+        "bits_per_token_backwards",
+        "brightness",
+    }
+    assert 2 < trained.measured["nats_per_token_backwards"] < 4
+    with pytest.raises(InputError, match="no longer holds the images"):
+        train(changed(), tmp_path / "run")
