@@ -4,17 +4,19 @@ import dataclasses
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from igpt_jax import ImageGPT, Palette
-from igpt_jax.config import SamplerConfig
-from igpt_jax.interop.huggingface import write_huggingface
-from igpt_jax.interop.load import load_pretrained
-from igpt_jax.sampling.sampler import sample_tokens
-from tests.interop.huggingface_files import save, their_logits, their_model
-from tests.interop.made import assert_same, pretrained, tokens
+from igpt_jax.config import ComputeConfig, SamplerConfig
+from igpt_jax.sampling.decode import Prompt, decode
+from igpt_jax.sampling.rules import Rules
+from igpt_jax.weights.huggingface import write_huggingface
+from igpt_jax.weights.load import load_pretrained
+from tests.weights.huggingface_files import save, their_logits, their_model
+from tests.weights.made import assert_same, pretrained, tokens
 
 ATOL = 1e-4
 
@@ -22,15 +24,15 @@ ATOL = 1e-4
 @pytest.mark.parametrize(("head", "biases"), [(32, True), (64, False), (96, True), (128, False)])
 def test_logits_of_what_transformers_saved(tmp_path, head, biases):
     theirs = their_model(biases, head)
-    found = load_pretrained(save(theirs, tmp_path / "m"))
-    assert (found.model.cfg.use_bias, found.model.cfg.head_dim, found.model.cfg.grid) == (biases, head, (10, 10))
-    assert found.palette is None
-    x = tokens(found.model.cfg)
+    weights = load_pretrained(save(theirs, tmp_path / "m"))
+    assert (weights.model.cfg.use_bias, weights.model.cfg.head_dim, weights.model.cfg.grid) == (biases, head, (10, 10))
+    assert weights.palette is None
+    x = tokens(weights.model.cfg)
     want = their_logits(theirs, x)
     assert np.abs(want).max() > 1
     for attention in ("reference", "chunked"):
-        model = ImageGPT(dataclasses.replace(found.model.cfg, attention=attention))
-        logits = jax.jit(model.apply)({"params": found.params}, x)
+        model = ImageGPT(weights.model.cfg, ComputeConfig(attention=attention))
+        logits = jax.jit(model.apply)({"params": weights.params}, x)
         np.testing.assert_allclose(logits, want, atol=ATOL, rtol=0)
 
 
@@ -45,14 +47,15 @@ def test_shards_hold_the_same_model(tmp_path):
 
 def test_greedy_decoding_is_theirs(tmp_path):
     theirs = their_model(n_positions=64)
-    found = load_pretrained(save(theirs, tmp_path / "m"))
+    weights = load_pretrained(save(theirs, tmp_path / "m"))
     import torch
 
     start = torch.tensor([[theirs.config.vocab_size - 1]])
     want = theirs.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=64, do_sample=False)
-    none = np.zeros((1, 64), np.int32)
+    none = jnp.zeros((1, 64), jnp.int32)
     keys = jax.random.split(jax.random.key(0), 1)
-    drawn = sample_tokens(found.model, found.params, none, none.astype(bool), keys, SamplerConfig(temperature=0))
+    greedy = Rules.of(SamplerConfig(temperature=0))
+    drawn = decode(weights.model, weights.params, Prompt(none, none.astype(bool)), keys, greedy)
     assert len(set(drawn[0].tolist())) > 3
     np.testing.assert_array_equal(drawn, want[:, 1:].numpy())
 
@@ -60,15 +63,15 @@ def test_greedy_decoding_is_theirs(tmp_path):
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_transformers_loads_what_is_written(tmp_path, use_bias):
     transformers = pytest.importorskip("transformers")
-    found = pretrained(use_bias=use_bias)
-    write_huggingface(found, tmp_path / "m", max_shard_bytes=20_000 if use_bias else 10**9)
+    weights = pretrained(use_bias=use_bias)
+    write_huggingface(weights, tmp_path / "m", max_shard_bytes=20_000 if use_bias else 10**9)
     assert (tmp_path / "m" / "model.safetensors").exists() != use_bias
     theirs, info = transformers.ImageGPTForCausalImageModeling.from_pretrained(tmp_path / "m", output_loading_info=True)
     assert not any(info.values()), info
-    assert theirs.config.bos_token_id == found.model.cfg.vocab_size
+    assert theirs.config.bos_token_id == weights.model.cfg.vocab_size
     assert {theirs.config.resid_pdrop, theirs.config.embd_pdrop, theirs.config.attn_pdrop} == {0.0}
-    x = tokens(found.model.cfg)
-    logits = jax.jit(found.model.apply)({"params": found.params}, x)
+    x = tokens(weights.model.cfg)
+    logits = jax.jit(weights.model.apply)({"params": weights.params}, x)
     np.testing.assert_allclose(logits, their_logits(theirs.eval(), x), atol=ATOL, rtol=0)
 
 

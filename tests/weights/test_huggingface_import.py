@@ -1,4 +1,4 @@
-"""Hugging Face directories that are read: what is taken as it is, and one clear line for what is wrong."""
+"""Reading Hugging Face directories: what is accepted, and one clear line for what is wrong."""
 
 import json
 import shutil
@@ -7,11 +7,11 @@ import struct
 import numpy as np
 import pytest
 
-from igpt_jax import InputError
-from igpt_jax.interop.huggingface import write_huggingface
-from igpt_jax.interop.load import load_pretrained
-from tests.interop.huggingface_files import header_and_data, save, their_model, write_tensors
-from tests.interop.made import assert_same, pretrained
+from igpt_jax.weights.huggingface import write_huggingface
+from igpt_jax.weights.load import load_pretrained
+from tests.data.made import refused
+from tests.weights.huggingface_files import header_and_data, save, their_model, write_tensors
+from tests.weights.made import assert_same, pretrained
 
 
 def test_the_hub_s_own_processor_file(tmp_path):
@@ -20,9 +20,9 @@ def test_the_hub_s_own_processor_file(tmp_path):
     clusters = np.random.default_rng(0).uniform(-1, 1, (21, 3)).astype(np.float32)
     values = {"feature_extractor_type": "ImageGPTFeatureExtractor", "size": 10, "clusters": clusters.tolist()}
     (theirs / "preprocessor_config.json").write_text(json.dumps(values))
-    found = load_pretrained(theirs)
-    np.testing.assert_array_equal(found.palette.centers, clusters)
-    assert found.model.cfg.grid == (10, 10)
+    weights = load_pretrained(theirs)
+    np.testing.assert_array_equal(weights.palette.centers, clusters)
+    assert weights.model.cfg.grid == (10, 10)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -32,18 +32,10 @@ def test_narrow_types_are_widened_exactly(written, dtype):
     directory, tensors = written
     narrow = {name: x.astype(dtype) for name, x in tensors.items()}
     write_tensors(directory / "model.safetensors", narrow)
-    found = load_pretrained(directory)
+    weights = load_pretrained(directory)
     for ours, theirs in (("wtet", "lm_head.weight"), ("wpe", "transformer.wpe.weight")):
-        assert found.params[ours].dtype == np.float32
-        np.testing.assert_array_equal(found.params[ours], narrow[theirs].astype(np.float32))
-
-
-def test_other_types_are_refused(written):
-    directory, tensors = written
-    tensors |= {name: x.astype(np.float64) for name, x in tensors.items() if "ln_1" in name}
-    write_tensors(directory / "model.safetensors", tensors)
-    with pytest.raises(InputError, match=r"transformer\.h\.\{0\.\.1\}\.ln_1\.weight is F64"):
-        load_pretrained(directory)
+        assert weights.params[ours].dtype == np.float32
+        np.testing.assert_array_equal(weights.params[ours], narrow[theirs].astype(np.float32))
 
 
 def test_old_mask_buffers_are_tolerated(written):
@@ -61,23 +53,20 @@ def test_everything_wrong_is_said_at_once(written):
         del tensors[f"transformer.h.{i}.mlp.c_fc.bias"]
         tensors[f"transformer.h.{i}.ln_1.bias"] = np.zeros(32, np.float32)
     tensors["lm_head.weight"] = np.zeros((22, 32), np.float32)
+    tensors |= {name: x.astype(np.float64) for name, x in tensors.items() if "ln_1.w" in name}
     write_tensors(directory / "model.safetensors", tensors)
-    with pytest.raises(InputError) as caught:
-        load_pretrained(directory)
-    said = str(caught.value)
-    assert "missing transformer.h.{0..1}.mlp.c_fc.bias;" in said
-    assert "not part of the model transformer.h.{0..1}.ln_1.bias;" in said
-    assert "lm_head.weight has shape [22, 32], not [21, 32]" in said
-    assert "\n" not in said
+    c_fc, ln_1 = ([f"transformer.h.{i}.{name}.bias" for i in range(2)] for name in ("mlp.c_fc", "ln_1"))
+    wrong = "lm_head.weight has shape [22, 32], not [21, 32]; not float32, float16 or bfloat16: "
+    wrong += "transformer.h.0.ln_1.weight is F64, transformer.h.1.ln_1.weight is F64"
+    says = f"missing {', '.join(c_fc)}; not part of the model {', '.join(ln_1)}; {wrong}"
+    refused(says, load_pretrained, directory)
 
 
 def test_a_classifier_is_refused(written):
     directory, tensors = written
     del tensors["lm_head.weight"]
     write_tensors(directory / "model.safetensors", tensors | {"score.weight": np.zeros((3, 32), np.float32)})
-    with pytest.raises(InputError, match="classifier") as caught:
-        load_pretrained(directory)
-    assert "missing" not in str(caught.value)
+    assert "missing" not in refused("classifier", load_pretrained, directory)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +83,10 @@ def test_a_classifier_is_refused(written):
         ({"n_embd": "32"}, "n_embd is '32'"),
         ({"n_head": 3}, "n_head"),
         ({"n_positions": 0}, "n_positions is 0"),
-        ({"n_positions": 99}, "no grid of the model's 99 positions"),
+        ({"n_positions": 99}, "99 positions are not 10 x 10"),
         ({"vocab_size": 1}, "vocab_size"),
         ({"n_layer": 3}, "missing transformer.h.2.ln_1.weight, transformer.h.2.attn.c_attn.weight"),
-        ({"n_layer": 2**30}, "n_layer is 1073741824"),
+        ({"n_layer": 2**30}, "is 1073741824; there are"),
     ],
     ids=str,
 )
@@ -105,10 +94,7 @@ def test_configurations_that_compute_something_else(written, changes, named):
     directory, _ = written
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(InputError) as caught:
-        load_pretrained(directory)
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
+    refused(named, load_pretrained, directory)
 
 
 def test_what_changes_no_maths_is_accepted(written):
@@ -122,9 +108,9 @@ def test_what_changes_no_maths_is_accepted(written):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"size": {"shortest_edge": 10}}, "no grid"),
-        ({"size": {"height": 5, "width": 10}}, "no grid"),
-        ({"size": [10, 10]}, "no grid"),
+        ({"size": {"shortest_edge": 10}}, "100 positions are not"),
+        ({"size": {"height": 5, "width": 10}}, "100 positions are not 5 x 10"),
+        ({"size": [10, 10]}, "100 positions are not"),
         ({"clusters": [[0.5, 2.0, 0.0]]}, "clusters"),
         ({"clusters": "red"}, "clusters"),
         ({"clusters": [[0.5, 0.5, 0.5]] * 20}, "21 colours, and the palette has 20"),
@@ -136,21 +122,18 @@ def test_processor_files_that_do_not_fit(written, changes, named):
     directory, _ = written
     path = directory / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(InputError, match=named):
-        load_pretrained(directory)
+    refused(named, load_pretrained, directory)
 
 
 def test_a_grid_that_is_no_square_must_be_given(written):
     directory, _ = written
-    found = pretrained(grid=(5, 18))
+    weights = pretrained(grid=(5, 18))
     shutil.rmtree(directory)
-    write_huggingface(found, directory)
+    write_huggingface(weights, directory)
     (directory / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match="--grid"):
-        load_pretrained(directory)
-    with pytest.raises(InputError, match="90 positions, and the grid 9 x 9 has 81"):
-        load_pretrained(directory, grid=(9, 9))
-    assert load_pretrained(directory, grid=(5, 18)).model.cfg == found.model.cfg
+    refused("--grid", load_pretrained, directory)
+    refused("90 positions are not 9 x 9", load_pretrained, directory, grid=(9, 9))
+    assert load_pretrained(directory, grid=(5, 18)).model.cfg == weights.model.cfg
 
 
 def packed(header, data):
@@ -172,7 +155,7 @@ def lie(name, **changes):
         lambda header, data: b"",
         lambda header, data: packed(b"\x80 not json", data),
         lambda header, data: packed(b'{"a": 1}', data),
-        lie("lm_head.weight", data_offsets=[0, 21 * 32 * 4]),
+        lie("transformer.wpe.weight", data_offsets=[0, 100 * 32 * 4]),
         lie("lm_head.weight", data_offsets=[10**12, 10**12 + 21 * 32 * 4]),
         lie("lm_head.weight", data_offsets=[-8, 8]),
         lie("lm_head.weight", dtype="F16"),
@@ -188,15 +171,13 @@ def test_lying_files_are_refused(written, damage):
     directory, _ = written
     path = directory / "model.safetensors"
     path.write_bytes(damage(*header_and_data(path)))
-    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read as safetensors") as caught:
-        load_pretrained(directory)
-    assert "\n" not in str(caught.value)
+    refused("model.safetensors: cannot be read", load_pretrained, directory)
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("{", "not JSON"),
+        ("{", "index.json: cannot be read"),
         ("[]", "holds list"),
         ('{"weight_map": []}', "weight_map"),
         ('{"weight_map": {"a": "../elsewhere.safetensors"}}', "weight_map"),
@@ -210,5 +191,4 @@ def test_indices_that_lie(written, text, named):
         shutil.copy(directory / "model.safetensors", directory / f"{name}.safetensors")
     (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(InputError, match=named):
-        load_pretrained(directory)
+    refused(named, load_pretrained, directory)

@@ -7,8 +7,9 @@ import numpy as np
 
 from igpt_jax import ImageGPT, ModelConfig, Palette
 from igpt_jax.config import Config, DataConfig
+from igpt_jax.model import abstract_params
 from igpt_jax.parallel.mesh import path_name
-from igpt_jax.training.pretrained import Pretrained, abstract_params
+from igpt_jax.pretrained import Pretrained
 
 GRID = (10, 10)  # more positions than one chunk of the chunked attention
 
@@ -23,12 +24,12 @@ def random_params(model, seed=0):
         scale = model.cfg.d_model**-0.5 if name.endswith("/w") else 0.3
         return jax.numpy.asarray(scale * rng.standard_normal(x.shape), x.dtype)
 
-    return jax.tree.map_with_path(leaf, abstract_params(model))
+    return jax.tree.map_with_path(leaf, abstract_params(model.cfg))
 
 
 @functools.cache
 def pretrained(seed=0, channels=3, step=7, **model):
-    """Nobody changes what is shared: arrays and dataclasses are immutable."""
+    """A model of random weights; shared between tests, since arrays and dataclasses are immutable."""
     cfg = ModelConfig(**(dict(grid=GRID, vocab_size=21, n_layer=2, n_head=2, d_model=32) | model))
     net = ImageGPT(cfg)
     centers = np.random.default_rng(seed + 1).uniform(-1, 1, (cfg.vocab_size, channels)).astype(np.float32)

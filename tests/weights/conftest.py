@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from igpt_jax.interop import fetch as module
-from igpt_jax.interop.huggingface import write_huggingface
+from igpt_jax.weights import fetch as module
+from igpt_jax.weights.huggingface import write_huggingface
 
-pytest.register_assert_rewrite("tests.interop.fetch_server")  # it asserts for several files
+pytest.register_assert_rewrite("tests.weights.fetch_server")  # it asserts for several files
 
-from tests.interop.fetch_server import BIG, NAMES, PALETTE, SIZE, Server, path_of  # noqa: E402
-from tests.interop.huggingface_files import read_tensors  # noqa: E402
-from tests.interop.made import pretrained  # noqa: E402
+from tests.weights.fetch_server import BIG, NAMES, PALETTE, SIZE, Server, path_of  # noqa: E402
+from tests.weights.huggingface_files import read_tensors  # noqa: E402
+from tests.weights.made import pretrained  # noqa: E402
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 """igpt fetch: which files it asks for, what it records of them and leaves alone, and its command line."""
 
-import fcntl
 import re
 import shutil
 import subprocess
 
 import pytest
+from filelock import FileLock
 
 from igpt_jax.cli.fetch import fetch_command
-from igpt_jax.config import InputError
-from igpt_jax.interop import fetch as module
-from tests.interop.fetch_server import BIG, INDEX, NAMES, PALETTE, SIZE, check, path_of, refused, run
+from igpt_jax.weights import fetch as module
+from tests.data.made import refused
+from tests.weights.fetch_server import BIG, INDEX, NAMES, PALETTE, SIZE, check, path_of, run
 
 
 def test_all_files_arrive_and_are_recorded(release, tmp_path):
@@ -50,7 +50,7 @@ def test_what_is_there_is_not_fetched_again(release, tmp_path):
     assert release.log == []
     (tmp_path / INDEX).unlink()
     run(release, tmp_path)
-    assert {name for _, name, _ in release.log} == {INDEX}
+    assert {name for _, name in release.log} == {INDEX}
     check(release, tmp_path)
 
 
@@ -59,9 +59,7 @@ def test_a_file_that_changed_here_is_named_and_left_alone(release, tmp_path):
     damaged = bytearray((tmp_path / BIG).read_bytes())
     damaged[-1] ^= 1
     (tmp_path / BIG).write_bytes(damaged)
-    message = refused(release, tmp_path)
-    assert str(tmp_path / BIG) in message
-    assert "delete it" in message
+    refused(f"{tmp_path / BIG}: .*delete it", run, release, tmp_path)
     assert (tmp_path / BIG).read_bytes() == damaged
     (tmp_path / BIG).unlink()
     run(release, tmp_path)
@@ -72,7 +70,7 @@ def test_a_file_that_changed_there_is_not_taken_for_the_recorded_one(release, tm
     run(release, tmp_path)
     (tmp_path / BIG).unlink()
     old, release.files[path_of(BIG)] = release.files[path_of(BIG)], bytes(SIZE)
-    assert "SHA256SUMS" in refused(release, tmp_path)
+    refused("SHA256SUMS", run, release, tmp_path)
     assert not (tmp_path / BIG).exists()
     release.files[path_of(BIG)] = old
     run(release, tmp_path)
@@ -82,30 +80,24 @@ def test_a_file_that_changed_there_is_not_taken_for_the_recorded_one(release, tm
 def test_a_file_that_the_user_brought(release, tmp_path):
     (tmp_path / BIG).write_bytes(release.files[path_of(BIG)])
     run(release, tmp_path)
-    assert release.gets(BIG) == []
+    assert release.gets(BIG) == 0
     check(release, tmp_path)
 
 
-@pytest.mark.parametrize("lengths", [True, False])
-def test_a_file_of_the_user_that_is_not_it(release, tmp_path, lengths):
-    release.lengths = lengths
+def test_a_file_of_the_user_that_is_not_it(release, tmp_path):
     (tmp_path / INDEX).write_bytes(b"mine")
-    message = refused(release, tmp_path)
-    assert str(tmp_path / INDEX) in message
-    assert "delete it" in message
+    refused(f"{tmp_path / INDEX}: .*delete it", run, release, tmp_path)
     assert (tmp_path / INDEX).read_bytes() == b"mine"
-    assert not (tmp_path / "SHA256SUMS").exists()
+    assert INDEX not in (tmp_path / "SHA256SUMS").read_text()
 
 
 def test_a_wrong_palette_is_refused(release, tmp_path, rng):
     path = f"/image-gpt/color-clusters/{PALETTE}"
     good, release.files[path] = release.files[path], rng.bytes(6272)
-    message = refused(release, tmp_path)
-    assert PALETTE in message
-    assert "the release" in message
-    assert {p.name for p in tmp_path.iterdir()} <= {".lock", f"{PALETTE}.part.etag"}
+    refused(f"{PALETTE}: .*the release", run, release, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} <= {".lock"}
     (tmp_path / PALETTE).write_bytes(release.files[path])
-    assert f"{tmp_path / PALETTE}: its content does not agree with the release" in refused(release, tmp_path)
+    refused(f"{tmp_path / PALETTE}: is not the palette of the release", run, release, tmp_path)
     (tmp_path / PALETTE).unlink()
     release.files[path] = good
     run(release, tmp_path)
@@ -118,11 +110,10 @@ def test_another_step_joins_and_another_model_does_not(release, tmp_path, rng, m
     new = [name.replace("1000000", "131000") for name in NAMES]
     release.files |= {path_of(name, step=131_000): rng.bytes(50) for name in new}
     assert run(release, tmp_path, step=131_000) == tmp_path / "model.ckpt-131000"
-    assert {name for _, name, _ in release.log} == set(new)
+    assert {name for _, name in release.log} == set(new)
     check(release, tmp_path, NAMES + new)
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    message = refused(release, tmp_path, bert=True)  # its files have the same names
-    assert "holds igpt-s; name another directory for igpt-s-bert" in message
+    refused("holds igpt-s; name another directory for igpt-s-bert", run, release, tmp_path, bert=True)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -133,15 +124,12 @@ def test_the_record_keeps_what_others_wrote(release, tmp_path):
     text = (tmp_path / "SHA256SUMS").read_text()
     assert text.startswith(other + "\n")
     (tmp_path / "SHA256SUMS").write_text(text + "torn lin")
-    assert "line 9" in refused(release, tmp_path)
+    refused("line 9", run, release, tmp_path)
 
 
 def test_two_calls_do_not_share_a_directory(release, tmp_path):
-    with open(tmp_path / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # which only an exclusive lock cannot stand
-        message = refused(release, tmp_path)
-        assert str(tmp_path) in message
-        assert "another process" in message
+    with FileLock(tmp_path / ".lock"):
+        refused(f"{tmp_path}: another process", run, release, tmp_path)
         assert release.log == []
     run(release, tmp_path)
     check(release, tmp_path)
@@ -150,26 +138,12 @@ def test_two_calls_do_not_share_a_directory(release, tmp_path):
 def test_a_directory_that_cannot_be_one(release, tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert str(tmp_path / "file") in refused(release, path)
+        refused(str(tmp_path / "file"), run, release, path)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "openai.com",
-        "file:///etc/",
-        "ftp://a/",
-        "http://",
-        "http://[::1",
-        "http://a:b/",
-        "http://a:99999/",
-        "http://ä/",
-        "http://a b/",
-    ],
-)
+@pytest.mark.parametrize("url", ["openai.com", "file:///etc/", "ftp://a/"])
 def test_addresses_that_are_none(tmp_path, url):
-    with pytest.raises(InputError, match=f"base URL '{re.escape(url)}'"):
-        module.fetch("igpt-s", tmp_path / "new", base_url=url)
+    refused(f"base URL {url!r}", module.fetch, "igpt-s", tmp_path / "new", base_url=url)
     assert not (tmp_path / "new").exists()
 
 
@@ -181,7 +155,7 @@ def test_the_command_prints_the_prefix_and_nothing_else(release, tmp_path, monke
     assert shown.out == "weights/igpt-s/model.ckpt-1000000\n"
     assert "github.com/openai/image-gpt" in shown.err
     for name in (PALETTE, *NAMES):
-        assert len(re.findall(rf"^{name} .*fetched$", shown.err, re.MULTILINE)) == 1
+        assert len(re.findall(rf"^igpt: {name} .*downloaded$", shown.err, re.MULTILINE)) == 1
     check(release, tmp_path / "weights" / "igpt-s")
     release.files = {path.replace("igpt-s/", "igpt-s-bert/"): body for path, body in release.files.items()}
     fetch_command(["igpt-s", "--bert", "--base-url", release.url])
@@ -191,9 +165,6 @@ def test_the_command_prints_the_prefix_and_nothing_else(release, tmp_path, monke
 
 
 def test_models_that_are_none(tmp_path, capsys):
-    with pytest.raises(InputError, match="igpt-xl") as caught:
-        fetch_command(["igpt-xl", "--out", str(tmp_path / "new")])
-    assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="there are igpt-s, igpt-m, igpt-l"):
-        module.fetch("xl", tmp_path / "new")
+    refused("igpt-xl", fetch_command, ["igpt-xl", "--out", str(tmp_path / "new")])
+    refused("choose one of igpt-s, igpt-m, igpt-l", module.fetch, "xl", tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -1,0 +1,151 @@
+"""`load_pretrained` reads weights of every kind; `convert` writes them as any other kind.
+
+Kinds: a workdir of `igpt train`, a checkpoint of OpenAI's, a Hugging Face directory, a name on the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from igpt_jax.errors import InputError
+from igpt_jax.palette import Palette
+from igpt_jax.parallel.processes import raise_on_all
+from igpt_jax.pretrained import Pretrained, load_workdir, save_pretrained
+from igpt_jax.training.checkpoint import CHECKPOINTS
+from igpt_jax.weights.huggingface import fetch_snapshot, read_huggingface, write_huggingface
+from igpt_jax.weights.openai import read_openai, write_openai
+from igpt_jax.weights.table import config_of
+from igpt_jax.weights.weight_files import refuse_pickles
+
+Format = Literal["workdir", "openai", "huggingface"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    step: int | None = None,
+    palette: str | Path | None = None,
+    grid: tuple[int, ...] | None = None,
+    mesh: Mesh | None = None,
+) -> Pretrained:
+    """Loads weights of any kind: `loaded.model.apply({'params': loaded.params}, tokens_BT)` gives logits.
+
+    Args:
+      path: a workdir of `igpt train`; a checkpoint prefix of OpenAI's, one of its files, or a directory with one
+        checkpoint; a Hugging Face directory; or owner/name or owner/name@revision on the Hub.
+      step: which checkpoint of a workdir; None takes the newest.
+      palette: a .npy of colours, instead of those that come with the weights.
+      grid: rows and columns, for weights from elsewhere that do not say it and are not square.
+      mesh: where the parameters go, split as `parallel.mesh` says; None places them whole on the first device.
+
+    Returns:
+      The model, its float32 parameters, and the palette if there is one.
+
+    Raises:
+      InputError: there are no weights of these kinds; they are damaged or not one Image GPT; an argument does not apply
+        to their kind; or the palette has another number of colours than the model.
+    """
+    with raise_on_all():
+        kind, where = _find(path)
+    if kind == "workdir":
+        if grid is not None:
+            raise InputError(f"{path}: a workdir knows its grid; leave --grid out")
+        loaded = load_workdir(where, step, mesh)
+        if palette is not None:
+            loaded = replace(loaded, palette=Palette.load(palette))
+            config_of("", loaded.model.cfg, loaded.palette, str(path))  # checks the palette
+        return loaded
+    if step is not None:
+        raise InputError(f"{path}: --step chooses a checkpoint of a workdir, which this is not; leave it out")
+    with raise_on_all():
+        colors = None if palette is None else Palette.load(palette)
+        if kind == "openai":
+            return read_openai(where, palette=colors, grid=grid, mesh=mesh)
+        name = Path(str(path).partition("@")[0]).name if kind == "hub" else None
+        where = fetch_snapshot(str(path)) if kind == "hub" else where
+        return read_huggingface(where, palette=colors, grid=grid, mesh=mesh, name=name)
+
+
+def _find(source: str | Path) -> tuple[Literal["workdir", "openai", "huggingface", "hub"], Path]:
+    """The kind of the weights, and the path to read them from."""
+    path = Path(source)
+    if path.is_dir():
+        if (path / CHECKPOINTS).is_dir():
+            return "workdir", path
+        if (path / "config.json").exists():
+            return "huggingface", path
+        prefixes = [p.with_suffix("") for p in sorted(path.glob("*.index"))]
+        if len(prefixes) > 1:
+            raise InputError(f"{path}: holds several checkpoints; name one of {', '.join(map(str, prefixes))}")
+        if prefixes:
+            return "openai", prefixes[0]
+        refuse_pickles(path.iterdir())
+    else:
+        for prefix in (path, path.with_suffix("")):  # or one of its files
+            if Path(f"{prefix}.index").exists():
+                return "openai", prefix
+        if path.exists():
+            refuse_pickles([path])
+        elif _HUB_NAME.fullmatch(str(source)):
+            return "hub", path
+    raise InputError(
+        f"{path}: {'no weights are there' if path.exists() else 'no such file or directory'}; name a workdir of "
+        "igpt train, a TensorFlow checkpoint (PATH.index exists), a Hugging Face directory (config.json and "
+        "model.safetensors), or OWNER/NAME on the Hugging Face Hub"
+    )
+
+
+_WRITERS: dict[str, Callable[[Pretrained, Path], Path | None]] = {
+    "workdir": save_pretrained,
+    "openai": write_openai,
+    "huggingface": write_huggingface,
+}
+
+
+def check_new(out: Path) -> None:
+    """Raises InputError unless `out` is missing or an empty directory."""
+    try:
+        empty = not any(out.iterdir()) if out.is_dir() else not (out.exists() or out.is_symlink())
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a new or empty directory") from None
+    if not empty:
+        raise InputError(f"--out {out}: holds something already; name a new or empty directory")
+
+
+def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
+    """Writes weights in another format. There and back, parameters and palette are the same bit for bit.
+
+    There is one exception: biases that are all zero are dropped. `out` appears complete or not at all; a process that
+    is killed leaves .OUT.<pid>.partial beside it.
+
+    Returns:
+      The path to load them from: `out`, or for OpenAI's format the checkpoint's prefix in it.
+
+    Raises:
+      InputError: `out` holds something already or cannot be written, or the format has no place for the model.
+    """
+    if to not in _WRITERS:
+        raise InputError(f"format {to!r}: choose one of {', '.join(_WRITERS)}")
+    out = Path(out)
+    check_new(out)
+    try:
+        complete = out.resolve()
+        partial = complete.with_name(f".{complete.name}.{os.getpid()}.partial")
+        try:
+            written = _WRITERS[to](source, partial) or partial
+            partial.rename(complete)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror or error}; name a directory that can be written") from None
+    return out / written.relative_to(partial)
