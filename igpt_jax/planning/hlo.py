@@ -1,14 +1,13 @@
 """What a compiled program sends between its devices, read from its HLO text.
 
-A collective is counted once however it is written (plain, as a start and a done, or cut into pieces that ride along
-with other fusions), and as often as the loops around it turn. Which network it crosses is told by its groups.
+A collective is counted once, whether it is one instruction, a start and a done, or cut into pieces that are parts of
+other fusions; and once for every iteration of the loops around it. Its groups say which network it crosses.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,13 +17,15 @@ from igpt_jax.planning.groups import ints, parse_groups
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute", "collective-broadcast")
 
-_WIDTH = {"pred": 1, "token": 0, "opaque": 0, "s4": 0.5, "u4": 0.5, "bf16": 2, "c64": 8, "c128": 16}
 _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_SCATTER = "all-reduce-scatter"  # a fusion that is never cut; a loop and the turn taken out of it share its channel
-_CALLED = re.compile(r"(?:calls|body|true_computation|false_computation|called_computations|branch_computations)=")
+_CALLED = re.compile(
+    r"(?:calls|body|true_computation|false_computation|called_computations|branch_computations)=(\{[^}]*\}|[^,\s]*)"
+)
+# A fusion of this name is never cut into pieces. A loop and an iteration peeled off it share its channel.
+_SCATTER = "all-reduce-scatter"
 
 
 class Shape(NamedTuple):
@@ -35,125 +36,92 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the array as it is numbered, without what a device's tiles add."""
-        width = _WIDTH.get(self.dtype)
-        if width is None:
-            width = int(re.sub(r"\D.*", "", self.dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))) / 8
+        """Without the padding of a device's tiles."""
+        bits = re.search(r"\d+", self.dtype)
+        width = int(bits[0]) / 8 if bits else int(self.dtype == "pred")  # tokens and the like have no bytes
         return math.ceil(math.prod(self.dims) * width)
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a compiled program, as every device takes part in it."""
+    """One collective of a compiled program, at one device."""
 
     kind: str
     payload: int
-    """Bytes at one device, once: what an all-gather yields, what any other takes in."""
+    """Bytes of one execution: the result of an all-gather, the arguments of any other."""
     times: int
-    """How often a run of the program comes by."""
+    """Executions per step."""
     groups: np.ndarray
-    """int [G, g]: positions in the mesh, row by row those that talk to each other; of a permute its pairs."""
+    """int [G, g]: a row for each group of positions in the mesh; the pairs of a permute."""
     dims: tuple[int, ...]
     """Of the largest result."""
     overlapped: bool
-    """Whether other work can run meanwhile: it has a start and a done, or rides along with a fusion."""
+    """Whether other work can run meanwhile: it has a start and a done, or is part of a fusion."""
     where: str
-    """The operation in the source it comes from."""
+    """The operation in the source that it comes from."""
     dcn: bool = False
-    """Between slices: every device with those in its place in the other slices, and `groups` says nothing."""
-
-    @property
-    def ways(self) -> int:
-        """Devices in a group."""
-        return self.groups.shape[1]
+    """Whether it joins each device with those at its place in other slices; `groups` is then meaningless."""
 
 
-class Traffic(NamedTuple):
-    """The collectives of a program, and loops whose turns could not be told (counted as one)."""
-
-    collectives: list[Collective]
-    unknown_loops: list[str]
-
-
-@dataclass(frozen=True)
-class _Op:
+class _Op(NamedTuple):
     name: str
     result: str
     opcode: str
-    operands: tuple[str, ...]
-    text: str
-    """What stands between the operands' parentheses."""
+    inner: str
+    """What the parentheses hold: the operands, or the value of a constant."""
     attrs: str
     root: bool
+
+    @property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.inner)
 
 
 _Computation = dict[str, _Op]
 
 
-def traffic(text: str, devices: int) -> Traffic:
-    """Reads the text of an optimised HLO module (`compiled.as_text()`) for `devices` partitions, those of one slice.
+def traffic(text: str, devices: int) -> tuple[list[Collective], list[str]]:
+    """The collectives in the text of an optimised HLO module, and the loops of unknown length (counted as one).
+
+    Args:
+      text: of a module, as `compiled.as_text()` gives it.
+      devices: how many a slice has; the program numbers those of one slice.
 
     Raises:
       ValueError: the text has no entry computation.
     """
     computations, entry = _parse(text)
-    unknown: list[str] = []
-    visits = _visits(computations, entry, unknown)
-    found: list[Collective] = []
+    visits, unknown_loops = _visits(computations, entry)
+    collectives: list[Collective] = []
     pieces: dict[str, Collective] = {}  # collectives inside fusions, by channel: several pieces are one
     for name, (times, fused) in visits.items():
         for op in computations[name].values():
-            if op.opcode == "send" and "megascale" in op.attrs:
-                found.append(_between_slices(op, computations[name], times))
-            kind = op.opcode.removesuffix("-start")
-            if kind not in KINDS:
+            one = _collective(op, name, computations[name], times, fused, devices)
+            if one is None:
                 continue
-            one = _collective(op, kind, computations[name], times, devices, name, fused)
-            channel = re.search(r"channel_id=(\d+)", op.attrs)
+            channel = _attribute(r"channel_id=(\d+)", op)
             if fused and channel and not name.startswith(_SCATTER):
-                before = pieces.get(channel[1])
-                # The first piece stands in the outermost loop that the collective belongs to.
-                pieces[channel[1]] = one if before is None or one.times < before.times else before
+                # The piece that runs least often is in the outermost loop, where the collective itself belongs.
+                pieces[channel] = min(pieces.get(channel, one), one, key=lambda piece: piece.times)
             else:
-                found.append(one)
-    return Traffic(found + list(pieces.values()), unknown)
+                collectives.append(one)
+    return [*collectives, *pieces.values()], unknown_loops
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
     computations: dict[str, _Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():  # a kernel's own text may hold lines of any kind, so only headers and ops are read
-        head = _COMPUTATION.match(line)
-        if head:
+    for line in text.splitlines():  # the text of a kernel has lines of any kind; only headers and instructions count
+        if head := _COMPUTATION.match(line):
             current = computations[head[2]] = {}
             entry = head[2] if head[1] else entry
-        elif current is not None:
-            op = _parse_op(line)
-            if op:
-                current[op.name] = op
+        elif current is not None and (head := _INSTRUCTION.match(line)):
+            root, name, result, opcode = head.groups()
+            closes = _closing(line, head.end() - 1)
+            current[name] = _Op(name, result, opcode, line[head.end() : closes], line[closes + 1 :], bool(root))
     if not entry:
         raise ValueError("no HLO module: there is no ENTRY computation")
     return computations, entry
-
-
-def _parse_op(line: str) -> _Op | None:
-    head = _INSTRUCTION.match(line)
-    if not head:
-        return None
-    start = head.end()
-    end = _closing(line, start) + 1 if line[start] == "(" else line.find(" ", start)
-    opens = line.find("(", end)
-    closes = _closing(line, opens)
-    inner = line[opens + 1 : closes]
-    return _Op(
-        head[2],
-        line[start:end],
-        line[end:opens].strip(),
-        tuple(_NAME.findall(inner)),
-        inner,
-        line[closes + 1 :],
-        bool(head[1]),
-    )
 
 
 def _closing(line: str, opens: int) -> int:
@@ -165,128 +133,101 @@ def _closing(line: str, opens: int) -> int:
     return len(line)
 
 
-def _visits(computations: dict[str, _Computation], entry: str, unknown: list[str]) -> dict[str, tuple[int, bool]]:
-    """How often each computation runs, and whether beside others: in a fusion, or between a start and a done.
+def _visits(computations: dict[str, _Computation], entry: str) -> tuple[dict[str, tuple[int, bool]], list[str]]:
+    """How often each computation runs, and whether it overlaps with others: in a fusion, or with a start and a done.
 
-    Every branch of a conditional is counted.
+    Also the names of the loops whose number of iterations is unknown. All branches of a conditional are counted.
     """
     visits: dict[str, tuple[int, bool]] = {}
+    unknown_loops: list[str] = []
 
     def visit(name: str, times: int, fused: bool) -> None:
-        before = visits.get(name, (0, fused))
-        visits[name] = (before[0] + times, fused)
+        visits[name] = (visits.get(name, (0, fused))[0] + times, fused)
         for op in computations[name].values():
-            turns = 1
-            if op.opcode == "while":
-                turns = trip_count(op, computations, computations[name]) or 0
-                if not turns:
-                    unknown.append(op.name)
-                    turns = 1
+            iterations = trip_count(op, computations, computations[name]) if op.opcode == "while" else 1
+            if not iterations:
+                unknown_loops.append(op.name)
             if op.opcode in ("async-done", "async-update"):
-                continue  # they name again what their start has begun
-            for callee in _called(op):
-                if callee in computations:
-                    visit(callee, times * turns, fused or op.opcode in ("fusion", "async-start"))
+                continue  # they name the same computation as their start
+            callees = _NAME.findall(" ".join(_CALLED.findall(op.attrs)))
+            for callee in filter(computations.get, callees):
+                visit(callee, times * (iterations or 1), fused or op.opcode in ("fusion", "async-start"))
 
     visit(entry, 1, False)
-    return visits
-
-
-def _called(op: _Op) -> Iterator[str]:
-    for match in _CALLED.finditer(op.attrs):
-        rest = op.attrs[match.end() :]
-        yield from _NAME.findall(
-            rest[: rest.find("}")] if rest.startswith("{") else re.split(r"[,\s]", rest, maxsplit=1)[0]
-        )
+    return visits, unknown_loops
 
 
 def trip_count(loop: _Op, computations: dict[str, _Computation], around: _Computation) -> int | None:
-    """How often a while turns: as the compiler noted, or from `counter < constant`, its start and its step."""
-    noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attrs)
-    if noted:
-        return int(noted[1])
-    called = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", loop.attrs))
-    condition, body = (computations.get(called.get(part, "")) for part in ("condition", "body"))
-    if not condition or not body:
-        return None
-    test = next(op for op in condition.values() if op.root)
-    compare = next((op for op in (test, *condition.values()) if op.opcode == "compare"), None)
-    if compare is None or len(compare.operands) != 2:
+    """Iterations of a while loop: the compiler's note, or from `counter < constant`, its start and its step."""
+    note = _attribute(r'"known_trip_count":\{"n":"(\d+)"\}', loop)
+    if note:
+        return int(note)
+    condition, body = (computations[_attribute(rf"{part}=%?([\w.\-]+)", loop)] for part in ("condition", "body"))
+    compare = next((op for op in reversed(condition.values()) if op.opcode == "compare"), None)
+    if compare is None or "direction=LT" not in compare.attrs:
         return None
     counter, bound = (_origin(condition, name) for name in compare.operands)
-    index, end = _tuple_index(counter), _constant(bound)
-    if index is None or end is None or "direction=LT" not in compare.attrs:
+    index, end = _attribute(r"\bindex=(\d+)", counter), _constant(bound)
+    if not index or end is None:
         return None
-    first = _constant(_element(around, loop.operands[0], index))
-    update = _element(body, next(op.name for op in body.values() if op.root), index)
-    step = None
-    if update is not None and update.opcode == "add":
-        step = next((c for c in (_constant(_origin(body, name)) for name in update.operands) if c is not None), None)
-    # A loop whose counter is set up out of sight begins at 0 and takes every number: so are all that JAX writes.
-    return math.ceil((end - (first or 0)) / (step or 1))
+    start = _constant(_element(around, loop.operands[0], int(index)))
+    update = _element(body, next(op.name for op in body.values() if op.root), int(index))
+    added = update.operands if update and update.opcode == "add" else []
+    steps = filter(None, (_constant(_origin(body, name)) for name in added))
+    # If start or step is not in sight, they are 0 and 1, as in every loop that JAX writes.
+    return math.ceil((end - (start or 0)) / next(steps, 1))
 
 
-def _origin(computation: _Computation, name: str) -> _Op | None:
-    """The instruction that a value comes from, past those that only move it."""
-    op = computation.get(name)
-    while op is not None and op.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start") and op.operands:
-        op = computation.get(op.operands[0])
+def _origin(computation: _Computation, name: str) -> _Op:
+    """The instruction that makes a value, behind those that only move it."""
+    op = computation[name]
+    while op.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start"):
+        op = computation[op.operands[0]]
     return op
 
 
 def _element(computation: _Computation, name: str, index: int) -> _Op | None:
-    made = _origin(computation, name)
-    if made is None or made.opcode != "tuple" or index >= len(made.operands):
-        return None
-    return _origin(computation, made.operands[index])
-
-
-def _tuple_index(op: _Op | None) -> int | None:
-    found = re.search(r"index=(\d+)", op.attrs) if op is not None and op.opcode == "get-tuple-element" else None
-    return int(found[1]) if found else None
+    """The instruction that makes one element of a tuple; None if it is not in sight."""
+    op = _origin(computation, name)
+    return _origin(computation, op.operands[index]) if op.opcode == "tuple" else None
 
 
 def _constant(op: _Op | None) -> int | None:
-    if op is None or op.opcode != "constant" or not re.fullmatch(r"-?\d+", op.text):
-        return None
-    return int(op.text)
+    return int(op.inner) if op and op.opcode == "constant" and re.fullmatch(r"-?\d+", op.inner) else None
+
+
+def _attribute(pattern: str, op: _Op) -> str:
+    """What the group of a pattern matches in an instruction's attributes; empty without a match."""
+    match = re.search(pattern, op.attrs)
+    return match[1] if match else ""
 
 
 def _shapes(text: str) -> list[Shape]:
     return [Shape(dtype, tuple(ints(dims))) for dtype, dims in _SHAPE.findall(text)]
 
 
-def _between_slices(op: _Op, computation: _Computation, times: int) -> Collective:
-    """The TPU compiler hands these to the host, as a send of each device's share and a receive."""
-    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.attrs)
-    shape = _shapes(computation[op.operands[0]].result)[0]
-    return Collective(
-        kind=kind[1].lower().replace("_", "-") if kind else "send",
-        payload=shape.bytes,
-        times=times,
-        groups=np.zeros((1, 1), int),
-        dims=shape.dims,
-        overlapped=True,
-        where=(re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', op.attrs) or ["", ""])[1],
-        dcn=True,
-    )
-
-
 def _collective(
-    op: _Op, kind: str, computation: _Computation, times: int, devices: int, computation_name: str, fused: bool
-) -> Collective:
-    groups = parse_groups(op.attrs, devices)
-    operands = [s for name in op.operands if name in computation for s in _shapes(computation[name].result)]
-    taken = sum(shape.bytes for shape in operands)
-    largest = max(_shapes(op.result), key=lambda shape: shape.bytes)
-    if fused and kind == "all-reduce" and computation_name.startswith(_SCATTER):
-        kind = "reduce-scatter"  # the TPU compiler writes it as a sum of which a fusion keeps a slice
+    op: _Op, name: str, computation: _Computation, times: int, fused: bool, devices: int
+) -> Collective | None:
+    """The collective that an instruction of the computation `name` is, if it is one."""
+    kind = op.opcode.removesuffix("-start")
+    # The TPU compiler gives what goes between slices to the host: each device sends its share and receives the result.
+    dcn = kind == "send" and "megascale" in op.attrs
+    if dcn:
+        kind = _attribute(r'_xla_megascale_transfer_type="(\w+)"', op).lower().replace("_", "-") or kind
+    elif kind not in KINDS:
+        return None
+    elif fused and kind == "all-reduce" and name.startswith(_SCATTER):
+        kind = "reduce-scatter"  # the TPU compiler writes it as a fusion of an all-reduce and a slice
+    groups = np.zeros((1, 1), int) if dcn else parse_groups(op.attrs, devices)
+    size = sum(shape.bytes for operand in op.operands for shape in _shapes(computation[operand].result))
     return Collective(
         kind=kind,
-        payload=taken * (groups.shape[1] if kind == "all-gather" else 1),
+        payload=size * (groups.shape[1] if kind == "all-gather" else 1),
         times=times,
         groups=groups,
-        dims=largest.dims,
-        overlapped=fused or op.opcode.endswith("-start"),
-        where=(re.search(r'op_name="([^"]*)"', op.attrs) or ["", ""])[1],
+        dims=max(_shapes(op.result), key=lambda shape: shape.bytes).dims,
+        overlapped=dcn or fused or op.opcode.endswith("-start"),
+        where=_attribute(r'(?:op_name|_xla_host_transfer_rendezvous)="([^"]*)"', op),
+        dcn=dcn,
     )

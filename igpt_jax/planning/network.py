@@ -1,7 +1,8 @@
-"""Which networks a program's collectives cross, and the least time they take there."""
+"""Which networks the collectives of a program cross, and lower bounds of the time that they take."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -23,11 +24,11 @@ OVERLAP = " ".join(
         "enable_async_all_gather",
     )
 )
-"""With these in LIBTPU_INIT_ARGS the TPU compiler gathers weights beside other work where it otherwise would not."""
+"""Options for LIBTPU_INIT_ARGS with which the TPU compiler overlaps more all-gathers with other work."""
 
 
 @dataclass(frozen=True)
-class Row:
+class TrafficRow:
     """The collectives of one kind over the same mesh axes."""
 
     kind: str
@@ -35,28 +36,27 @@ class Row:
     dcn: bool
     """Whether it crosses from slice to slice."""
     count: int
-    """Executions a step."""
+    """Executions per step."""
     payload: int
-    """Bytes a step at one device: what all-gathers yield, what others take in."""
+    """Bytes per step at one device: the results of all-gathers, the arguments of others."""
     waited_for: int
-    """The part of them that nothing can run beside."""
+    """The part of the payload that overlaps with no other work."""
     seconds: float
-    """At the chip's published rate over the links it can use."""
+    """Lower bound, at the chip's published rate over the links that the group can use."""
     waited_seconds: float
-    """Of what is waited for."""
+    """The part of the seconds that overlaps with no other work."""
 
 
-def summary(collectives: list[Collective], mesh: Mesh, chip: Chip) -> Iterator[Row]:
-    """One row for each kind and set of axes, the longest first."""
-    where = _Places(mesh)
-    rows: dict[tuple, Row] = {}
+def summarize(collectives: list[Collective], mesh: Mesh, chip: Chip) -> tuple[TrafficRow, ...]:
+    """One row for each kind and set of axes, the longest time first."""
+    rows: dict[tuple, TrafficRow] = {}
     for one in collectives:
-        axes = where.axes(one)
-        if not axes:
+        groups = mesh_groups(one, mesh)
+        key = one.kind, axes_crossed(groups, mesh.shape), one.dcn
+        if not key[1]:
             continue
-        payload, seconds = one.payload * one.times, where.seconds(one, chip) * one.times
-        key = (one.kind, axes, one.dcn)
-        before = rows.get(key, Row(*key, 0, 0, 0, 0.0, 0.0))
+        payload, seconds = one.payload * one.times, lower_bound(one, groups, mesh, chip) * one.times
+        before = rows.get(key, TrafficRow(*key, 0, 0, 0, 0.0, 0.0))
         rows[key] = replace(
             before,
             count=before.count + one.times,
@@ -65,54 +65,53 @@ def summary(collectives: list[Collective], mesh: Mesh, chip: Chip) -> Iterator[R
             seconds=before.seconds + seconds,
             waited_seconds=before.waited_seconds + (0.0 if one.overlapped else seconds),
         )
-    yield from sorted(rows.values(), key=lambda row: -row.seconds)
+    return tuple(sorted(rows.values(), key=lambda row: -row.seconds))
 
 
-class _Places:
-    """Where the devices of a mesh stand: in which slice, and where in its torus."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        devices = list(mesh.devices.flat)
-        slices = np.array([getattr(d, "slice_index", 0) or 0 for d in devices])
-        self._mesh = dict(mesh.shape)
-        self._coords = np.array([getattr(d, "coords", (i,)) for i, d in enumerate(devices)])
-        self._partitions = np.flatnonzero(slices == slices[0])  # a program's partitions are those of one slice
-        self._slices = len(np.unique(slices))
-        same_place = np.unique(slices, return_index=True)[1][None]
-        self._slice_axes = axes_crossed(same_place, self._mesh)
-
-    def axes(self, one: Collective) -> tuple[str, ...]:
-        """The mesh axes that a collective crosses."""
-        return self._slice_axes if one.dcn else axes_crossed(self._partitions[one.groups], self._mesh)
-
-    def seconds(self, one: Collective, chip: Chip) -> float:
-        """A floor of one execution's time.
-
-        What must leave a device does so over its links in those dimensions of the torus that its group spans.
-        """
-        ways = self._slices if one.dcn else one.ways
-        share = 1.0 if one.kind in ("collective-permute", "collective-broadcast") else (ways - 1) / ways
-        leaves = one.payload * share * (2 if one.kind == "all-reduce" else 1)
-        if one.dcn:
-            return leaves / chip.dcn_rate
-        places = self._coords[self._partitions[one.groups]]
-        spanned = int((places != places[:, :1]).any(axis=(0, 1)).sum())
-        return leaves / (chip.ici_rate * max(1, min(spanned, chip.torus)) / chip.torus)
+@functools.cache
+def places(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Of each device: int [D], its slice, and int [D, dims], its coordinates in the slice's torus."""
+    devices = list(mesh.devices.flat)
+    slices = [getattr(device, "slice_index", 0) or 0 for device in devices]
+    return np.array(slices), np.array([getattr(device, "coords", (i,)) for i, device in enumerate(devices)])
 
 
-def findings(collectives: list[Collective], unknown: list[str], model: ModelConfig, mesh: Mesh) -> Iterator[str]:
-    """What a reader should look at."""
+def mesh_groups(one: Collective, mesh: Mesh) -> np.ndarray:
+    """int [G, g]: the groups of a collective as positions in the mesh. A program numbers the devices of one slice."""
+    slices, _ = places(mesh)
+    if one.dcn:
+        return np.unique(slices, return_index=True)[1][None]
+    return np.flatnonzero(slices == slices[0])[one.groups]
+
+
+def lower_bound(one: Collective, groups: np.ndarray, mesh: Mesh, chip: Chip) -> float:
+    """Seconds that one execution takes at least.
+
+    What leaves a device uses its links in the dimensions of the torus that its group spans.
+    """
+    ways = groups.shape[1]
+    share = 1.0 if one.kind in ("collective-permute", "collective-broadcast") else (ways - 1) / ways
+    sent = one.payload * share * (2 if one.kind == "all-reduce" else 1)
+    if one.dcn:
+        return sent / chip.dcn_rate
+    coords = places(mesh)[1][groups]
+    spanned = int((coords != coords[:, :1]).any(axis=(0, 1)).sum())
+    return sent / (chip.ici_rate * max(1, min(spanned, chip.torus)) / chip.torus)
+
+
+def warnings(collectives: list[Collective], unknown_loops: list[str], model: ModelConfig, mesh: Mesh) -> Iterator[str]:
+    """What slows the program down, one line each."""
     for one in collectives:
-        whole = len(one.dims) > 2 and one.dims[0] == model.n_layer > 1
-        if one.kind == "all-gather" and whole:
-            how = "beside other work" if one.overlapped else "with nothing beside it"
-            axes = " and ".join(_Places(mesh).axes(one))
-            yield f"gathers a whole stack of layers {list(one.dims)} over {axes} at once, {how}: {one.where}"
+        all_layers = len(one.dims) > 2 and one.dims[0] == model.n_layer > 1
+        if one.kind == "all-gather" and all_layers:
+            how = "overlapped with other work" if one.overlapped else "while the device waits"
+            axes = " and ".join(axes_crossed(mesh_groups(one, mesh), mesh.shape))
+            yield f"gathers the weights {list(one.dims)} of all layers over {axes} at once, {how}: {one.where}"
     gathers = [one for one in collectives if one.kind == "all-gather" and one.times > 1]
     payload = sum(one.payload * one.times for one in gathers)
     waited_for = sum(one.payload * one.times for one in gathers if not one.overlapped)
     if mesh.devices.flat[0].platform == "tpu" and waited_for > payload / 2:
         share = f"{waited_for / payload:.0%} of the all-gathers"
-        yield f"nothing runs beside {share}; LIBTPU_INIT_ARGS='{OVERLAP}' may help"
-    if unknown:
-        yield f"{len(unknown)} loops do not say how often they turn; what is sent in them is counted once"
+        yield f"the device waits for {share}; LIBTPU_INIT_ARGS='{OVERLAP}' may help"
+    if unknown_loops:
+        yield f"the number of iterations of {len(unknown_loops)} loops is unknown; their collectives are counted once"

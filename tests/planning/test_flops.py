@@ -1,51 +1,70 @@
 """FLOPs by hand, and that the programs execute what the formulas say."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from igpt_jax.config import ModelConfig
-from igpt_jax.model.attention_kernels import splash, splash_products
+from igpt_jax.config import ComputeConfig, ModelConfig
+from igpt_jax.model.attention import Mask
+from igpt_jax.model.attention.splash import splash, splash_products
 from igpt_jax.model.decoder import REMAT
-from igpt_jax.planning.plan import training_flops
+from igpt_jax.planning.flops import block_weights, training_flops
+
+TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2
+
+
+def test_block_weights_are_the_matrices_alone():
+    """Neither biases, heads, tables nor a prefix's projection change their number."""
+    assert block_weights(ModelConfig.preset("tiny")) == TINY_WEIGHTS
+    more = dict(use_bias=True, clf_classes=10, cond_classes=10, any_order=True, prefix_slots=4, prefix_values=12)
+    assert block_weights(ModelConfig.preset("tiny", **more)) == TINY_WEIGHTS
+    assert block_weights(ModelConfig.preset("xl")) == 12 * 60 * 3072**2
 
 
 def test_flops_by_hand():
-    tiny = ModelConfig.preset("tiny")  # L 2, D 32, T 64: N = 12 * 2 * 32^2 = 24576
+    tiny, reference = ModelConfig.preset("tiny"), ComputeConfig(attention="reference")
     product = 2 * 32 * 64  # of a token's query with the keys it sees, in two layers
-    found = training_flops(tiny, 16)
-    assert found.headline == 16 * 64 * (6 * 24576 + 6 * product) == 176_160_768
-    assert found.noncausal == 16 * 64 * (6 * 24576 + 12 * product)
-    assert found.executed == found.headline + 16 * 64 * product  # the logits once more
-    assert training_flops(dataclasses.replace(tiny, causal=False), 16).headline == found.noncausal
-    full = training_flops(dataclasses.replace(tiny, remat="full"), 16)
-    assert full.executed - found.executed == 16 * 64 * (2 * 24576 + 2 * product)  # the forward pass again
-    dots = training_flops(dataclasses.replace(tiny, remat="dots"), 16)
-    assert dots.executed - found.executed == 16 * 64 * 2 * product  # attention's part of it
+    flops = training_flops(tiny, reference, 16)
+    assert flops.headline == 16 * 64 * (6 * TINY_WEIGHTS + 6 * product) == 176_160_768
+    assert flops.noncausal == 16 * 64 * (6 * TINY_WEIGHTS + 12 * product)
+    assert flops.executed == flops.headline + 16 * 64 * product  # the logits once more
+    bert = ModelConfig.preset("tiny", causal=False)
+    assert training_flops(bert, reference, 16).headline == flops.noncausal
+    full = training_flops(tiny, ComputeConfig(attention="reference", remat="full"), 16)
+    assert full.executed - flops.executed == 16 * 64 * (2 * TINY_WEIGHTS + 2 * product)  # the forward pass again
+    dots = training_flops(tiny, ComputeConfig(attention="reference", remat="dots"), 16)
+    assert dots.executed - flops.executed == 16 * 64 * 2 * product  # attention's part of it
+
+
+def test_flops_of_a_prefix():
+    """Its slots pass through the blocks, and every query sees all of them."""
+    model = ModelConfig.preset("tiny", prefix_slots=64, prefix_values=3)
+    flops = training_flops(model, ComputeConfig(attention="reference"), 1)
+    every = 12 * 2 * 32 * 128
+    assert flops.noncausal == 128 * (6 * TINY_WEIGHTS + every)
+    assert flops.headline == 128 * (6 * TINY_WEIGHTS + every * 5 // 8)  # a quarter whole, half of the rest
 
 
 @pytest.mark.parametrize(("grid", "again"), [((32, 32), 1), ((64, 64), 3)])
 @pytest.mark.parametrize(("remat", "forward"), [("none", 0), ("dots", 0), ("full", 2)])
 def test_flops_of_splash_by_hand(grid, again, remat, forward):
-    """Its backward pass makes five products of six's four, over many keys seven; remat dots keeps what it yields."""
-    model = ModelConfig.preset("tiny", grid=grid, attention="splash", remat=remat)
+    """Its backward pass needs five products instead of four, over many keys seven; remat dots saves its output."""
+    model, compute = ModelConfig.preset("tiny", grid=grid), ComputeConfig(attention="splash", remat=remat)
     tokens, product = grid[0] * grid[1], 2 * 32 * grid[0] * grid[1]
-    found = training_flops(model, 1)
-    weights = 2 * 24576 if remat == "full" else 0
-    assert found.executed - found.headline == tokens * ((again + forward) * product + weights)
-
-
-def kernels(jaxpr):
-    """Pallas kernels that a program runs, those in what it calls included."""
-    own = [eqn.primitive.name == KERNEL for eqn in jaxpr.eqns]
-    inner = [getattr(x, "jaxpr", x) for eqn in jaxpr.eqns for x in eqn.params.values() if eqn.primitive.name != KERNEL]
-    return sum(own) + sum(kernels(x) for x in inner if hasattr(x, "eqns"))
+    flops = training_flops(model, compute, 1)
+    weights = 2 * TINY_WEIGHTS if remat == "full" else 0
+    assert flops.executed - flops.headline == tokens * ((again + forward) * product + weights)
 
 
 KERNEL = "pallas_call"
+
+
+def count_kernels(jaxpr):
+    """Pallas kernels that a program runs, including those in what it calls."""
+    own = [eqn.primitive.name == KERNEL for eqn in jaxpr.eqns]
+    inner = [getattr(x, "jaxpr", x) for eqn in jaxpr.eqns for x in eqn.params.values() if eqn.primitive.name != KERNEL]
+    return sum(own) + sum(count_kernels(x) for x in inner if hasattr(x, "eqns"))
 
 
 @pytest.mark.parametrize(("t", "backward"), [(128, 1), (640, 2)])
@@ -55,9 +74,9 @@ def test_splash_runs_as_often_as_is_counted(t, backward, remat, forward):
     x = jnp.zeros((1, t, 1, 8))
 
     def loss(q, k, v):
-        return jnp.sin(splash(q, k, v, True, interpret=True)).sum()
+        return jnp.sin(splash(q, k, v, Mask.causal(), interpret=True)).sum()
 
     program = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(loss, policy=REMAT[remat]), (0, 1, 2)))(x, x, x)
     used, _ = dce_jaxpr(program.jaxpr, [True] * 4)
-    assert kernels(used) == forward + backward
+    assert count_kernels(used) == forward + backward
     assert splash_products(t) == {1: 5, 2: 7}[backward]

@@ -1,4 +1,4 @@
-"""Collectives are read from HLO text in every form it comes in: what, how much, how often, between whom."""
+"""Collectives are read from every form of HLO text: which, how many bytes, how often, between which devices."""
 
 import numpy as np
 import pytest
@@ -24,56 +24,33 @@ PARAM = "  %p = f32[8,16]{1,0} parameter(0)\n"
 BYTES = 8 * 16 * 4
 
 
+RING = "source_target_pairs={{0,4},{4,0},{1,5},{5,1}}"
+
+
 @pytest.mark.parametrize(
-    ("line", "kind", "payload", "axes"),
+    ("result", "line", "payload", "axes"),
     [
-        (
-            "%g = f32[16,16]{1,0} all-gather(%p), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}",
-            "all-gather",
-            2 * BYTES,
-            ("tensor",),
-        ),
-        (
-            "%r = f32[2,16]{1,0} reduce-scatter(%p), channel_id=1, replica_groups={{0,2,4,6},{1,3,5,7}}, "
-            "dimensions={0}, to_apply=%add",
-            "reduce-scatter",
-            BYTES,
-            ("data", "fsdp"),
-        ),
-        (
-            "%a = (f32[8,16]{1,0}, f32[8,16]{1,0}) all-reduce(%p, %p), replica_groups={}, to_apply=%add",
-            "all-reduce",
-            2 * BYTES,
-            ("data", "fsdp", "tensor"),
-        ),
-        (
-            "%t = f32[8,16]{1,0} all-to-all(%p), channel_id=1, replica_groups=[4,2]<=[2,2,2]T(0,2,1), dimensions={0}",
-            "all-to-all",
-            BYTES,
-            ("fsdp",),
-        ),
-        (
-            "%c = f32[8,16]{1,0} collective-permute(%p), source_target_pairs={{0,4},{4,0},{1,5},{5,1}}",
-            "collective-permute",
-            BYTES,
-            ("data",),
-        ),
+        ("f32[16,16]", "all-gather(%p), replica_groups=[4,2]<=[8]", 2 * BYTES, ("tensor",)),
+        ("f32[2,16]", "reduce-scatter(%p), replica_groups={{0,2,4,6},{1,3,5,7}}", BYTES, ("data", "fsdp")),
+        ("(f32[8,16], f32[8,16])", "all-reduce(%p, %p), replica_groups={}", 2 * BYTES, tuple(MESH)),
+        ("f32[8,16]", "all-to-all(%p), replica_groups=[4,2]<=[2,2,2]T(0,2,1)", BYTES, ("fsdp",)),
+        ("f32[8,16]{1,0:T(8,128)S(1)}", f"collective-permute(%p), {RING}", BYTES, ("data",)),
     ],
 )
-def test_each_kind(line, kind, payload, axes):
-    found = only(module(PARAM + "  ROOT " + line))
-    assert (found.kind, found.payload, found.times, found.overlapped) == (kind, payload, 1, False)
-    assert axes_crossed(found.groups, MESH) == axes
+def test_each_kind(result, line, payload, axes):
+    one = only(module(f"{PARAM}  ROOT %x = {result} {line}, dimensions={{0}}, to_apply=%add"))
+    assert (one.kind, one.payload, one.times, one.overlapped) == (line.split("(")[0], payload, 1, False)
+    assert axes_crossed(one.groups, MESH) == axes
 
 
 def test_a_start_and_its_done_are_one():
-    found = only(
+    one = only(
         module(
             PARAM + "  %s = (f32[8,16]{1,0}, f32[16,16]{1,0}) all-gather-start(%p), replica_groups=[4,2]<=[8]\n"
             "  ROOT %d = f32[16,16]{1,0} all-gather-done(%s)"
         )
     )
-    assert (found.kind, found.payload, found.overlapped, found.dims) == ("all-gather", 2 * BYTES, True, (16, 16))
+    assert (one.kind, one.payload, one.overlapped, one.dims) == ("all-gather", 2 * BYTES, True, (16, 16))
 
 
 def test_a_generic_start_counts_what_it_wraps():
@@ -81,14 +58,14 @@ def test_a_generic_start_counts_what_it_wraps():
         "%wrapped (q: f32[8,16]) -> f32[4,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
         "  ROOT %rs = f32[4,16]{1,0} reduce-scatter(%q), replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%add\n}"
     )
-    found = only(
+    one = only(
         module(
             PARAM + "  %s = ((f32[8,16]), f32[4,16], u32[]) async-start(%p), calls=%wrapped\n"
             "  ROOT %d = f32[4,16]{1,0} async-done(%s), calls=%wrapped",
             wrapped,
         )
     )
-    assert (found.kind, found.payload, found.times, found.overlapped) == ("reduce-scatter", BYTES, 1, True)
+    assert (one.kind, one.payload, one.times, one.overlapped) == ("reduce-scatter", BYTES, 1, True)
 
 
 LOOP = """\
@@ -142,25 +119,22 @@ WHILE = (
 NOTED = ', backend_config={"known_trip_count":{"n":"24"}}'
 
 
-def test_loops_multiply_and_pieces_of_one_gather_are_one():
-    """The outer loop says how often it turns, the inner one counts by two; a gather's pieces ride in both."""
-    collectives, unknown = traffic(module(WHILE + NOTED, LOOP.format(start=0)), 8)
-    assert not unknown
-    found = {one.kind: one for one in collectives}
+@pytest.mark.parametrize(
+    ("note", "start", "times", "unknown"), [(NOTED, 0, 24 * 4, []), (NOTED, 2, 24 * 3, []), ("", 0, 4, ["w"])]
+)
+def test_loops_multiply_and_pieces_of_one_gather_are_one(note, start, times, unknown):
+    """The compiler notes the outer loop's iterations, the inner loop counts to 8 by two; a gather has pieces in both.
+
+    A loop whose length is unknown is named, and counted once.
+    """
+    collectives, loops = traffic(module(WHILE + note, LOOP.format(start=start)), 8)
+    assert loops == unknown
+    assert {one.kind: one.times for one in collectives} == {
+        "all-gather": 24 if note else 1,
+        "collective-permute": times,
+    }
     assert len(collectives) == 2
-    assert (found["all-gather"].times, found["all-gather"].overlapped) == (24, True)
-    assert found["collective-permute"].times == 24 * 4
-
-
-def test_a_counter_that_starts_later_turns_less():
-    collectives, _ = traffic(module(WHILE + NOTED, LOOP.format(start=2)), 8)
-    assert next(one.times for one in collectives if one.kind == "collective-permute") == 24 * 3
-
-
-def test_a_loop_that_does_not_tell_is_named():
-    collectives, unknown = traffic(module(WHILE, LOOP.format(start=0)), 8)
-    assert unknown == ["w"]
-    assert next(one.times for one in collectives if one.kind == "collective-permute") == 4
+    assert next(one.overlapped for one in collectives if one.kind == "all-gather")
 
 
 def scatter(name):
@@ -174,12 +148,12 @@ def scatter(name):
 
 def test_a_sum_of_which_a_fusion_keeps_a_slice_is_a_reduce_scatter():
     entry = PARAM + "  ROOT %f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1"
-    found = only(module(entry, scatter("all-reduce-scatter.1")))
-    assert (found.kind, found.payload) == ("reduce-scatter", BYTES)
+    one = only(module(entry, scatter("all-reduce-scatter.1")))
+    assert (one.kind, one.payload) == ("reduce-scatter", BYTES)
 
 
-def test_a_turn_that_was_taken_out_of_a_loop_is_counted_beside_it():
-    """Both sums have the channel of the one that they were."""
+def test_an_iteration_peeled_off_a_loop_is_counted_beside_it():
+    """Both sums have the channel of the original."""
     loop = LOOP.format(start=0).replace("calls=%fused_start", "calls=%all-reduce-scatter.2")
     entry = WHILE.replace("ROOT %w", "%w").replace(
         "%zero =", "%f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1\n  %zero =", 1
@@ -190,7 +164,7 @@ def test_a_turn_that_was_taken_out_of_a_loop_is_counted_beside_it():
 
 
 def test_between_slices():
-    """As the TPU compiler writes it: what the host is handed, and what it is to do with it."""
+    """As the TPU compiler writes it: what the host gets, and what it has to do with it."""
     entry = (
         PARAM + "  %tok = token[] after-all()\n"
         "  %s = (f32[8,16]{1,0}, u32[], token[]) send(%p, %tok), channel_id=6, is_host_transfer=true, "
@@ -199,15 +173,15 @@ def test_between_slices():
         "  ROOT %d = token[] send-done(%s), channel_id=6, "
         'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
     )
-    found = only(module(entry))
-    assert (found.kind, found.payload, found.dcn) == ("all-reduce", BYTES, True)
-    assert traffic(module(entry.replace("megascale", "callback")), 8).collectives == []
+    one = only(module(entry))
+    assert (one.kind, one.payload, one.dcn) == ("all-reduce", BYTES, True)
+    assert traffic(module(entry.replace("megascale", "callback")), 8)[0] == []
 
 
 def test_a_kernels_own_text_does_not_end_a_computation():
     entry = PARAM + '  %k = f32[8,16]{1,0} custom-call(%p), backend_config={\n"a": {\n}\n}\n'
-    found = only(module(entry + "  ROOT %a = f32[8,16]{1,0} all-reduce(%k), replica_groups={{0,1}}, to_apply=%add"))
-    assert found.payload == BYTES
+    one = only(module(entry + "  ROOT %a = f32[8,16]{1,0} all-reduce(%k), replica_groups={{0,1}}, to_apply=%add"))
+    assert one.payload == BYTES
 
 
 @pytest.mark.parametrize(
@@ -230,19 +204,19 @@ def test_groups(text, groups):
     np.testing.assert_array_equal(parse_groups(f", channel_id=1, {text}, to_apply=%add", 4), groups)
 
 
-def test_groups_in_a_form_of_tomorrow_are_an_error():
+def test_groups_in_an_unknown_form_are_an_error():
     with pytest.raises(ValueError, match="unknown form"):
         parse_groups("replica_groups=<something else>", 4)
 
 
-def test_widths():
-    assert Shape("bf16", (3, 5)).bytes == 30
-    assert Shape("f8e4m3fn", (8,)).bytes == 8
-    assert Shape("s4", (3,)).bytes == 2
-    assert Shape("pred", ()).bytes == 1
-    assert Shape("u32", (2,)).bytes == 8
+@pytest.mark.parametrize(
+    ("dtype", "dims", "size"),
+    [("bf16", (3, 5), 30), ("f8e4m3fn", (8,), 8), ("s4", (3,), 2), ("pred", (), 1), ("u32", (2,), 8), ("token", (), 0)],
+)
+def test_widths(dtype, dims, size):
+    assert Shape(dtype, dims).bytes == size
 
 
-def test_text_of_no_module():
+def test_text_without_a_module_is_an_error():
     with pytest.raises(ValueError, match="ENTRY"):
         traffic("nothing", 8)

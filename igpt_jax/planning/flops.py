@@ -1,0 +1,56 @@
+"""FLOPs of a training step, from formulas and the shapes of the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+
+from igpt_jax.config import ComputeConfig, ModelConfig
+from igpt_jax.model import PROJECTIONS, ImageGPT, abstract_params
+from igpt_jax.model.attention.splash import splash_products
+from igpt_jax.parallel.mesh import path_name
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of a training step over all devices: 6 per token and weight of the blocks' matrices, and attention's.
+
+    The output head, embeddings and norms are not counted.
+    """
+
+    headline: int
+    """Attention by the keys that a query sees: 6 L D T per token if causal, 12 L D T if not. MFU counts this."""
+    noncausal: int
+    """Attention as if every query saw every key, 12 L D T per token. Some reports count this."""
+    executed: int
+    """FLOPs executed, including rematerialisation and the products that a fused attention kernel repeats."""
+
+
+def block_weights(cfg: ModelConfig) -> int:
+    """How many numbers the blocks' weight matrices hold, over all layers."""
+    leaves = jax.tree.leaves_with_path(abstract_params(cfg))
+    return sum(x.size for path, x in leaves if path_name(path) in PROJECTIONS)
+
+
+def slots(cfg: ModelConfig) -> int:
+    """Slots of one image in the blocks: the prefix and the tokens."""
+    return cfg.prefix_slots + cfg.n_ctx
+
+
+def training_flops(cfg: ModelConfig, compute: ComputeConfig, images: int) -> Flops:
+    """FLOPs of a step over that many images. `compute.attention` names the backend; auto counts as reference."""
+    t, weights = slots(cfg), block_weights(cfg)
+    every = 12 * cfg.n_layer * cfg.d_model * t
+    mask = ImageGPT(cfg).mask
+    seen = int(every * {"causal": 0.5, "full": 1.0, "prefix": (1 + (mask.prefix / t) ** 2) / 2}[mask.kind])
+    # Attention's share is six products, two of them in the forward pass. The backward pass of fused attention repeats
+    # the logits, that of splash over many keys three products. remat dots saves the output of splash, and of no other
+    # backend, so the others repeat their forward pass.
+    splash = compute.attention == "splash"
+    product, forward = seen // 6, seen // 3
+    repeated = product * (splash_products(t) - 4 if splash else 1)
+    repeated += {"none": 0, "dots": 0 if splash else forward, "full": 2 * weights + forward}[compute.remat]
+    headline = 6 * weights + seen
+    tokens = images * t
+    return Flops(tokens * headline, tokens * (6 * weights + every), tokens * (headline + repeated))
