@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax import experiment, inputs
 from igpt_jax.cli import main
-from igpt_jax.figures import held_out_figures
-from igpt_jax.training.pretrained import load_workdir
+from igpt_jax.datasets import open_data
+from igpt_jax.plugins import load_config
+from igpt_jax.pretrained import load_workdir
 from tests.test_layering import ROOT
 
 DIGITS = str(ROOT / "experiments" / "digits.py")
+PALETTE = ["palette", "digits", "--channels", "1", "--size", "8", "8", "--out"]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +47,9 @@ def test_it_ends_with_the_figures_beside_the_baselines(workdir, capsys):
     figures = {name: float(nats) for name, nats in re.findall(r"│ (\S[\w -]*?) +│ +([\d.]+) │", shown)}
     assert figures["uniform"] == pytest.approx(2.8332, abs=1e-4)
     assert figures["per-pixel histograms"] == pytest.approx(1.6401, abs=1e-4)
-    assert figures["model"] < figures["uniform"]
+    assert figures["model"] < 2.5  # twenty steps are enough to leave the uniform guess well behind
     for name in ("samples.png", "completions.png", "loss.png"):
         assert str(workdir / name) in shown.replace("\n", "")
-
-
-def test_training_learned_something(workdir):
-    """Twenty steps are enough to leave the uniform guess well behind."""
-    assert held_out_figures(load_workdir(workdir)).nats["model"] < 2.5
 
 
 def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
@@ -68,7 +64,7 @@ def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
 
 
 def test_complete_keeps_rows_or_a_mask(workdir, tmp_path):
-    digit = inputs.open_data(load_workdir(workdir).config).held_out[0]["image"]
+    digit = open_data(load_workdir(workdir).config).held_out[0]["image"]
     Image.fromarray(digit[..., 0]).save(tmp_path / "a.png")
     hole = np.zeros((8, 8), np.uint8)
     hole[3:5, 2:6] = 255
@@ -93,19 +89,7 @@ def test_eval_prints_the_table(workdir, capsys):
 
 
 def test_palette_writes_swatch_and_comparison(tmp_path, capsys):
-    command = [
-        "palette",
-        "digits",
-        "--out",
-        str(tmp_path / "p"),
-        "--channels",
-        "1",
-        "--size",
-        "8",
-        "8",
-        "--colors",
-        "5",
-    ]
+    command = [*PALETTE, str(tmp_path / "p"), "--colors", "5"]
     assert main(command) == 0
     assert re.search(r"5 colours; reconstruction PSNR \d\d\.\d\d dB", capsys.readouterr().out)
     assert np.load(tmp_path / "p" / "palette.npy").shape == (5, 1)
@@ -138,11 +122,12 @@ W = "WORKDIR"
         (["train", DIGITS, "--optim.lrr", "3"], "did you mean --optim.lr"),
         (["train", DIGITS, "--optim.lr", "fast"], "--optim.lr"),
         (["train", DIGITS, "--optim.lr", "-1"], "optim.lr"),
-        (["train", DIGITS, "--model.dtype", "float8"], "--model.dtype"),
-        (["train", DIGITS, "--train.batch-size", "-4"], "train.batch_size"),
-        (["train", DIGITS, "--train.batch-size", "9"], "train.batch_size"),
+        (["train", DIGITS, "--compute.dtype", "float8"], "--compute.dtype"),
+        (["train", DIGITS, "--data.batch-size", "-4"], "data.batch_size"),
+        (["train", DIGITS, "--data.batch-size", "9"], "data.batch_size"),
         (["train", DIGITS, "--mesh.tensor", "2"], "vocab = 17 over tensor = 2"),
         (["train", DIGITS, "--wandb"], "wandb"),
+        (["train", DIGITS, "--num-processes", "two"], "--num-processes"),
         (["train", DIGITS, "--palette.path", "p.npy"], "palette.path"),
         (["train", DIGITS, "--tiny", "--train.steps", "19", "--workdir", W], "beyond 19"),
         (["train", DIGITS, "--mesh.data", "3"], "mesh"),
@@ -166,12 +151,10 @@ W = "WORKDIR"
         (["complete", "x.png", "--workdir", W, "--rows", "9"], "--rows"),
         (["complete", "x.png", "--workdir", W, "--rows", "1", "--mask", "m.png"], "--mask"),
         (["eval", "--workdir", "."], "no weights are there"),
-        (["palette", "digits", "--out", "x", "--channels", "1", "--size", "8", "8", "--colors", "18"], "17"),
+        ([*PALETTE, "x", "--colors", "18"], "17"),
+        ([*PALETTE, "x", "--process-id", "0"], "--process-id"),
         (["palette", "digits", "--out", "x", "--channels", "2"], "--channels"),
-        (
-            ["palette", "digits", "--out", "/proc/nowhere/x", "--channels", "1", "--size", "8", "8", "--colors", "9"],
-            "/proc/nowhere",
-        ),
+        ([*PALETTE, "/proc/nowhere/x", "--colors", "9"], "/proc/nowhere"),
         (["palette", "digits", "--out", f"{DIGITS}/x"], "is a file"),
         (["palette", "digits", "--out", "x", "--load", "/no/such.npy"], "/no/such.npy"),
     ],
@@ -199,7 +182,7 @@ def test_a_palette_of_the_wrong_shape_is_refused(tmp_path, capsys):
 def test_experiments_describe_themselves():
     """Every experiment file has a tiny form and says its own command."""
     for path in sorted(Path(ROOT, "experiments").glob("*.py")):
-        full, tiny = experiment.load_config(path), experiment.load_config(path, tiny=True)
+        full, tiny = load_config(path), load_config(path, tiny=True)
         assert dataclasses.replace(tiny, train=full.train) != full
         assert tiny.train.steps <= 20
         assert f"igpt train experiments/{path.name}" in path.read_text()

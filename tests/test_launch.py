@@ -11,15 +11,18 @@ from typing import NoReturn
 
 import pytest
 
-from igpt_jax import InputError, cli, experiment
-from igpt_jax.figures import Figures
-from igpt_jax.parallel.multihost import LostProcessError
+from igpt_jax import InputError, cli, run
+from igpt_jax.evaluation import Figures
+from igpt_jax.parallel.processes import LostProcessError
 from igpt_jax.planning.network import OVERLAP
-from igpt_jax.training.loop import Interrupted, NonFiniteError
+from igpt_jax.training.loop import Interrupted
+from igpt_jax.training.metric_log import NonFiniteError
 
 LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
 SCRIPTS = ("slurm.sbatch", "xpk.sh", "tpu_vm.sh")
 AWKWARD = ["experiments/my digits.py", "--workdir", "/runs/it's $HOME", "--name", ""]
+XPK = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs")
+TPU_VM = dict(TPU="t", ZONE="z")
 SHOW = "printf '<%s>' \"$@\"; echo\n"
 
 
@@ -44,10 +47,17 @@ def add(folder: Path, name: str, body: str) -> None:
 
 def launch(script: str, *args: str, stubs: Path, **env: str) -> subprocess.CompletedProcess[str]:
     task = dict(SLURM_JOB_ID="7", SLURM_STEP_TASKS_PER_NODE="1", SLURM_LOCALID="0")
-    path = f"{stubs}:/usr/bin:/bin"
+    env = {"PATH": f"{stubs}:/usr/bin:/bin", **task, **env}
     command = ["bash", str(LAUNCH / script), *args]
-    env = {"PATH": path, **task, **env}
     return subprocess.run(command, capture_output=True, text=True, cwd=stubs.parent, env=env, timeout=60)
+
+
+def xpk(stubs: Path, *args: str, there: dict[str, str], **env: str) -> tuple[list[str], str]:
+    """The words that xpk gets, and what its command prints in a container with the variables `there`."""
+    words = re.findall(r"<(.*?)>", launch("xpk.sh", "digits", *args, stubs=stubs, **XPK, **env).stdout, re.DOTALL)
+    there = {"PATH": f"{stubs}:{os.environ['PATH']}", **there}
+    command = ["bash", "-c", words[-1].removeprefix("--command=")]
+    return words, subprocess.run(command, capture_output=True, text=True, env=there).stdout
 
 
 def shown(args: list[str]) -> str:
@@ -63,15 +73,12 @@ def test_scripts_parse(script: str) -> None:
     ("code", "requeued"), [(0, 0), (1, 0), (2, 0), (130, 0), (143, 1), (75, 1), (137, 1), (134, 1), (139, 1)]
 )
 def test_slurm_requeues_what_may_do_better(stubs: Path, code: int, requeued: int) -> None:
+    """Up to MAX_RESTARTS times, but always after SIGTERM."""
     ran = launch("slurm.sbatch", "e.py", stubs=stubs, CODE=str(code))
     assert ran.returncode == code
     assert ran.stdout.count("<requeue><7>") == requeued
-
-
-@pytest.mark.parametrize(("code", "requeued"), [(75, 0), (137, 0), (143, 1)])
-def test_slurm_restarts_have_an_end(stubs: Path, code: int, requeued: int) -> None:
-    env = dict(CODE=str(code), SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")
-    assert launch("slurm.sbatch", "e.py", stubs=stubs, **env).stdout.count("requeue") == requeued
+    ran = launch("slurm.sbatch", "e.py", stubs=stubs, CODE=str(code), SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")
+    assert ran.stdout.count("requeue") == (code == 143)
 
 
 def test_slurm_passes_arguments_on(stubs: Path) -> None:
@@ -109,25 +116,20 @@ def test_slurm_tasks_share_the_gpus(
 ) -> None:
     add(stubs, "igpt", "echo ${JAX_LOCAL_DEVICE_IDS-unset}\n")
     env = dict(CUDA_VISIBLE_DEVICES=visible, SLURM_GPUS_ON_NODE=on_node)
-    given = {key: value for key, value in env.items() if value is not None}
-    ran = launch("slurm.sbatch", "e.py", stubs=stubs, SLURM_STEP_TASKS_PER_NODE=tasks, SLURM_LOCALID=local, **given)
+    env = {key: value for key, value in env.items() if value is not None}
+    ran = launch("slurm.sbatch", "e.py", stubs=stubs, SLURM_STEP_TASKS_PER_NODE=tasks, SLURM_LOCALID=local, **env)
     assert ran.stdout == ids + "\n", ran.stderr
 
 
 def test_xpk_passes_arguments_on(stubs: Path) -> None:
-    env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs", XPK_ARGS="--zone=z --dry-run")
-    ran = launch("xpk.sh", "digits", *AWKWARD, stubs=stubs, **env)
-    words = re.findall(r"<(.*?)>", ran.stdout, re.DOTALL)
+    words, printed = xpk(stubs, *AWKWARD, there={}, XPK_ARGS="--zone=z --dry-run")
     assert words[:3] == ["workload", "create", "--workload=digits"]
     assert {"--restart-on-exit-codes=75", "--zone=z", "--dry-run"} <= set(words)
-    command = words[-1].removeprefix("--command=")
-    path = f"{stubs}:{os.environ['PATH']}"
-    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={"PATH": path})
-    assert run.stdout == shown(["train", *AWKWARD]) + "\n"
+    assert printed == shown(["train", *AWKWARD]) + "\n"
 
 
 ENVIRONMENTS = pytest.mark.parametrize(
-    ("here", "there", "found"),
+    ("here", "there", "used"),
     [
         (None, None, OVERLAP),
         (None, "--own=1", "--own=1"),
@@ -135,7 +137,7 @@ ENVIRONMENTS = pytest.mark.parametrize(
         ("", None, ""),
     ],
 )
-"""LIBTPU_INIT_ARGS where the launcher runs and where igpt does, and what igpt finds."""
+"""LIBTPU_INIT_ARGS where the launcher runs and where igpt does, and what igpt uses."""
 
 
 def libtpu(value: str | None) -> dict[str, str]:
@@ -143,37 +145,23 @@ def libtpu(value: str | None) -> dict[str, str]:
 
 
 @ENVIRONMENTS
-def test_xpk_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, found: str) -> None:
+def test_xpk_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, used: str) -> None:
     add(stubs, "igpt", "printf '<%s>' \"$LIBTPU_INIT_ARGS\"\n")
-    env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs", **libtpu(here))
-    words = re.findall(r"<(.*?)>", launch("xpk.sh", "digits", "e.py", stubs=stubs, **env).stdout, re.DOTALL)
-    command = words[-1].removeprefix("--command=")
-    path = {"PATH": f"{stubs}:{os.environ['PATH']}"}
-    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=path | libtpu(there))
-    assert ran.stdout == f"<{found}>"
+    assert xpk(stubs, "e.py", there=libtpu(there), **libtpu(here))[1] == f"<{used}>"
 
 
 @ENVIRONMENTS
-def test_tpu_vm_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, found: str) -> None:
+def test_tpu_vm_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, used: str) -> None:
     add(stubs, "igpt", "printf '<%s>\n' \"$LIBTPU_INIT_ARGS\"\n")
     worker = "unset LIBTPU_INIT_ARGS; " + "".join(f"export {name}={value}; " for name, value in libtpu(there).items())
     add(stubs, "gcloud", f'{worker}for word; do [[ $word != --command=* ]] || sh -c "${{word#--command=}}"; done\n')
-    assert launch("tpu_vm.sh", "start", "e.py", stubs=stubs, TPU="t", ZONE="z", **libtpu(here)).stderr == ""
-    assert until(stubs.parent / "igpt.log", "exit code").startswith(f"<{found}>\n")
-
-
-def test_jobset_sets_the_flags_of_plans() -> None:
-    yaml = pytest.importorskip("yaml")
-    [replicated] = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())["spec"]["replicatedJobs"]
-    [container] = replicated["template"]["spec"]["template"]["spec"]["containers"]
-    assert container["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": OVERLAP}]
+    assert launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **TPU_VM, **libtpu(here)).stderr == ""
+    assert until(stubs.parent / "igpt.log", "exit code").startswith(f"<{used}>\n")
 
 
 @pytest.mark.parametrize("missing", ["CLUSTER", "TPU_TYPE", "IMAGE", "STORAGE"])
 def test_xpk_names_what_is_not_set(stubs: Path, missing: str) -> None:
-    env = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs")
-    env.pop(missing)
-    ran = launch("xpk.sh", "digits", "e.py", stubs=stubs, **env)
+    ran = launch("xpk.sh", "digits", "e.py", stubs=stubs, **{key: XPK[key] for key in XPK if key != missing})
     assert (ran.returncode, ran.stdout) == (2, "")
     assert f"{missing} is not set" in ran.stderr
 
@@ -186,27 +174,25 @@ def until(path: Path, text: str) -> str:
 
 
 def test_tpu_vm_restarts_a_lost_run_and_stops_it(stubs: Path) -> None:
-    env = dict(TPU="t", ZONE="z")
     log = stubs.parent / "igpt.log"
     add(stubs, "sleep", "exec /bin/sleep 0.1\n")
     first = "[ -e tried ] || { touch tried; exit 75; }\n"
     second = "trap '/bin/sleep 0.3; echo saved; exit 143' TERM; echo up; while :; do /bin/sleep 0.1; done\n"
     add(stubs, "igpt", SHOW + first + second)
-    assert launch("tpu_vm.sh", "start", *AWKWARD, stubs=stubs, **env).stderr == ""
+    assert launch("tpu_vm.sh", "start", *AWKWARD, stubs=stubs, **TPU_VM).stderr == ""
     until(log, "^up")
-    assert "already running" in launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **env).stdout
-    assert "running" in launch("tpu_vm.sh", "status", stubs=stubs, **env).stdout
-    launch("tpu_vm.sh", "stop", stubs=stubs, **env)
-    said = until(log, "exit code 143").splitlines()
+    assert "already running" in launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **TPU_VM).stdout
+    assert "running" in launch("tpu_vm.sh", "status", stubs=stubs, **TPU_VM).stdout
+    launch("tpu_vm.sh", "stop", stubs=stubs, **TPU_VM)
+    printed = until(log, "exit code 143").splitlines()
     command = shown(["train", *AWKWARD])
-    assert said == [command, "exit code 75: once more", command, "up", "saved", "exit code 143"]
-    assert "not running" in launch("tpu_vm.sh", "status", stubs=stubs, **env).stdout
+    assert printed == [command, "exit code 75: once more", command, "up", "saved", "exit code 143"]
+    assert "not running" in launch("tpu_vm.sh", "status", stubs=stubs, **TPU_VM).stdout
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 143])
 def test_tpu_vm_does_not_repeat_what_gets_no_better(stubs: Path, code: int) -> None:
-    env = dict(TPU="t", ZONE="z", CODE=str(code))
-    launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **env)
+    launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **TPU_VM, CODE=str(code))
     assert until(stubs.parent / "igpt.log", "exit code") == f"<train><e.py>\nexit code {code}\n"
 
 
@@ -230,6 +216,8 @@ def test_jobset_is_of_one_piece(name: str) -> None:
     codes = rule["onExitCodes"]
     assert (rule["action"], codes["containerName"], codes["operator"]) == ("FailJob", container["name"], "In")
     assert codes["values"] == [1, 2]
+    if name == "gke_jobset.yaml":
+        assert container["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": OVERLAP}]
     if "coordinator" in jobset["spec"]:
         assert jobset["spec"]["coordinator"]["replicatedJob"] == replicated["name"]
         assert f"--num-processes={job['parallelism']}" in container["args"]
@@ -239,9 +227,8 @@ def test_jobset_is_of_one_piece(name: str) -> None:
 
 def test_the_readme_and_the_command_line_say_the_same_exit_codes() -> None:
     documented = {*map(int, re.findall(r"^\| (\d+) \|", (LAUNCH / "README.md").read_text(), re.MULTILINE))}
-    said = {*map(int, re.findall(r"\b\d+\b", (cli.__doc__ or "").partition("Exit codes:")[2]))}
-    assert said <= documented
-    assert documented - said == {0, 137}  # done; killed
+    assert documented - cli.EXIT_CODES.keys() == {0, 137}  # done; killed
+    assert cli.EXIT_CODES.keys() <= documented
 
 
 @pytest.mark.parametrize(
@@ -262,18 +249,21 @@ def test_igpt_train_ends_with_the_exit_codes_of_the_readme(
 ) -> None:
     """Of a run that does nothing but end so."""
 
-    def train(*args: object, **options: object) -> experiment.Report:
+    def train(*args: object, **options: object) -> None:
         if ends is not None:
             raise ends
-        return experiment.Report(3, Figures({"model": 1.0}, "nats_per_token", 1, None), ())
+
+    def report(trained: None) -> run.Report:
+        return run.Report(3, Figures({"model": 1.0}, "nats_per_token", 1, None, {}), ())
 
     def leave(code: int) -> NoReturn:
         raise SystemExit(code)
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(run, "report", report)
     monkeypatch.setattr(os, "_exit", leave)
     try:
-        found = cli.main(["train", str(LAUNCH.parent / "digits.py")])
-    except SystemExit as left:
-        found = left.code
-    assert found == code
+        ended_with = cli.main(["train", str(LAUNCH.parent / "digits.py")])
+    except SystemExit as stop:
+        ended_with = stop.code
+    assert ended_with == code

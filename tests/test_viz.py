@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax.config import InputError
+from igpt_jax.errors import InputError
 from igpt_jax.palette import Palette
 from igpt_jax.viz import (
     GAP,
@@ -51,66 +51,37 @@ def test_grid_is_about_square_and_grey_becomes_rgb(rng):
     np.testing.assert_array_equal(grid[1:9, 1:9], grey[0].repeat(3, -1))
 
 
-@pytest.mark.parametrize(
-    "bad", [np.zeros((2, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8), np.zeros((1, 4, 4, 2), np.uint8)]
-)
-def test_grid_refuses_other_arrays(bad):
-    with pytest.raises(InputError, match="image_grid"):
-        image_grid(bad)
-
-
-def test_grid_of_nothing_is_refused():
-    with pytest.raises(InputError, match="nothing to draw"):
-        image_grid(np.zeros((0, 4, 4, 3), np.uint8))
-
-
 @pytest.mark.parametrize("with_originals", [True, False])
 def test_strips_hold_prompt_completions_original_in_this_order(rng, with_originals):
-    given, originals = rng.integers(0, 200, (2, 2, 8, 8, 3), dtype=np.uint8)
+    images, originals = rng.integers(0, 200, (2, 2, 8, 8, 3), dtype=np.uint8)
     completions = rng.integers(0, 200, (2, 3, 8, 8, 3), dtype=np.uint8)
     known = np.zeros((8, 8), bool)
     known[:3] = True
-    picture = completion_strips(given, known, completions, originals if with_originals else None, scale=8)
+    picture = completion_strips(images, known, completions, originals if with_originals else None)
     side, gap, header, columns = 64, 6, 20, 4 + with_originals
     assert picture.shape == (header + 2 * (side + gap) + gap, columns * (side + gap) + gap, 3)
     for b in range(2):
         top = header + gap + b * (side + gap)
         tiles = [picture[top : top + side, gap + c * (side + gap) :][:, :side] for c in range(columns)]
-        full = [image.repeat(8, 0).repeat(8, 1) for image in (given[b], *completions[b], originals[b])]
+        full = [image.repeat(8, 0).repeat(8, 1) for image in (images[b], *completions[b], originals[b])]
         for tile, image in zip(tiles[1:], full[1:]):
             np.testing.assert_array_equal(tile, image)
         np.testing.assert_array_equal(tiles[0][:24], full[0][:24])
-        # missing pixels are striped: both stripe colours, nothing else, in every one of them
-        for y in range(24, 64, 8):
-            for x in range(0, 64, 8):
-                square = tiles[0][y : y + 8, x : x + 8].reshape(-1, 3)
-                np.testing.assert_array_equal(np.unique(square, axis=0), np.unique(MISSING, axis=0))
+        # in every unknown pixel there are both stripe colours and nothing else
+        for square in tiles[0][24:].reshape(5, 8, 8, 8, 3).swapaxes(1, 2).reshape(-1, 64, 3):
+            np.testing.assert_array_equal(np.unique(square, axis=0), np.unique(MISSING, axis=0))
     assert (picture[:header] != GAP).any()  # the titles
-    np.testing.assert_array_equal(picture[header : header + gap], np.broadcast_to(GAP, (gap, picture.shape[1], 3)))
+    assert (picture[header : header + gap] == GAP).all()
 
 
 def test_strips_take_a_mask_for_each_image(rng):
-    given = rng.integers(0, 200, (2, 4, 4, 1), dtype=np.uint8)
-    known = np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)])
-    picture = completion_strips(given, known, given[:, None], scale=1)  # too narrow for titles
-    assert picture.shape == (2 * 6 + 2, 2 * 6 + 2, 3)
-    np.testing.assert_array_equal(picture[2:6, 2:6], given[0].repeat(3, -1))
-    assert set(map(tuple, picture[8:12, 2:6].reshape(-1, 3))) <= set(map(tuple, MISSING))
-    np.testing.assert_array_equal(picture[8:12, 8:12], given[1].repeat(3, -1))
-
-
-def test_strips_refuse_what_does_not_fit(images):
-    known = np.ones((4, 6), bool)
-    good = images[:, None]
-    for args in (
-        (images, known.astype(np.uint8), good),
-        (images, known.T, good),
-        (images, known, good[:3]),
-        (images, known, good[..., :1]),
-        (images, known, good, images[:2]),
-    ):
-        with pytest.raises(InputError, match="completion_strips"):
-            completion_strips(*args)
+    images = rng.integers(0, 200, (2, 64, 64, 1), dtype=np.uint8)
+    known = np.stack([np.ones((64, 64), bool), np.zeros((64, 64), bool)])
+    strips = completion_strips(images, known, images[:, None])[20:]
+    assert strips.shape == (2 * 66 + 2, 2 * 66 + 2, 3)
+    np.testing.assert_array_equal(strips[2:66, 2:66], images[0].repeat(3, -1))
+    assert set(map(tuple, strips[68:132, 2:66].reshape(-1, 3))) == set(map(tuple, MISSING))
+    np.testing.assert_array_equal(strips[68:132, 68:132], images[1].repeat(3, -1))
 
 
 def test_swatch_shows_every_colour_in_token_order(rng):
@@ -122,14 +93,12 @@ def test_swatch_shows_every_colour_in_token_order(rng):
     np.testing.assert_array_equal(centres[70:], np.broadcast_to(GAP, (26, 3)))
 
 
-def test_before_after_puts_pairs_side_by_side(images):
-    after = (images + 20).astype(np.uint8)
-    picture = before_after(images, after, scale=1)
-    assert picture.shape == (3 * (4 + 2) + 2, 2 * (12 + 2) + 2, 3)
-    np.testing.assert_array_equal(picture[2:6, 16:22], images[1])
-    np.testing.assert_array_equal(picture[2:6, 22:28], after[1])
-    with pytest.raises(InputError, match="before_after"):
-        before_after(images, after[:2])
+def test_before_after_puts_pairs_side_by_side(rng):
+    before, after = rng.integers(0, 200, (2, 5, 64, 64, 3), dtype=np.uint8)
+    picture = before_after(before, after)
+    assert picture.shape == (3 * (64 + 2) + 2, 2 * (128 + 2) + 2, 3)
+    np.testing.assert_array_equal(picture[2:66, 132:196], before[1])
+    np.testing.assert_array_equal(picture[2:66, 196:260], after[1])
 
 
 def test_png_holds_the_same_pixels(tmp_path, images):
@@ -139,8 +108,6 @@ def test_png_holds_the_same_pixels(tmp_path, images):
         assert png.format == "PNG"
         np.testing.assert_array_equal(np.asarray(png), images[0])
     assert len(list(path.parent.iterdir())) == 1
-    with pytest.raises(InputError, match="save_png"):
-        save_png(path, images)
 
 
 def test_loss_curves_draw_both_losses_and_the_baselines(tmp_path, monkeypatch):
@@ -181,9 +148,7 @@ def test_loss_curves_draw_both_losses_and_the_baselines(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"step": 1, "train/nats_per_token": 2}\n{oops}\n', "jsonl:2: not a line of metrics"),
-        ('{"train/nats_per_token": 2}\n', "jsonl:1: not a line of metrics"),
-        ("[1]\n", "jsonl:1: not a line of metrics"),
+        ('{"step": 1, "train/nats_per_token": 2}\n{oops}\n', "not the metrics.jsonl of a run: .*line 2"),
         ('{"step": 1, "lr": 2}\n', "no line holds train/nats_per_token or eval/nats_per_token"),
         (None, "No such file"),
     ],

@@ -22,19 +22,19 @@ class ConvertArgs:
     out: Path
     """A new or empty directory."""
     step: int | None = None
-    """Checkpoint of a workdir; by default the newest."""
+    """Checkpoint of a workdir. The default is the newest."""
     palette: Path | None = None
     """A .npy of colours, instead of those that come with the weights."""
     grid: tuple[int, int] | None = None
-    """Rows and columns, where the weights do not say it and are not square."""
+    """Rows and columns, if the weights do not say it and are not square."""
 
 
 def convert_command(args: list[str]) -> None:
     """igpt convert SOURCE --to FORMAT --out DIR."""
     cli = parse(ConvertArgs, args, "convert")
 
-    from igpt_jax.interop.load import check_new, convert, load_pretrained
+    from igpt_jax.weights.load import check_new, convert, load_pretrained
 
-    check_new(cli.out)  # before a large model is read
-    found = load_pretrained(cli.source, step=cli.step, palette=cli.palette, grid=cli.grid)
-    print(convert(found, cli.to, cli.out))
+    check_new(cli.out)  # before reading a large model
+    loaded = load_pretrained(cli.source, step=cli.step, palette=cli.palette, grid=cli.grid)
+    print(convert(loaded, cli.to, cli.out))

@@ -10,7 +10,8 @@ import numpy as np
 import tyro
 
 from igpt_jax.cli.shared import parse
-from igpt_jax.config import Config, DataConfig, InputError, ModelConfig, PaletteConfig
+from igpt_jax.config import Config, DataConfig, ModelConfig
+from igpt_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -38,34 +39,27 @@ def palette_command(args: list[str]) -> None:
     """igpt palette SOURCE --out DIR."""
     cli = parse(PaletteArgs, args, "palette")
 
-    from igpt_jax import inputs
-    from igpt_jax.palette import Palette, psnr
+    from igpt_jax.datasets import open_data
+    from igpt_jax.evaluation.quality import psnr
+    from igpt_jax.palette import Palette
     from igpt_jax.viz import before_after, palette_swatch, save_png
 
     if (cli.out / "palette.npy").exists():
         raise InputError(f"--out {cli.out}: holds a palette.npy already; name another directory")
+    if file := next((path for path in (cli.out, *cli.out.parents) if path.is_file()), None):
+        raise InputError(f"--out {cli.out}: {file} is a file; name a directory")
     palette = Palette.load(cli.load) if cli.load else None
-    channels = cli.channels if palette is None else 1 if palette.channels == 1 else 3
-    cfg = Config(
-        seed=cli.seed,
-        model=ModelConfig(grid=cli.size, vocab_size=cli.colors),
-        data=DataConfig(source=cli.source, channels=channels),
-        palette=PaletteConfig(fit_images=cli.images),
-    )
-    data = inputs.open_data(cfg)
-    existing = next(p for p in (cli.out, *cli.out.absolute().parents) if p.exists())
-    if not existing.is_dir():  # said before the fit, which takes its time
-        raise InputError(f"--out {cli.out}: {existing} is a file; name a directory")
-    palette = palette or inputs.make_palette(cfg, data)
+    settings = DataConfig(source=cli.source, channels=palette.channels if palette else cli.channels)
+    data = open_data(Config(seed=cli.seed, model=ModelConfig(grid=cli.size, vocab_size=cli.colors), data=settings))
+    palette = palette or Palette.fit(data.images(data.train, cli.images), cli.colors, cli.seed)
     held_out = data.images(data.held_out, 256)
-    seen = np.asarray(palette.decode(palette.encode(held_out)))
+    decoded = np.asarray(palette.decode(palette.encode(held_out)))
     try:
         palette.save(cli.out / "palette.npy")
         save_png(cli.out / "swatch.png", palette_swatch(palette))
-        save_png(cli.out / "before_after.png", before_after(held_out[:16], seen[:16]))
+        save_png(cli.out / "before_after.png", before_after(held_out[:16], decoded[:16]))
     except OSError as error:
         raise InputError(f"--out {cli.out}: {error.strerror}") from None
-    dB = f"reconstruction PSNR {psnr(held_out, seen):.2f} dB"
-    print(f"{palette.size} colours; {dB} on {len(held_out)} held-out images")
-    for name in ("palette.npy", "swatch.png", "before_after.png"):
-        print(cli.out / name)
+    quality = f"reconstruction PSNR {psnr(held_out, decoded):.2f} dB on {len(held_out)} held-out images"
+    print(f"{palette.size} colours; {quality}")
+    print(*(cli.out / name for name in ("palette.npy", "swatch.png", "before_after.png")), sep="\n")

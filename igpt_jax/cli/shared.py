@@ -1,13 +1,15 @@
-"""What several commands need: parsing with one-line errors, writing results, the table of held-out figures."""
+"""For several commands: parsing with one-line errors, writing results, the table of held-out figures."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import itertools
 import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +18,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from igpt_jax.config import InputError
-from igpt_jax.parallel.multihost import decide
+from igpt_jax.errors import InputError
+from igpt_jax.parallel.processes import on_process_zero, process_label
 
 if TYPE_CHECKING:
-    from igpt_jax.figures import Figures
+    from igpt_jax.evaluation import Figures
 
 T = TypeVar("T")
 
@@ -35,48 +37,41 @@ class ConsoleHandler(logging.Handler):
 
 
 def parse(target: Callable[..., T], args: Sequence[str], command: str, flags: bool = False, **options: Any) -> T:
-    """tyro.cli with its errors as one InputError line; truth values are written out unless `flags`."""
-    complaint = io.StringIO()
+    """tyro.cli, with errors as one InputError line. Booleans are `--key True`, or with `flags` `--key`."""
+    message = io.StringIO()
     booleans = tyro.conf.FlagCreatePairsOff if flags else tyro.conf.FlagConversionOff
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(message):
             return tyro.cli(target, args=args, prog=f"igpt {command}", config=(booleans,), **options)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(f"{_one_line(complaint.getvalue())}; igpt {command} --help lists all options") from None
+        # the message stands in a box, above a rule, and the nearest options below it
+        lines = [line.strip("│ ") for line in message.getvalue().splitlines() if not line.startswith(("╭", "╰"))]
+        complaint = " ".join(itertools.takewhile(lambda line: not line.startswith("───"), lines)).strip()
+        near = re.search(r"Perhaps you meant:\s+(--\S+)", " ".join(lines))
+        hint = f"; did you mean {near[1]}?" if near else ""
+        raise InputError(f"{complaint}{hint}; igpt {command} --help lists all options") from None
 
 
 def parse_known(parser: argparse.ArgumentParser, args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """A command's own options, and the rest, with errors as one InputError line."""
-    complaint = io.StringIO()
+    """A command's own options, and the other arguments; errors become one InputError line."""
+    parser.exit_on_error = False
     try:
-        with contextlib.redirect_stderr(complaint):
-            return parser.parse_known_args(args)
-    except SystemExit:
-        last = complaint.getvalue().strip().splitlines()[-1]
-        raise InputError(last.removeprefix(f"{parser.prog}: error: ")) from None
+        return parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
 
 
-def _one_line(box: str) -> str:
-    """What a boxed tyro message says, as one line: the complaint and the nearest option, if it names one."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rules = [i for i, line in enumerate(lines) if line.startswith("───")]
-    text = " ".join(lines[: rules[0] if rules else len(lines)]).strip()
-    near = re.search(r"Perhaps you meant:\s+(--\S+)", " ".join(lines))
-    return text + (f"; did you mean {near[1]}?" if near else "")
-
-
-def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """Raises InputError, before any work is done, when a result cannot have that name."""
-    if path.suffix not in suffixes:
-        raise InputError(f"--out {path}: must end in {' or '.join(suffixes)}")
-    return path
+def fail(code: int, message: object) -> int:
+    """Prints a line on stderr, with the number of this process if there are several. Returns the exit code."""
+    print(f"{process_label()}: {message}", file=sys.stderr, flush=True)
+    return code
 
 
 def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarray]) -> None:
     """Writes the arrays (.npy) or their picture (.png) on process 0, and prints where."""
-    from igpt_jax.palette import replace_file
+    from igpt_jax.files import replace_file
     from igpt_jax.viz import save_png
 
     def write() -> None:
@@ -89,20 +84,20 @@ def write_result(path: Path, images: np.ndarray, picture: Callable[[], np.ndarra
         except OSError as error:
             raise InputError(f"--out {path}: {error.strerror}") from None
 
-    decide(write)
+    on_process_zero(write)
     print(path)
 
 
 def print_figures(figures: Figures) -> None:
-    """A table of nats per token, and the same in bits; the accuracy below it, where there is one."""
+    """A table of nats and bits per token; the accuracy and other values below it."""
     from rich.table import Table
 
-    table = Table(title=f"{figures.images} held-out images", title_justify="left")
-    table.add_column("")
+    table = Table("", title=f"{figures.images} held-out images", title_justify="left")
     for unit in ("nats", "bits"):
         table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
     for name, nats in figures.nats.items():
         table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}")
     Console().print(table)
-    if figures.accuracy is not None:
-        print(f"accuracy {figures.accuracy:.4f}")
+    others = {} if figures.accuracy is None else {"accuracy": figures.accuracy}
+    for name, value in (others | dict(figures.others)).items():
+        print(f"{name} {value:.4f}")
