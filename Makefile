@@ -7,11 +7,11 @@ quickstart: $(VENV)/installed
 	$(BIN)/igpt train experiments/digits.py --workdir runs/digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# kills, signals and damage by the hundred; about half an hour
+# kills, signals and damage by the hundred, and slow kernels; about twenty minutes
 chaos: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest -m "chaos or slow"
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -67,6 +68,13 @@ def finish(running, timeout=600):
         for process in running:
             process.kill()
     return done
+
+
+def named_by_jax(err):
+    """The processes that JAX itself names as lost when it aborts one."""
+    if "Failed to send RPC to coordination service" in err:
+        return [0]  # which runs the service
+    return [int(i) for i in re.findall(r"heartbeats\):\s*(?:\S*task:)?(\d+)", err)]
 
 
 def lines(workdir):

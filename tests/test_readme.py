@@ -7,6 +7,7 @@ import pytest
 
 from igpt_jax import ModelConfig
 from igpt_jax.cli import COMMANDS
+from igpt_jax.model import count_params
 from tests.test_layering import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -29,7 +30,7 @@ def test_the_preset_table():
     for name, n_layer, d_model, n_head, y, x, params in rows:
         cfg = ModelConfig.preset(name)
         assert (cfg.n_layer, cfg.d_model, cfg.n_head) == (int(n_layer), int(d_model), int(n_head))
-        assert (cfg.grid, cfg.n_params) == ((int(y), int(x)), int(params.replace(",", "")))
+        assert (cfg.grid, count_params(cfg)) == ((int(y), int(x)), int(params.replace(",", "")))
 
 
 def test_every_command_in_it_exists():

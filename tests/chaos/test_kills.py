@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
-from igpt_jax.training.pretrained import load_workdir
+from igpt_jax.pretrained import load_workdir
 from tests.chaos.victim import POINTS
 from tests.processes import finish, lines, popen
-from tests.training.test_resume import state_bytes
+from tests.small_run import state_bytes
 
 KEEP = 2
 ITEMS = {"params", "ema", "rest", "meta"}
@@ -61,11 +61,11 @@ def landed(workdir, point, step, before, nth):
     return sum(x < before[s] if s in before else of_any_step(x) < final for s, x in now.items()) == 1
 
 
-def chain(workdir, straight, deaths, rng):
-    """Kills one run `deaths` times at every point, in random order, and lets it finish. Gives the deaths counted."""
-    counts = dict.fromkeys(POINTS, 0)
+def chain(workdir, straight, points, deaths, rng):
+    """Kills one run `deaths` times at each point, in random order, and lets it finish. Gives the deaths counted."""
+    counts = dict.fromkeys(points, 0)
     newest, length = 0, whole(straight)[-1]
-    for point in rng.permutation([*POINTS] * deaths).tolist():
+    for point in rng.permutation([*points] * deaths).tolist():
         nth = int(rng.integers(1, 3))
         skip = {"inside": int(rng.integers(8)), "deleting": int(rng.integers(1, 20))}.get(point, 0)
         before = {name: found for name, found in tree(workdir).items() if name.isdigit()}
@@ -117,17 +117,20 @@ def straight(tmp_path_factory, request):
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
-    ("straight", "deaths"),
-    [pytest.param(16, 1, id="once"), pytest.param(110, 11, id="55 times", marks=pytest.mark.chaos)],
+    ("straight", "points", "deaths"),
+    [
+        pytest.param(8, ("inside", "deleting"), 1, id="twice"),
+        pytest.param(110, POINTS, 11, id="55 times", marks=pytest.mark.chaos),
+    ],
     indirect=["straight"],
 )
-def test_killed_at_every_boundary_of_a_save(straight, deaths, tmp_path, record_counts):
-    counts = chain(tmp_path / "run", straight, deaths, np.random.default_rng(deaths))
+def test_killed_at_every_boundary_of_a_save(straight, points, deaths, tmp_path, record_counts):
+    counts = chain(tmp_path / "run", straight, points, deaths, np.random.default_rng(deaths))
     record_counts("SIGKILL landed", counts)
-    assert counts == dict.fromkeys(POINTS, deaths)
+    assert counts == dict.fromkeys(points, deaths)
 
 
-@pytest.mark.parametrize("straight", [16], indirect=True)
+@pytest.mark.parametrize("straight", [8], indirect=True)
 def test_without_a_kill_the_check_fails(tmp_path, straight):
     """The control: a run that ends by itself has landed nowhere."""
     code, err = run(tmp_path / "run", 5)

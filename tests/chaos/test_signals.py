@@ -8,10 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from igpt_jax.parallel.multihost import named_as_missing
-from igpt_jax.training.checkpoint import described
-from igpt_jax.training.pretrained import load_workdir
-from tests.processes import ENDLESS, continue_args, finish, lines, lines_written, start, wait_for
+from igpt_jax.pretrained import load_workdir
+from igpt_jax.training.checkpoint import list_checkpoints
+from tests.processes import ENDLESS, continue_args, finish, lines, lines_written, named_by_jax, start, wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
@@ -64,7 +63,7 @@ def test_signals(processes, times, tmp_path, record_counts):
         done = finish(start(path, processes, devices, *continue_args(last)))
         assert {code for code, _, _ in done} == {0}, done
         assert went_on_from(done, step if path == workdir else 0)
-    ours, theirs = ((described(path, last)[0], load_workdir(path)) for path in (workdir, tmp_path / "straight"))
+    ours, theirs = ((list_checkpoints(path, last)[0], load_workdir(path)) for path in (workdir, tmp_path / "straight"))
     assert ours[0].checksums == theirs[0].checksums  # of every array
     jax.tree.map(np.testing.assert_array_equal, ours[1].params, theirs[1].params)
     assert lines(workdir) == lines(tmp_path / "straight")
@@ -107,7 +106,7 @@ def test_one_of_four_is_killed(victim, tmp_path, record_counts):
     naming = 0
     for i, (code, _, err) in enumerate(done):
         named = re.search(r"lost process ([\d, ]+) of 4", err)
-        naming += str(victim) in named[1] if named else victim in named_as_missing(err)
+        naming += str(victim) in named[1] if named else victim in named_by_jax(err)
         # JAX ends some itself, process 0 being whom it asks about the others
         assert code in ((-signal.SIGKILL,) if i == victim else (75, -signal.SIGABRT)), err
     assert naming, done

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.training.test_resume import CFG
+from tests.small_run import CFG
 
 POINTS = ("before", "inside", "uncommitted", "committed", "deleting")
 """Nothing of the checkpoint is there; some of its arrays are; all is but its name; all is; an old one is half gone."""
@@ -24,7 +24,8 @@ STEP = re.compile(r"/checkpoints/\d+$")
 def config(steps, keep):
     """A checkpoint after every step."""
     often = dict(steps=steps, checkpoint_every=1, keep=keep, eval_every=10**6)
-    return dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, **often))
+    optim = dataclasses.replace(CFG.optim, schedule="constant")  # the same program for any number of steps
+    return dataclasses.replace(CFG, optim=optim, train=dataclasses.replace(CFG.train, **often))
 
 
 class Killer:
@@ -77,7 +78,7 @@ class Killer:
 def main(workdir, steps, keep, *deadly):
     import logging
 
-    from igpt_jax.experiment import train
+    from igpt_jax.run import train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     cfg = config(int(steps), int(keep))
