@@ -2,7 +2,7 @@
 
 igpt train experiments/digits.py --workdir runs/digits
 
-Expected: 1.253 nats per token on the 297 held-out digits, in under 5 minutes on 2 CPU cores.
+Expected: 1.259 nats per token on the 297 held-out digits, in about 2 minutes on 2 CPU cores.
 """
 
 from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, SamplerConfig, TrainConfig
@@ -13,12 +13,11 @@ def config(tiny: bool = False) -> Config:
     return Config(
         name="digits",
         model=ModelConfig(grid=(8, 8), vocab_size=17, n_layer=2 if tiny else 3, n_head=4, d_model=32 if tiny else 128),
-        data=DataConfig(source="digits", channels=1, augment="shift", shift=1),
+        data=DataConfig(source="digits", batch_size=32, channels=1, augment="shift", shift=1),
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=3e-3, warmup_steps=4 if tiny else 100, clip_norm=1.0, ema_decay=0.9 if tiny else 0.99),
         train=TrainConfig(
             steps=20 if tiny else 1000,
-            batch_size=32,
             log_every=5 if tiny else 50,
             eval_every=10 if tiny else 200,
             checkpoint_every=10 if tiny else 250,

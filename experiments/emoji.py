@@ -22,12 +22,16 @@ def config(tiny: bool = False) -> Config:
             n_head=2 if tiny else 4,
             d_model=16 if tiny else 128,
         ),
-        data=DataConfig(source="folder:node_modules/emoji-datasource-google/img/google/64", channels=3, flip=True),
+        data=DataConfig(
+            source="folder:node_modules/emoji-datasource-google/img/google/64",
+            batch_size=8 if tiny else 16,
+            channels=3,
+            flip=True,
+        ),
         palette=PaletteConfig(kind="kmeans", fit_images=50 if tiny else 2000),
         optim=OptimConfig(lr=3e-3, warmup_steps=2 if tiny else 50, clip_norm=1.0, ema_decay=0.98),
         train=TrainConfig(
             steps=4 if tiny else 320,
-            batch_size=8 if tiny else 16,
             log_every=2 if tiny else 10,
             eval_every=4 if tiny else 80,
             checkpoint_every=4 if tiny else 80,

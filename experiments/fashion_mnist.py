@@ -16,12 +16,11 @@ def config(tiny: bool = False) -> Config:
         model=ModelConfig(
             grid=(28, 28), vocab_size=16, n_layer=1 if tiny else 4, n_head=2 if tiny else 4, d_model=16 if tiny else 96
         ),
-        data=DataConfig(source="idx:/usr/share/datasets/fashion-mnist", channels=1),
+        data=DataConfig(source="idx:/usr/share/datasets/fashion-mnist", batch_size=8 if tiny else 16, channels=1),
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=3e-3, warmup_steps=2 if tiny else 100, clip_norm=1.0, ema_decay=0.99),
         train=TrainConfig(
             steps=4 if tiny else 1000,
-            batch_size=8 if tiny else 16,
             log_every=2 if tiny else 10,
             eval_every=4 if tiny else 250,
             checkpoint_every=4 if tiny else 100,
