@@ -238,7 +238,7 @@ def fetch_snapshot(name: str) -> Path:
     """
     absent = f"{name}: is no file or directory here"
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(f"{absent}, and the Hub needs huggingface_hub; pip install -e '.[hf]'") from None
     repository, _, revision = name.partition("@")
