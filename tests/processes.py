@@ -79,8 +79,8 @@ def named_by_jax(err):
 
 def lines(workdir):
     """metrics.jsonl without what depends on the clock."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_s"} for line in found]
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/images_per_s"} for line in records]
 
 
 def lines_written(workdir):

@@ -147,8 +147,8 @@ def test_padding_rows_do_not_count(name, cfg):
     label = np.array([1, 0, 3, 2], np.int32)
     image, weight = images(4), np.array([1, 1, 0, 0], np.float32)
     expected, means = run(name, model, params, {"image": image[:2], "label": label[:2]}, keys(2))
-    found, padded = run(name, model, params, {"image": image, "label": label, "weight": weight}, keys(4))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    loss, padded = run(name, model, params, {"image": image, "label": label, "weight": weight}, keys(4))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for key in means:
         np.testing.assert_allclose(value(padded[key]), value(means[key]), rtol=1e-6)
 

@@ -61,7 +61,7 @@ echo "exit code $code"
 case ${1-} in
     start)
         shift
-        (($#)) || fail "no experiment file given, such as experiments/digits.py"
+        (($#)) || fail "no experiment file, such as experiments/digits.py"
         words=$(quoted "$supervise" supervise "${IGPT:-igpt}" "${MAX_RESTARTS:-100}" "$@")
         libtpu="\"\${LIBTPU_INIT_ARGS-$flags}\"" # as it is there
         [[ -z ${LIBTPU_INIT_ARGS+set} ]] || libtpu=$(quoted "$LIBTPU_INIT_ARGS")

@@ -68,17 +68,17 @@ def chain(workdir, straight, points, deaths, rng):
     for point in rng.permutation([*points] * deaths).tolist():
         nth = int(rng.integers(1, 3))
         skip = {"inside": int(rng.integers(8)), "deleting": int(rng.integers(1, 20))}.get(point, 0)
-        before = {name: found for name, found in tree(workdir).items() if name.isdigit()}
+        before = {name: files for name, files in tree(workdir).items() if name.isdigit()}
         code, err = run(workdir, length, deadly=(point, nth, skip))
         assert code == -signal.SIGKILL, err
         if newest:
             assert f"continuing from step {newest}" in err, err
-        found = whole(workdir)
-        newest = max(found, default=0)
+        steps = whole(workdir)
+        newest = max(steps, default=0)
         saving = newest + (point in ("before", "inside", "uncommitted"))
         assert landed(workdir, point, saving, before, nth), (point, nth, skip, before, tree(workdir))
         assert saving < length, "the run is too short for so many deaths"
-        for step in found:
+        for step in steps:
             same_or_refused(workdir, straight, step)
         if newest:
             assert state_bytes(workdir, newest) == state_bytes(straight, newest)
@@ -97,11 +97,11 @@ def chain(workdir, straight, points, deaths, rng):
 def same_or_refused(workdir, straight, step):
     """A checkpoint that is half deleted may still have all that is asked of it; else it is named."""
     try:
-        found = load_workdir(workdir, step=step)
+        loaded = load_workdir(workdir, step=step)
     except InputError as error:
         assert re.search(rf"checkpoint {step} is damaged", str(error))  # noqa: PT017
     else:
-        ours = {name: np.asarray(x).tobytes() for name, x in found.params.items() if not isinstance(x, dict)}
+        ours = {name: np.asarray(x).tobytes() for name, x in loaded.params.items() if not isinstance(x, dict)}
         theirs = state_bytes(straight, step)
         assert ours == {name: theirs[f"['ema']['{name}']"] for name in ours}
 

@@ -85,11 +85,11 @@ def test_five_interruptions_and_other_numbers_of_processes(tmp_path, record_coun
     for path in (workdir, tmp_path / "straight"):
         [(code, _, err)] = finish(start(path, 1, 4, *continue_args(last)))
         assert code == 0, err
-    found, expected = lines(workdir), lines(tmp_path / "straight")
-    assert [line["step"] for line in found] == [line["step"] for line in expected]
-    worst = max(abs(a[k] - b[k]) / max(abs(b[k]), 1e-9) for a, b in zip(found, expected) for k in b)
-    record_counts("worst relative difference of a line", {"lines": len(found), "worst": f"{worst:.1e}"})
-    for a, b in zip(found, expected, strict=True):
+    logged, expected = lines(workdir), lines(tmp_path / "straight")
+    assert [line["step"] for line in logged] == [line["step"] for line in expected]
+    worst = max(abs(a[k] - b[k]) / max(abs(b[k]), 1e-9) for a, b in zip(logged, expected) for k in b)
+    record_counts("worst relative difference of a line", {"lines": len(logged), "worst": f"{worst:.1e}"})
+    for a, b in zip(logged, expected, strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 

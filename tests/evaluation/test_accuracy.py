@@ -59,7 +59,7 @@ def test_a_bert_model_votes_over_five_masks_whatever_the_batch_size():
         if (classes_MB[0] != winners).any():
             break
     else:
-        pytest.fail("no head found")
+        pytest.fail("one mask would do for every head")
     params = params | {"clf": clf - clf.mean(0)[None]}
     for size in (11, 4):
         agree = context(model, "joint", size, images=Images(labels=winners))

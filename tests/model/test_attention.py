@@ -49,8 +49,8 @@ def test_values(backend, mask, t):
     q, k, v = qkv(t)
     visible = np.tril(np.ones((t, t), bool)) if mask.kind != "full" else np.ones((t, t), bool)
     visible[:, : mask.prefix] = True
-    found = jax.jit(attend, static_argnums=(3, 4))(q, k, v, mask, backend)
-    np.testing.assert_allclose(found, by_hand(q, k, v, visible), atol=F32_ATOL)
+    computed = jax.jit(attend, static_argnums=(3, 4))(q, k, v, mask, backend)
+    np.testing.assert_allclose(computed, by_hand(q, k, v, visible), atol=F32_ATOL)
 
 
 @MASKS
@@ -61,8 +61,8 @@ def test_gradients_agree(mask):
         return lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, mask, backend)))
 
     expected = jax.jit(jax.grad(loss("reference"), (0, 1, 2)))(q, k, v)
-    found = jax.jit(jax.grad(loss("chunked"), (0, 1, 2)))(q, k, v)
-    for a, b in zip(expected, found):
+    computed = jax.jit(jax.grad(loss("chunked"), (0, 1, 2)))(q, k, v)
+    for a, b in zip(expected, computed):
         np.testing.assert_allclose(a, b, atol=F32_ATOL)
 
 
@@ -140,8 +140,8 @@ def values_and_gradients(fn, q, k, v):
     return out, *grads
 
 
-def agree(found, expected, atol, rtol=0.0):
-    for f, e in zip(found, expected, strict=True):
+def agree(computed, expected, atol, rtol=0.0):
+    for f, e in zip(computed, expected, strict=True):
         assert f.dtype == e.dtype
         np.testing.assert_allclose(np.asarray(f, np.float32), np.asarray(e, np.float32), atol=atol, rtol=rtol)
 
@@ -153,9 +153,9 @@ SPLASH = [(64, Mask.causal()), (96, Mask.causal()), (128, Mask.full()), (192, Ma
 def test_splash_by_its_definition(mask, size):
     """The kernel's own interpreter, at the head sizes of the paper's models."""
     q, k, v = qkv(128, heads=2, size=size, batch=1)
-    found = values_and_gradients(lambda *x: splash(*x, mask, interpret=True), q, k, v)
+    computed = values_and_gradients(lambda *x: splash(*x, mask, interpret=True), q, k, v)
     expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
-    agree(found, expected, F32_ATOL)
+    agree(computed, expected, F32_ATOL)
 
 
 @pytest.mark.slow
@@ -167,8 +167,8 @@ def test_splash_visits_many_blocks(t):
     def run(q, k, v):
         return splash(q, k, v, Mask.causal(), interpret=True)
 
-    found = values_and_gradients(run, q, k, v)
-    agree(found, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
+    computed = values_and_gradients(run, q, k, v)
+    agree(computed, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
 
 
 @pytest.mark.parametrize(("batch", "heads"), [(4, 2), (2, 3)])
@@ -181,8 +181,8 @@ def test_splash_under_a_mesh_works_on_its_own_images_and_heads(batch, heads):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return shard_kernel(lambda *x: splash(*x, interpret=True))(q, k, v, Mask.causal())
 
-    found = values_and_gradients(under_mesh, q, k, v)
-    agree(found, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
+    computed = values_and_gradients(under_mesh, q, k, v)
+    agree(computed, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,6 @@ def on(platform, backend, t):
 @pytest.mark.parametrize(("backend", "t"), [on("gpu", "cudnn", 256), on("tpu", "splash", 1024)])
 def test_kernels_where_they_run(backend, t, size, mask):
     q, k, v = (x.astype(jnp.bfloat16) for x in qkv(t, size=size))
-    found = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
+    computed = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
     expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
-    agree(found, expected, BF16_ATOL, rtol=2**-7)  # one rounding step, which alone exceeds atol at 4 and above
+    agree(computed, expected, BF16_ATOL, rtol=2**-7)  # one rounding step, which alone exceeds atol at 4 and above

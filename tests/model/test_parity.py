@@ -100,8 +100,8 @@ def test_new_tables_begin_at_zero_and_change_nothing():
         grown["h"][name] = before["h"][name]
     noisy_head = {"wtet": np.random.default_rng(0).normal(size=before["wtet"].shape).astype(np.float32)}
     expected = plain.apply({"params": before | noisy_head}, x)
-    found = model.apply({"params": grown | noisy_head}, x, class_B=np.array([1, 3]))
-    np.testing.assert_array_equal(found, expected)
+    logits = model.apply({"params": grown | noisy_head}, x, class_B=np.array([1, 3]))
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_arguments_for_another_kind_of_model_are_refused():

@@ -107,7 +107,7 @@ def test_completions_keep_what_is_known_and_vary_elsewhere(tiny):
     assert out.dtype == np.uint8
     np.testing.assert_array_equal(out[:, :, hole], quantised[:, None, hole].repeat(6, axis=1))
     assert all(len({c[~hole].tobytes() for c in image}) > 1 for image in out)
-    top = complete(model, params, PALETTE, images)  # by default the top half is given
+    top = complete(model, params, PALETTE, images)  # by default the top half is known
     np.testing.assert_array_equal(top[:, 0, :4], quantised[:, :4])
 
 

@@ -101,7 +101,7 @@ def test_one_tensor_of_theirs_is_held_at_a_time():
 
 
 def test_a_donated_parameter_is_not_overwritten_behind_anyone():
-    """A loaded array may be given to a step that donates it; the result is right all the same."""
+    """A loaded array may be passed to a step that donates it; the result is right all the same."""
     weights = pretrained()
     tensors = dict(table.write_tensors(openai.ROWS, weights.model.cfg, table.flat(weights.params)))
     again = table.read_params(openai.ROWS, weights.model, tensors.__getitem__)
