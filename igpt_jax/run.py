@@ -120,10 +120,10 @@ def train(
     if wandb:
         on_process_zero(require_wandb)
     with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
-        check_continues(run)  # again: another process may have trained here until now
+        checkpoints = check_continues(run)  # again: another process may have trained here until now
         on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))
         with Checkpointer(run.workdir, cfg, run.palette, run.data.digests) as checkpointer:
-            state, start, loop_state = restore_or_init(run, checkpointer, watchdog)
+            state, start, loop_state = restore_or_init(run, checkpoints, checkpointer, watchdog)
             with metric_log(run, start, wandb) as metrics:
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
                 state, measured = loop.run(state, run.data.train_batches(start), start, loop_state)
@@ -215,13 +215,14 @@ def check_continues(run: Run) -> list[CheckpointMeta]:
     return checkpoints
 
 
-def restore_or_init(run: Run, checkpointer: Checkpointer, watchdog: Watchdog) -> tuple[TrainState, int, LoopState]:
+def restore_or_init(
+    run: Run, checkpoints: list[CheckpointMeta], checkpointer: Checkpointer, watchdog: Watchdog
+) -> tuple[TrainState, int, LoopState]:
     """The state of the newest intact checkpoint, else the weights of init_from, else random ones.
 
     Returns:
       The state, the step it belongs to, and the loop's own state.
     """
-    checkpoints = list_checkpoints(run.workdir)
     if checkpoints:
         watchdog.reset("restoring a checkpoint")
         state, meta = checkpointer.restore(run.program.abstract, checkpoints)
