@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int | None], str, str]] = {
 """Name -> the command, its arguments and what it does."""
 
 _LINES = "\n".join(f"  igpt {f'{name} {arguments}':<40}{what}" for name, (_, arguments, what) in COMMANDS.items())
+_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
 USAGE = f"""\
 igpt: Image GPT in JAX
 
@@ -63,6 +64,9 @@ Every command takes --plugin FILE.py, a Python file that registers an objective,
 backend of your own (CONTRIBUTING.md).
 
 igpt COMMAND --help lists a command's options.
+
+Exit codes other than 0:
+{_CODES}
 """
 
 
