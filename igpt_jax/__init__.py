@@ -1,16 +1,17 @@
 """Image GPT (Chen et al., "Generative Pretraining from Pixels", 2020) in JAX and Flax."""
 
-from typing import TYPE_CHECKING, Any
+from igpt_jax.version import __version__
 
-from igpt_jax.config import ComputeConfig, Config, ModelConfig, SamplerConfig
-from igpt_jax.errors import InputError
-from igpt_jax.model import ImageGPT, init_cache
-from igpt_jax.palette import Palette
-from igpt_jax.sampling.tasks import complete, sample
-from igpt_jax.sequence import Example, Inputs
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from igpt_jax.run import report, train
+    from igpt_jax.config import ComputeConfig, Config, MeshConfig, ModelConfig, SamplerConfig
+    from igpt_jax.errors import InputError
+    from igpt_jax.model import ImageGPT, init_cache
+    from igpt_jax.palette import Palette
+    from igpt_jax.parallel.mesh import make_mesh
+    from igpt_jax.run import evaluate, report, train
+    from igpt_jax.sampling.tasks import complete, sample
+    from igpt_jax.sequence import Example, Inputs
     from igpt_jax.weights.load import load_pretrained
 
 __all__ = [
@@ -20,24 +21,44 @@ __all__ = [
     "ImageGPT",
     "InputError",
     "Inputs",
+    "MeshConfig",
     "ModelConfig",
     "Palette",
     "SamplerConfig",
+    "__version__",
     "complete",
+    "evaluate",
     "init_cache",
     "load_pretrained",
+    "make_mesh",
     "report",
     "sample",
     "train",
 ]
 
-_LAZY = {"load_pretrained": "igpt_jax.weights.load", "report": "igpt_jax.run", "train": "igpt_jax.run"}
-"""Names that bring Orbax or grain, so their modules are imported when they are asked for."""
+_HOMES = {
+    "igpt_jax.config": ("ComputeConfig", "Config", "MeshConfig", "ModelConfig", "SamplerConfig"),
+    "igpt_jax.errors": ("InputError",),
+    "igpt_jax.model": ("ImageGPT", "init_cache"),
+    "igpt_jax.palette": ("Palette",),
+    "igpt_jax.parallel.mesh": ("make_mesh",),
+    "igpt_jax.run": ("evaluate", "report", "train"),
+    "igpt_jax.sampling.tasks": ("complete", "sample"),
+    "igpt_jax.sequence": ("Example", "Inputs"),
+    "igpt_jax.weights.load": ("load_pretrained",),
+}
+"""Module -> its names in `__all__`. A module is imported when one of its names is asked for, and this one imports
+nothing, so that the command line starts before JAX does."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+def __getattr__(name: str) -> object:
+    from importlib import import_module
 
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'igpt_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -272,6 +272,9 @@ class Config:
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
     name. A classification head, a class table, biases and position tables that are missing there start at zero."""
+    init_grid: Literal["same", "interpolate"] = "same"
+    """Which grid the weights in init_from may be of. same: model.grid. interpolate: another number of rows and columns,
+    too; their position tables are then resized to model.grid."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     palette: PaletteConfig = field(default_factory=PaletteConfig)
@@ -285,6 +288,10 @@ class Config:
         check_fields(self, "")
         greys = self.palette.kind != "levels" or self.data.channels == 1
         require(greys, "palette.kind", "levels are greys: set data.channels to 1, or take a kmeans palette")
+        initial = self.init_grid == "same" or self.init_from is not None
+        require(
+            initial, "init_grid", "interpolate resizes the position tables of the weights in init_from; set that too"
+        )
         pretrained = self.palette.kind != "pretrained" or self.init_from is not None
         require(pretrained, "palette.kind", "pretrained is the palette of the weights in init_from; set that too")
         parts = self.data.batch_size % self.train.microbatches == 0

@@ -13,7 +13,7 @@ from igpt_jax.errors import InputError, nearest
 
 T = TypeVar("T")
 
-FIXED = ("seed", "objective", "init_from", "model", "data", "palette", "optim")
+FIXED = ("seed", "objective", "init_from", "init_grid", "model", "data", "palette", "optim")
 """The sections that decide what a run computes. A workdir is continued only with the same values in them."""
 
 

@@ -1,13 +1,33 @@
-"""Files that appear whole or not at all."""
+"""Paths of the local file system, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from igpt_jax.errors import InputError
+
+# One slash is enough: pathlib makes gs:/b/x of gs://b/x. A single letter is a drive of Windows.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(path: str | os.PathLike[str], what: str) -> Path:
+    """The path, which must be one of the local or a mounted file system, as a `Path`.
+
+    Args:
+      what: names the argument in the message, for example "--workdir".
+
+    Raises:
+      InputError: it is an address, SCHEME://..., or was one before `pathlib.Path` took one of the slashes.
+    """
+    if _ADDRESS.match(os.fspath(path)):
+        raise InputError(f"{what} {os.fspath(path)}: addresses are not supported yet; name a local or mounted path")
+    return Path(path)
 
 
 @contextlib.contextmanager

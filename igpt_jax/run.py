@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained
 from igpt_jax.sampling.tasks import check_order
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.loop import LoopState, TrainLoop
-from igpt_jax.training.metric_log import METRICS, MetricLog, open_writers, require_wandb
+from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
 from igpt_jax.training.step import Program, TrainState, make_program
 from igpt_jax.training.watchdog import Watchdog
 from igpt_jax.training.workdir import check_workdir, claim_workdir, compilation_cache_in
@@ -101,6 +101,7 @@ def train(
     objective: MakeObjective | None = None,
     evaluators: Mapping[str, MakeEvaluator] | None = None,
     wandb: bool = False,
+    writers: Sequence[Writer] = (),
     on_step: OnStep = lambda step, log: None,
 ) -> Trained:
     """Trains a configuration in a workdir, continuing from its newest checkpoint. `report` then draws the pictures.
@@ -110,6 +111,7 @@ def train(
     Args:
       source, objective, evaluators: of your own; see `Extensions`.
       wandb: also log to Weights & Biases.
+      writers: that get every line of metrics.jsonl, on process 0.
       on_step: called after every step, for a progress bar.
 
     Raises:
@@ -124,7 +126,7 @@ def train(
         on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))
         with Checkpointer(run.workdir, cfg, run.palette, run.data.digests) as checkpointer:
             state, start, loop_state = restore_or_init(run, checkpoints, checkpointer, watchdog)
-            with metric_log(run, start, wandb) as metrics:
+            with metric_log(run, start, wandb, writers) as metrics:
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
                 state, measured = loop.run(state, run.data.train_batches(start), start, loop_state)
             if start == cfg.train.steps and not measured:  # the run was already finished
@@ -237,9 +239,9 @@ def restore_or_init(
 
 
 @contextlib.contextmanager
-def metric_log(run: Run, start: int, wandb: bool) -> Iterator[MetricLog]:
+def metric_log(run: Run, start: int, wandb: bool, more: Sequence[Writer] = ()) -> Iterator[MetricLog]:
     """The log of a run that continues after step `start`; process 0 writes it."""
-    writers = open_writers(run.workdir, run.cfg, start, wandb) if is_process_zero() else []
+    writers = [*open_writers(run.workdir, run.cfg, start, wandb), *more] if is_process_zero() else []
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.callback(writer.close)

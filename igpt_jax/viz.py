@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from igpt_jax.errors import InputError
 from igpt_jax.files import replace_file
@@ -79,10 +80,17 @@ def before_after(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     return image_grid(np.concatenate([images, reconstructed], axis=2), columns, gap=2)
 
 
-def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes uint8 [H, W, 3] as a PNG. The file appears whole or not at all; missing folders are made."""
+def save_png(path: str | os.PathLike[str], image: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+    """Writes uint8 [H, W, 1 or 3] as a PNG. The file appears whole or not at all; missing folders are made.
+
+    Args:
+      text: key -> value, stored in the file.
+    """
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
     with replace_file(path) as file:
-        Image.fromarray(image).save(file, format="PNG")
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, format="PNG", pnginfo=info)
 
 
 def loss_curves(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from igpt_jax.cli.shared import parse, parse_known
-from igpt_jax.config import Config, ModelConfig
+from igpt_jax.cli.common import ConfiguredCommand, Flag
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,73 +16,50 @@ if TYPE_CHECKING:
     from igpt_jax.planning.decoding import DecodingPlan
     from igpt_jax.planning.plan import Plan, TrainingPlan
 
-USAGE = """\
-igpt plan EXPERIMENT.py --topology v5p:8x8x8 [--slices N] [--sampler] [--json] [--no-suggest] [--KEY VALUE ...]
-igpt plan --preset xl   --topology v5p:8x8x8 ...
 
-  EXPERIMENT.py   as for igpt train; --tiny takes its small form
-  --preset SIZE   one of the paper's models instead, with default settings
-  --topology      chip and shape: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4
-  --slices N      N such slices, joined by the data-centre network
-  --sampler       decoding of a batch of data.batch_size images instead of a training step
-  --json          the plan as JSON
-  --no-suggest    do not search for settings that fit if these do not
+@dataclass(frozen=True, kw_only=True)
+class PlanRun(ConfiguredCommand):
+    """What a run would cost on TPUs elsewhere: its own program is compiled for them. Exit code 1: it does not fit.
 
-and any key of the configuration, as for igpt train (its --help lists them). Exit code 1: it does not fit.
-"""
+    Name an experiment, or a model of the paper with --model.preset.
+    """
 
+    less_memory: ClassVar[str] = "compiling for fewer chips needs less"
+    topology: str | None = None
+    """Chip and shape: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4."""
+    slices: int = 1
+    """So many such slices, joined by the data-centre network."""
+    decoding: Flag = False
+    """Decoding of data.batch_size images instead of a training step."""
+    no_suggest: Flag = False
+    """Do not search for settings that fit if these do not."""
+    json: Flag = False
+    """Print JSON."""
 
-def plan_command(args: list[str]) -> int:
-    """igpt plan. Returns 1 if the run does not fit, even where a suggestion does."""
-    options, overrides = parse_options(args)
-    if {"-h", "--help"} & set(overrides):
-        print(USAGE, end="")
-        return 0
-    if options.preset is None and options.experiment is None:
-        raise InputError("plan: name an experiment file, such as experiments/digits.py, or a model with --preset")
-    if options.topology is None:
-        raise InputError("plan: --topology is missing; it says for which accelerators, such as --topology v5p:8x8x8")
+    def run(self) -> int:
+        """Compiles and prints."""
+        if self.experiment is None and self.preset is None:
+            raise InputError("plan: name an experiment, such as digits, or a model with --model.preset")
+        if self.topology is None:
+            raise InputError("plan: --topology is missing; it says for which TPUs, such as --topology v5p:8x8x8")
 
-    from igpt_jax.planning.decoding import plan_decoding
-    from igpt_jax.planning.plan import plan_training
-    from igpt_jax.planning.suggest import suggest
-    from igpt_jax.planning.topology import describe
-    from igpt_jax.plugins import load_config
+        from igpt_jax.planning.child import make_plan
 
-    if options.preset:
-        default = Config(name=options.preset, model=ModelConfig.preset(options.preset))
-    else:
-        default = load_config(options.experiment, options.tiny)
-    cfg = parse(Config, overrides, "plan", default=default)
-    target = describe(options.topology, options.slices)
-    plan = plan_decoding(cfg, target) if options.sampler else plan_training(cfg, target)
-    search = not (plan.fits or options.sampler or options.no_suggest)
-    suggestion = suggest(cfg, target) if search else None
-    if options.json:
-        more = {"suggestion": {"options": suggestion[0], "plan": as_dict(suggestion[1])}} if suggestion else {}
-        print(json.dumps(as_dict(plan) | more, indent=2))
-    else:
-        print_plan(plan)
-        if suggestion:
-            print(f"\nIt fits with {' '.join(suggestion[0])}:\n")
-            print_plan(suggestion[1])
-        elif search:
-            print("\nNone of the changes tried (compute.remat, mesh.fsdp, train.microbatches) makes it fit.")
-    return 0 if plan.fits else 1
-
-
-def parse_options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own options, and the overrides of the configuration."""
-    parser = argparse.ArgumentParser(prog="igpt plan", add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset")
-    parser.set_defaults(experiment=None)
-    if not any(arg.startswith("--preset") for arg in args):  # it would take the value of an override
-        parser.add_argument("experiment", nargs="?")
-    parser.add_argument("--topology")
-    parser.add_argument("--slices", type=int, default=1)
-    for flag in ("--tiny", "--sampler", "--json", "--no-suggest"):
-        parser.add_argument(flag, action="store_true")
-    return parse_known(parser, args)
+        search = not (self.decoding or self.no_suggest)
+        plan, suggestion = make_plan(
+            self.config, self.topology, self.slices, self.decoding, search, self.common.plugin
+        )
+        if self.json:
+            more = {"suggestion": {"options": suggestion[0], "plan": as_dict(suggestion[1])}} if suggestion else {}
+            print(json.dumps(as_dict(plan) | more, indent=2))
+        else:
+            print_plan(plan)
+            if suggestion:
+                print(f"\nIt fits with {' '.join(suggestion[0])}:\n")
+                print_plan(suggestion[1])
+            elif search and not plan.fits:
+                print("\nNone of the changes tried (compute.remat, mesh.fsdp, train.microbatches) makes it fit.")
+        return 0 if plan.fits else 1
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax import progress
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext, eval_keys
 from igpt_jax.keys import fold_in, stream
@@ -50,11 +51,13 @@ class Accuracy:
         Raises:
           InputError: no held-out image has a label.
         """
-        first, right, images = 0, 0.0, 0.0
+        first, right, images, n = 0, 0.0, 0.0, len(self._context.held_out)
         for host in self._context.batches():
+            progress.report("measuring the accuracy", min(first, n), n)
             batch = put_batch(host, self._context.mesh)
             sums = jax.device_get(self._right(params, batch, np.int32(first)))
             right, images, first = right + float(sums[0]), images + float(sums[1]), first + len(batch["image"])
+        progress.report("measuring the accuracy", n, n)
         if not images:
             raise InputError("data.source: no held-out image has a label to compare with")
         yield "accuracy", right / images

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from igpt_jax import progress
 from igpt_jax.evaluation.base import EvalContext, eval_keys
 from igpt_jax.keys import stream
 from igpt_jax.objectives import Mean, score
@@ -38,13 +39,15 @@ class Likelihood:
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the means, and bits beside nats."""
         parts: list[dict[str, Mean]] = []
-        first = 0
+        first, n = 0, len(self._context.held_out)
         for host in self._context.batches():
+            progress.report("measuring the likelihood", min(first, n), n)
             batch = put_batch(host, self._context.mesh)
             draws = range(self._context.objective.draws)
             parts += [self._means(params, batch, np.int32(first), np.int32(i)) for i in draws]
             first += len(batch["image"])
         sums = jax.device_get(parts)
+        progress.report("measuring the likelihood", n, n)
         for name in sums[0]:
             total, weight = (sum(float(part[name][i]) for part in sums) for i in range(2))
             mean = total / (weight or 1.0)

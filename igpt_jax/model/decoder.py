@@ -8,6 +8,7 @@ dims and `igpt_jax.parallel` places them.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -248,6 +249,7 @@ class ImageGPT(nn.Module):
             raise InputError("model.cond_classes: this model was not made for classes; leave the class out")
 
 
+@functools.lru_cache(maxsize=16)
 def abstract_params(cfg: ModelConfig) -> Any:
     """Shapes and types of a model's parameters; nothing is allocated."""
     model = ImageGPT(cfg, ComputeConfig(dtype="float32", attention="reference"))  # the same for any way to compute

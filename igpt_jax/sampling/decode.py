@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax import progress
 from igpt_jax.keys import fold_in
 from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.axes import Params
@@ -141,8 +142,10 @@ def decode_in_batches(
     run = traced_on(mesh, decode)
     parts = []
     for first in range(0, n, batch_size):
+        progress.report("drawing images", first, n)
         rows = np.arange(first, first + batch_size).clip(max=n - 1)
         batch, data = jax.tree.map(lambda x, rows=rows: put_whole(x[rows], mesh), (prompt, key_data))
         drawn_BT = run(model, params, batch, jax.random.wrap_key_data(data), rules, start)
         parts.append(fetch_whole(drawn_BT)[: n - first])
+    progress.report("drawing images", n, n)
     return np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 from igpt_jax.config import ModelConfig, SamplerConfig
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.keys import fold_in, stream
+from igpt_jax.model import abstract_params
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import path_name
 from igpt_jax.sampling.decode import Prompt, decode_in_batches
 from igpt_jax.sampling.orders import ORDERS
 from igpt_jax.sampling.rules import Rules
@@ -45,7 +48,7 @@ def sample(
       InputError: n below 1, a palette of another size, bad classes, an order the model cannot draw in, a BERT model.
     """
     sampler = sampler or SamplerConfig()
-    _check_model(model, palette)
+    _check_model(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
@@ -75,7 +78,8 @@ def complete(
       images: uint8 [B, Y, X, C] of the model's grid.
       known: bool [Y, X] or [B, Y, X], True for pixels that stay; None for the top half.
       n: completions per image.
-      sampler: as for `sample`. Completion j of image b is the same whatever n and the batch size are.
+      sampler: as for `sample`. Completion j depends on the seed, the mask and the known pixels alone: n, the batch
+        size and other images change nothing, and equal prompts have equal completions.
       classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
 
     Returns:
@@ -85,7 +89,7 @@ def complete(
       InputError: images or mask of another shape or type, and as for `sample`.
     """
     sampler = sampler or SamplerConfig()
-    _check_model(model, palette)
+    _check_model(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
     grid, images = model.cfg.grid, np.asarray(images)
@@ -98,9 +102,11 @@ def complete(
     if known.dtype != bool or known.shape not in (grid, images.shape[:-1]):
         raise InputError(f"known: {known.dtype} {known.shape}; a mask is bool {grid} or {images.shape[:-1]}")
     b, t = len(images), model.cfg.n_ctx
-    tokens = np.asarray(palette.encode(images)).reshape(b, t).repeat(n, axis=0)
-    known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t).repeat(n, axis=0)
-    keys = fold_in(fold_in(stream(sampler.seed, "sample"), np.arange(b))[:, None], np.arange(n)[None]).reshape(-1)
+    known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t)
+    tokens = np.where(known, np.asarray(palette.encode(images)).reshape(b, t), 0)
+    prompts = np.array([zlib.crc32(known[i].tobytes() + tokens[i].astype("<i4").tobytes()) for i in range(b)], np.uint32)
+    keys = fold_in(fold_in(stream(sampler.seed, "sample"), prompts)[:, None], np.arange(n)[None]).reshape(-1)
+    tokens, known = tokens.repeat(n, axis=0), known.repeat(n, axis=0)
     class_ids = _class_ids(model, classes, b)
     class_ids = None if class_ids is None else class_ids.repeat(n)
     drawn = _draw(model, params, Prompt(tokens, known, class_id=class_ids), keys, sampler)
@@ -131,11 +137,12 @@ def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, samp
     return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
 
 
-def _check_model(model: ImageGPT, palette: Palette) -> None:
+def _check_model(model: ImageGPT, params: Params, palette: Palette) -> None:
     if not model.cfg.causal:
         raise InputError("model.causal: a BERT model sees all pixels at once and does not draw one after another")
     if palette.size != model.cfg.vocab_size:
         raise InputError(f"palette: {palette.size} colours, but the model was made for {model.cfg.vocab_size}")
+    _check_params(model.cfg, params)
 
 
 def _class_ids(model: ImageGPT, classes: Classes, n: int) -> np.ndarray | None:
@@ -149,3 +156,19 @@ def _class_ids(model: ImageGPT, classes: Classes, n: int) -> np.ndarray | None:
     if ids.dtype.kind not in "iu" or ids.shape not in ((), (n,)) or ids.min() < -1 or ids.max() >= count:
         raise InputError(f"classes: one integer in 0..{count - 1} (or -1 for none), or {n} of them, not {classes}")
     return np.broadcast_to(ids, n).astype(np.int32)
+
+
+def _check_params(cfg: ModelConfig, params: Params) -> None:
+    """Raises InputError if a tree is not the parameters of such a model."""
+    wanted, shapes = (
+        {path_name(path): np.shape(x) for path, x in jax.tree.leaves_with_path(tree)}
+        for tree in (abstract_params(cfg), params)
+    )
+    if shapes == wanted:
+        return
+    inner = " (pass what is under 'params')" if isinstance(params, dict) and set(params) == {"params"} else ""
+    missing = sorted(wanted.keys() - shapes.keys())
+    others = sorted(name for name in shapes if shapes[name] != wanted.get(name))
+    parts = [f"no {', '.join(missing[:3])}"] if missing else []
+    parts += [f"{', '.join(others[:3])} of another shape or name"] if others else []
+    raise InputError(f"params: not the parameters of this model: {'; '.join(parts)}{inner}")

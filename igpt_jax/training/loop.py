@@ -28,6 +28,10 @@ from igpt_jax.training.step import TrainState
 from igpt_jax.training.watchdog import Watchdog
 
 
+SIGNALS_SAVE = False
+"""Whether a run in this process would save itself at a signal now."""
+
+
 class Evaluator(Protocol):
     """Measures weights on held-out images, or draws a picture with them."""
 
@@ -78,9 +82,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     caught = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
     before = {s: signal.signal(s, record) for s in caught}
+    global SIGNALS_SAVE
+    SIGNALS_SAVE = True
     try:
         yield request
     finally:
+        SIGNALS_SAVE = False
         for s, handler in before.items():
             signal.signal(s, handler)
 

@@ -1,0 +1,168 @@
+"""What several commands have in common: their options, and how they load weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import tyro
+
+from igpt_jax.config import PRESETS, Config, MeshConfig, SamplerConfig
+from igpt_jax.config_json import to_json
+from igpt_jax.errors import InputError
+from igpt_jax.files import local_path
+
+if TYPE_CHECKING:
+    from igpt_jax.pretrained import Pretrained
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Inline = tyro.conf.arg(name="")
+"""For a group of options whose names have no prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonArgs:
+    """Options of every command."""
+
+    plugin: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A Python file that registers an objective, a source, an evaluator or an attention backend (CONTRIBUTING.md)."""
+    quiet: Flag = False
+    """Only results and errors: no progress, no log lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessArgs:
+    """Several processes as one; Slurm, Open MPI, Kubernetes and Cloud TPU say all of it themselves."""
+
+    coordinator: str | None = None
+    """HOST:PORT that process 0 opens."""
+    num_processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
+    join_timeout_s: float = 300.0
+    """How long processes wait for each other at the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(ABC):
+    """A command."""
+
+    less_memory: ClassVar[str] = "a smaller --batch-size needs less"
+    """The way out where memory is too small."""
+    common: Annotated[CommonArgs, Inline] = field(default_factory=CommonArgs)
+
+    @abstractmethod
+    def run(self) -> int | None:
+        """Does it. Returns the exit code, or None for 0."""
+
+    def defaults(self) -> Command | None:
+        """A command whose options are the defaults that the files named here ask for; None for the usual ones.
+
+        Called on a command that was parsed unchecked. The words are then parsed again over the result.
+        """
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedCommand(Command):
+    """A command that may run over several processes."""
+
+    processes: Annotated[ProcessArgs, Inline] = field(default_factory=ProcessArgs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredCommand(Command):
+    """A command about a run: an experiment, and any key of its configuration."""
+
+    experiment: tyro.conf.Positional[str | None] = None
+    """A Python file with config(tiny=False) -> Config, or the name of one that comes with igpt_jax (digits, ...)."""
+    tiny: Flag = False
+    """The experiment's small form, to see that it works."""
+    preset: Annotated[Literal["s", "m", "l", "xl"] | None, tyro.conf.arg(name="model.preset")] = None
+    """A model of the paper: its layers, heads and width (xl: its grid too)."""
+    config: Annotated[Config, Inline] = field(default_factory=Config)
+
+    def default_config(self) -> Config:
+        """The experiment's configuration with the preset in it."""
+        from igpt_jax.plugins import load_config
+
+        cfg = load_config(self.experiment, self.tiny) if self.experiment else Config()
+        return replace(cfg, model=replace(cfg.model, **PRESETS[self.preset])) if self.preset else cfg
+
+    def defaults(self) -> Command:
+        return type(self)(config=self.default_config())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArgs:
+    """Which weights to use."""
+
+    model: str | None = None
+    """A workdir of igpt train, an OpenAI checkpoint (its prefix), a Hugging Face directory, or a Hub name."""
+    workdir: str | None = None
+    """The same as --model."""
+    step: int | None = None
+    """Checkpoint of a workdir; by default the newest."""
+    palette: Path | None = None
+    """A palette .npy, for weights that come without one."""
+    allow_nonfinite: Flag = False
+    """Load weights that hold NaN or infinite numbers."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """Where the weights lie: by default whole on every device, and the images are split over the devices."""
+
+    @property
+    def path(self) -> str:
+        """What --model or --workdir says; InputError unless it is exactly one of them."""
+        if self.model is not None and self.workdir is not None:
+            raise InputError("--model and --workdir both name the weights; leave one of them out")
+        path = self.workdir if self.model is None else self.model
+        if path is None:
+            raise InputError("--model: missing; name a workdir, a checkpoint, a directory or a Hub name")
+        return path
+
+    def load(self) -> Pretrained:
+        """The weights and what belongs to them."""
+        from igpt_jax.parallel.mesh import make_mesh
+        from igpt_jax.parallel.processes import require_same
+        from igpt_jax.weights.load import load_pretrained
+
+        weights = load_pretrained(
+            self.path,
+            step=self.step,
+            palette=self.palette,
+            mesh=make_mesh(self.mesh),
+            allow_nonfinite=self.allow_nonfinite,
+        )
+        centers = weights.palette and weights.palette.centers.tolist()
+        require_same(f"what --model {self.path} holds", f"{to_json(weights.config)} {weights.step} {centers}")
+        return weights
+
+    def result_path(self, out: Path | None, name: str) -> Path:
+        """`out`, or else `name` in the workdir or the current directory."""
+        workdir = Path(self.path)
+        return local_path(out or (workdir / name if (workdir / "checkpoints").is_dir() else Path(name)), "--out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerArgs:
+    """How images are drawn. An option that is left out has the run's own setting."""
+
+    seed: int = 0
+    """Image i of a seed is always the same."""
+    temperature: float | None = None
+    """Divides the logits; 0 takes the most likely colour."""
+    top_k: int | None = None
+    """Keep the k most likely colours."""
+    top_p: float | None = None
+    """Keep the smallest set of most likely colours whose probability reaches p."""
+    order: str | None = None
+    """raster, known_first or random; any but raster needs a model trained for it (model.any_order)."""
+    batch_size: int | None = None
+    """Images decoded at once."""
+
+    def over(self, run: SamplerConfig) -> SamplerConfig:
+        """The run's settings with these in their place."""
+        return replace(run, **{name: value for name, value in vars(self).items() if value is not None})

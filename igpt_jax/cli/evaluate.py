@@ -1,0 +1,46 @@
+"""igpt eval: how well a trained model predicts images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs
+from igpt_jax.cli.output import print_figures
+from igpt_jax.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(JoinedCommand):
+    """Likelihood (and accuracy) of a trained model on images, beside two baselines."""
+
+    weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
+    source: str | None = None
+    """Images to measure on (folder:PATH, idx:PATH, tfds:NAME); by default those of the run."""
+    split: Literal["eval", "train", "all"] = "eval"
+    """The held-out images, those for training, or both. A flat folder holds out data.holdout of its images."""
+    max_unreadable: Annotated[float | None, tyro.conf.arg(name="data.max-unreadable")] = None
+    """Largest share of a folder's images that may be unreadable and skipped."""
+    batch_size: int | None = None
+    """Images at once; it does not change the figures."""
+    json: Flag = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Measures and prints."""
+        from igpt_jax.run import evaluate
+
+        weights = self.weights.load()
+        data, train = weights.config.data, weights.config.train
+        if self.source is not None:
+            data = replace(data, source=self.source)
+        elif not weights.data:
+            raise InputError(f"eval: {self.weights.path} is not a run with images of its own; name some with --source")
+        if self.max_unreadable is not None:
+            data = replace(data, max_unreadable=self.max_unreadable)
+        if self.batch_size is not None:
+            train = replace(train, eval_batch_size=self.batch_size)
+        weights = replace(weights, config=replace(weights.config, data=data, train=train))
+        print_figures(evaluate(weights, split=self.split), self.json)

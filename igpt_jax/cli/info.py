@@ -1,0 +1,51 @@
+"""igpt info: what some weights are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from igpt_jax.cli.common import Command, Flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Command):
+    """What a model is: kind, sizes, classes, training, palette, data and figures. The weights are not read."""
+
+    model: tyro.conf.Positional[str]
+    """A workdir of igpt train, an OpenAI checkpoint (its prefix), a Hugging Face directory, or a Hub name."""
+    step: int | None = None
+    """Checkpoint of a workdir; by default the newest."""
+    json: Flag = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Reads and prints."""
+        from igpt_jax.weights.load import describe
+
+        facts = describe(self.model, step=self.step)
+        if self.json:
+            print(json.dumps(facts, indent=2))
+            return
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            if value not in (None, {}, []):
+                print(f"{name.replace('_', ' '):<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4f}"
+        case int():
+            return f"{value:,}"
+        case dict():
+            return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+        case list() | tuple():
+            return (" x " if all(isinstance(part, int) for part in value) else ", ").join(map(str, value))
+    return str(value)

@@ -1,0 +1,129 @@
+"""Results of commands: image files, tables of figures, error lines. Process 0 writes and prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from igpt_jax.errors import InputError
+from igpt_jax.version import __version__
+
+if TYPE_CHECKING:
+    from igpt_jax.evaluation import Figures
+
+
+def fail(code: int, message: object) -> int:
+    """Prints a line on stderr, with the number of this process if there are several. Returns the exit code."""
+    label = "igpt"
+    if "jax" in sys.modules:
+        from igpt_jax.parallel.processes import process_label
+
+        label = process_label()
+    print(f"{label}: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images that a command has drawn, and what is written beside them."""
+
+    images: np.ndarray
+    """uint8 [n, Y, X, C]."""
+    names: Sequence[str]
+    """Of each image's file in a directory, without the suffix."""
+    picture: Callable[[], np.ndarray]
+    """All of them as one picture, uint8 [Y, X, 3]."""
+    shape: tuple[int, ...]
+    """Of the array in a .npy."""
+    settings: Mapping[str, Any]
+    """How they were drawn; stored in PNGs."""
+    labels: np.ndarray | None = None
+    """int [n], for class-conditional models."""
+    details: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    """More settings of each image."""
+
+
+def check_result_path(path: Path) -> Path:
+    """`path`, if images can be written to it; InputError if it has another suffix or is a directory that holds files.
+
+    .png is one picture of all images, .npy their array, .npz the arrays that FID tools read, and a path without suffix
+    a directory with one PNG an image.
+    """
+    if path.suffix not in (".png", ".npy", ".npz", ""):
+        raise InputError(f"--out {path}: must end in .png, .npy or .npz, or be a directory for one PNG an image")
+    if path.is_dir() and (path.suffix or any(path.iterdir())):
+        raise InputError(f"--out {path}: is a directory that holds something; name a file or a new directory")
+    return path
+
+
+def write_images(path: Path, drawn: Drawn) -> None:
+    """Writes images as `check_result_path` says, on process 0, and prints where."""
+    from igpt_jax.files import replace_file
+    from igpt_jax.parallel.processes import on_process_zero
+    from igpt_jax.viz import save_png
+
+    def write() -> None:
+        try:
+            if path.suffix == ".png":
+                save_png(path, drawn.picture(), png_text(drawn.settings))
+            elif path.suffix == ".npy":
+                with replace_file(path) as file:
+                    np.save(file, drawn.images.reshape(drawn.shape))
+            elif path.suffix == ".npz":
+                rgb = np.broadcast_to(drawn.images, (*drawn.images.shape[:-1], 3))
+                arrays = [rgb] if drawn.labels is None else [rgb, drawn.labels]
+                with replace_file(path) as file:
+                    np.savez(file, *arrays)
+            else:
+                for i, (name, image) in enumerate(zip(drawn.names, drawn.images, strict=True)):
+                    text = png_text({**drawn.settings, **(drawn.details[i] if drawn.details else {})})
+                    save_png(path / f"{name}.png", image, text)
+        except OSError as error:
+            raise InputError(f"--out {path}: {error.strerror}") from None
+
+    on_process_zero(write)
+    print(path)
+
+
+def png_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Text chunks of a PNG: the software, and the settings as JSON under `igpt`."""
+    return {"Software": f"igpt_jax {__version__}", "igpt": json.dumps(dict(settings))}
+
+
+def figures_as_dict(figures: Figures) -> dict[str, Any]:
+    """Figures for JSON."""
+    bits = {name: nats / math.log(2) for name, nats in figures.nats.items()}
+    return {
+        "images": figures.images,
+        "metric": figures.metric,
+        "nats": dict(figures.nats),
+        "bits": bits,
+        "accuracy": figures.accuracy,
+        **dict(figures.others),
+    }
+
+
+def print_figures(figures: Figures, as_json: bool = False) -> None:
+    """A table of nats and bits per token, with the accuracy and other values below it; or all of it as JSON."""
+    if as_json:
+        print(json.dumps(figures_as_dict(figures), indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", title=f"{figures.images} images", title_justify="left")
+    for unit in ("nats", "bits"):
+        table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
+    for name, nats in figures.nats.items():
+        table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}")
+    Console().print(table)
+    others = {} if figures.accuracy is None else {"accuracy": figures.accuracy}
+    for name, value in (others | dict(figures.others)).items():
+        print(f"{name} {value:.4f}")

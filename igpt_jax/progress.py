@@ -1,0 +1,30 @@
+"""Progress of long work. The library reports it; whoever wants to show it listens.
+
+As with logging, nothing is passed through the functions in between, and without a listener nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Listener = Callable[[str, int, int], None]
+"""(what is being done, how much is done, of how much)."""
+
+_listeners: list[Listener] = []
+
+
+def report(what: str, done: int, total: int) -> None:
+    """Tells the listeners that `done` of `total` are done. Call it with 0 first and with `total` last."""
+    for listener in _listeners:
+        listener(what, done, total)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Calls `listener` at every report within the block, whichever thread reports."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

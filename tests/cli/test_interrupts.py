@@ -1,0 +1,93 @@
+"""Signals and closed pipes, as a shell delivers them to a process of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cli.conftest import DIGITS
+from tests.test_layering import ROOT
+
+ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def start(*words):
+    """Python in a process that Ctrl-C reaches, as it does not reach background jobs of a script."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen([sys.executable, *map(str, words)], env=ENV, preexec_fn=heard, **pipes)
+
+
+@pytest.fixture
+def igpt():
+    """Starts a command; what still runs at the end is killed."""
+    started = []
+    with contextlib.ExitStack() as stack:
+
+        def run(*words):
+            started.append(stack.enter_context(start("-m", "igpt_jax", *words)))
+            return started[-1]
+
+        yield run
+        for process in started:
+            process.kill()
+
+
+@pytest.mark.parametrize("after", [0.4, 0.8, 1.3, 2.0, 3.0])
+def test_ctrl_c_in_the_first_seconds_is_one_line(igpt, tmp_path, after):
+    """While modules are imported, devices opened and programs compiled: no traceback, no crash, never swallowed."""
+    process = igpt(
+        "palette", "digits", "--channels", "1", "--colors", "16", "--out", tmp_path / "p", "--size", "96", "96"
+    )
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("it was done before the signal came")
+    assert process.returncode == 130
+    assert err.split() == ["igpt:", "interrupted"]
+    assert time.monotonic() - sent < 10
+
+
+def test_ctrl_c_in_a_compiled_program_is_answered_at_once(tmp_path):
+    """Python's own handlers wait until the program is done."""
+    code = (
+        "import igpt_jax.cli, jax, jax.numpy as jnp; igpt_jax.cli.acknowledge_signals()\n"
+        "x = jnp.ones((64, 64)); f = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda i, x: x @ x / 64, x))\n"
+        "print('ready', flush=True); f(x).block_until_ready()"
+    )
+    with start("-c", code) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        assert "interrupted" in process.stderr.readline() + process.stderr.readline()
+        assert time.monotonic() - sent < 2
+        assert process.wait(timeout=60) == 130
+
+
+def test_a_run_says_at_once_that_it_will_be_saved(igpt, tmp_path):
+    words = ["--tiny", "--train.steps", "1000000", "--optim.schedule", "constant", "--workdir", tmp_path / "run"]
+    process = igpt("train", DIGITS, *words)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "SIGINT: the run is saved after this step" in err
+    assert "saved at step" in err
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_traceback(igpt):
+    process = igpt("train", "--help")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141

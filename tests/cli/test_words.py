@@ -1,0 +1,78 @@
+"""From words to commands: help, version, completion; options in any order over the experiment's defaults."""
+
+import subprocess
+import sys
+
+import pytest
+
+from igpt_jax.cli import app, main
+from igpt_jax.cli.parse import parse
+from igpt_jax.cli.train import Train
+from igpt_jax.config import ModelConfig
+from igpt_jax.version import __version__
+from tests.cli.conftest import DIGITS
+
+
+def configured(*words):
+    """The train command as it would run."""
+    as_typed = parse(Train, "train", words, checked=False)
+    return parse(Train, "train", words, default=as_typed.defaults())
+
+
+def test_options_may_stand_before_the_experiment():
+    cfg = configured("--train.steps", "210", "--data.flip", DIGITS, "--optim.clip-norm", "None").config
+    assert (cfg.name, cfg.train.steps, cfg.data.flip, cfg.optim.clip_norm) == ("digits", 210, True, None)
+    assert not configured(DIGITS, "--data.no-flip").config.data.flip
+
+
+def test_an_override_may_need_the_values_of_the_experiment():
+    """3 divides the experiment's batch of 32 no more than the default one, but 96 images in 3 parts are fine."""
+    cfg = configured(DIGITS, "--train.microbatches", "3", "--data.batch-size", "96").config
+    assert (cfg.train.microbatches, cfg.data.batch_size) == (3, 96)
+    assert configured(DIGITS, "--train.microbatches", "32").config.data.batch_size == 32
+
+
+def test_a_preset_has_the_sizes_of_the_paper_on_the_grid_of_the_experiment():
+    model = configured(DIGITS, "--model.preset", "m", "--model.n-layer", "2").config.model
+    m = ModelConfig.preset("m")
+    assert (model.n_layer, model.d_model, model.n_head) == (2, m.d_model, m.n_head)
+    assert (model.grid, model.vocab_size) == ((8, 8), 17)
+
+
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_command_has_help(capsys, name):
+    assert main([name, "--help"]) == main(["help", name]) == 0
+    one, other = capsys.readouterr().out.split("usage:")[1:]
+    assert one == other
+    assert "--quiet" in one
+
+
+def test_the_help_of_train_shows_the_values_of_the_experiment(capsys):
+    assert main(["train", DIGITS, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--model.n-layer INT     (default: 3)" in shown
+
+
+def test_help_version_and_completion(capsys):
+    assert main(["--help"]) == main(["help"]) == 0
+    shown = capsys.readouterr().out
+    for name in app.COMMANDS:
+        assert f"• {name} " in shown
+    for code in app.EXIT_CODES:
+        assert f" {code} " in shown
+    assert main([]) == 2
+    capsys.readouterr()
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"igpt_jax {__version__}\n"
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "complete" in script
+    assert "--optim.lr" in script
+
+
+def test_help_does_not_wait_for_jax():
+    code = (
+        "import sys; from igpt_jax.cli import main; main(['train', 'digits', '--help']); sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == 0, done.stderr
