@@ -7,41 +7,101 @@ import os
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from igpt_jax.errors import InputError, first_line
 
+Image.init()  # fills Image.OPEN
 # The only decoders that may read a user's file. Pillow has others, some of which start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_READS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+}
+if "avif" in features.get_supported_modules():
+    _READS["AVIF"] = (".avif",)
+FORMATS = tuple(_READS)
+SUFFIXES = frozenset(suffix for suffixes in _READS.values() for suffix in suffixes)
+"""The names of files in these formats end so, in small or capital letters."""
+TIFF_COMPRESSIONS = (
+    *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
+    *("tiff_ccitt", "group3", "group4"),
+)
 MAX_PIXELS = 2**25  # after decoding, 5792 x 5792: one read stays below about 0.7 GB, whatever the header claims
+MAX_JPEG_PIXELS = 3 * 2**26  # before reduction, a camera of 200 megapixels; several scans need up to 6 bytes for each
 DRAFT_SIDE = 1024  # large JPEGs are decoded at 1/2, 1/4 or 1/8 while both sides keep at least this many pixels
 
 
 def load_image(path_or_file: str | os.PathLike[str] | BinaryIO, channels: Literal[1, 3]) -> np.ndarray:
-    """Reads the first frame of a JPEG, PNG, WebP, GIF or BMP as uint8 [y, x, channels].
+    """Reads the first frame or page of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF as uint8 [y, x, channels].
 
     The EXIF orientation is applied, transparent pixels are laid over white, 16-bit grey is scaled to 8 bits, and colour
     becomes grey by ITU-R 601 luma. A JPEG whose sides both reach 2048 pixels is decoded at 1/2, 1/4 or 1/8 of its size.
+    AVIF needs a Pillow that was built with it.
 
     Raises:
-      InputError: missing, not an image of these formats, damaged, truncated, or of more than 2**25 pixels to decode.
+      InputError: missing, not an image of these formats, damaged, truncated, of more than 2**25 pixels to decode, or a
+        TIFF of pixels whose black and white are not known (floats, signed numbers, other than 1, 2, 4, 8 or 16 bits).
     """
-    name = path_or_file if isinstance(path_or_file, str | os.PathLike) else getattr(path_or_file, "name", "image")
+    is_path = isinstance(path_or_file, str | os.PathLike)
+    name = path_or_file if is_path else getattr(path_or_file, "name", "image")
     try:
-        with Image.open(path_or_file, formats=FORMATS) as image:
-            if image.format == "JPEG":
-                image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
+        with open(path_or_file, "rb") if is_path else contextlib.nullcontext(path_or_file) as file:
+            image = _open(file)
+            _check_size(image)
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                _check_tiff(image)
             image.load()
             with contextlib.suppress(Exception):  # a damaged EXIF block; the pixels are decoded already
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_array(image, channels)
     except Exception as error:  # decoders raise anything when a file is damaged
         reason = getattr(error, "strerror", None) or first_line(error)
-        if isinstance(error, UnidentifiedImageError):
-            reason = f"it is none of {', '.join(FORMATS)}"
         raise InputError(f"{str(name)!r} cannot be read as an image: {reason}") from None
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """The image in a file, not decoded yet, by the first of FORMATS that knows how the file begins.
+
+    Image.open would do the same, but warns of sizes and refuses others by bounds of its own, which are not ours.
+    """
+    beginning = file.read(16)
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(beginning):
+            file.seek(0)
+            return factory(file, "")
+    raise ValueError(f"it is none of {', '.join(FORMATS)}")
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raises ValueError if there are too many pixels to decode. A large JPEG is set to be decoded at a reduced size."""
+    (width, height), is_jpeg = image.size, isinstance(image, JpegImageFile)
+    if is_jpeg and width * height <= MAX_JPEG_PIXELS:
+        image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
+    if image.width * image.height > MAX_PIXELS:
+        reduction = max(n for n in (1, 2, 4, 8) if n == 1 or min(width, height) // n >= DRAFT_SIDE)
+        fits_as_jpeg = not is_jpeg and width * height <= min(MAX_JPEG_PIXELS, MAX_PIXELS * reduction**2)
+        way_out = "resize it" + (", or save it as a JPEG, which is decoded at a reduced size" if fits_as_jpeg else "")
+        raise ValueError(f"{width} x {height} pixels are more than the {MAX_PIXELS} allowed; {way_out}")
+
+
+def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raises ValueError if black and white of the pixels are not known, or decoding may need any amount of memory."""
+    tags = image.tag_v2
+    bits, kinds = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 and bits[0] > 8  # Pillow would not invert it
+    if set(kinds) != {1} or bits[0] not in (1, 2, 4, 8, 16) or inverted:
+        raise ValueError("a TIFF of this pixel type is not read; save it with 8 or 16 bits a channel, 0 for black")
+    compression = image.info.get("compression")
+    if compression not in TIFF_COMPRESSIONS:
+        raise ValueError(f"a TIFF of compression {compression} is not read; save it with LZW or without compression")
+    if tags.get(TiffImagePlugin.TILEWIDTH, 0) * tags.get(TiffImagePlugin.TILELENGTH, 0) > MAX_PIXELS:
+        raise ValueError(f"its tiles have more than the {MAX_PIXELS} pixels allowed; save it without tiles")
 
 
 def _to_array(image: Image.Image, channels: int) -> np.ndarray:
