@@ -8,9 +8,9 @@ import pytest
 from igpt_jax.config import DataConfig
 from igpt_jax.data import sources
 from igpt_jax.data.pipeline import train_batches
-from igpt_jax.data.sources import ArraySource, open_source, register_source
+from igpt_jax.data.sources import ArraySource, absolute_source, open_source, register_source
 from igpt_jax.data.transforms import make_preprocess
-from tests.data.made import refused
+from tests.data.made import refused, values, write
 
 
 @pytest.fixture
@@ -36,6 +36,38 @@ def test_a_registered_source_is_opened_and_read_in_batches(toy_kind):
         for batch in itertools.islice(batches, 3):
             assert batch["image"].shape == (4, 2, 2, 1)
             assert (batch["image"] == batch["label"][:, None, None, None]).all()
+
+
+def test_all_is_the_training_half_and_then_the_held_out_one(toy_kind):
+    source = open_source(DataConfig(source="toy:4", channels=1), "all")
+    assert values(source) == [0, 1, 2, 3, 0, 1]
+    assert source.class_names == ("0", "1", "2", "3")
+    assert source.digest not in (open_source(DataConfig(source="toy:4"), split).digest for split in ("train", "eval"))
+
+
+def test_a_path_means_the_same_from_every_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for kind in ("folder", "idx"):
+        for typed, path in (
+            ("pictures", tmp_path / "pictures"),
+            ("./pictures/", tmp_path / "pictures"),
+            ("../x", tmp_path / ".." / "x"),  # a link may stand before it
+            ("~/pictures", tmp_path / "home" / "pictures"),
+            ("~nobody-has-this-name/x", tmp_path / "~nobody-has-this-name" / "x"),
+            ("/a:b", "/a:b"),
+        ):
+            assert absolute_source(f"{kind}:{typed}") == f"{kind}:{path}"
+            assert absolute_source(f"{kind}:{path}") == f"{kind}:{path}"
+    for other in ("digits", "folder", "folder:", "idx:", "tfds:mnist", "toy:pictures", ""):
+        assert absolute_source(other) == other
+
+    for i in range(2):
+        write(tmp_path / "home" / "pictures" / f"{i}.png", i)
+    source = open_source(DataConfig(source="folder:~/pictures"), "train")
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", "/")
+    assert len(values(source)) == 1
 
 
 def test_a_kind_belongs_to_one_opener(toy_kind):

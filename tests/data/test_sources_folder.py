@@ -121,7 +121,64 @@ def test_too_many_unreadable_files_stop_the_run(ten_images):
     truncate(paths[4])
     train = open_folder(root, max_unreadable=0.1)[0]
     train[2]
-    refused(r"at least 2 of 10 images .*'2.png', '4.png'; .*--data.max-unreadable", train.__getitem__, 4)
+    way_out = r"raise data.max_unreadable \(--data.max-unreadable 0.2\)$"
+    refused(rf"at least 2 of 10 images .*'2.png', '4.png'; .*{way_out}", train.__getitem__, 4)
+    assert open_folder(root, max_unreadable=0.2)[0][4]["image"].shape == (16, 16, 3)
+    truncate(paths[6])
+    refused(r"--data.max-unreadable 0.4\)$", values, open_folder(root, max_unreadable=0.2)[0])
+
+
+def test_pictures_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
+    """A folder of ten pictures and fifty that are not read is not ten pictures without a word."""
+    for i in range(10):
+        write(tmp_path / "a" / f"{i}.png", i)
+    for i in range(50):
+        (tmp_path / "a" / f"{i}.HEIC").touch()
+    for name in ("1.svg", "._2.heic", "notes.txt", "labels.json"):
+        (tmp_path / name).touch()
+    train, held_out = open_folder(tmp_path)
+    assert len(train) + len(held_out) == 10
+    [line] = caplog.messages
+    assert line.startswith(
+        f"folder:{tmp_path}: 10 pictures; 50 .heic and 1 .svg files are not read (formats read: JPEG"
+    )
+    for i in range(10):
+        (tmp_path / "a" / f"{i}.png").write_bytes(b"")
+    refused(
+        r"none of the \d+ images .* can be read; 50 .heic and 1 .svg files", open_folder, tmp_path, max_unreadable=1
+    )
+    for i in range(10):
+        (tmp_path / "a" / f"{i}.png").unlink()
+    refused(r"no image in .*; 50 .heic and 1 .svg files are not read \(formats read: JPEG, PNG", open_folder, tmp_path)
+
+
+def test_nothing_is_said_where_every_picture_is_read(tmp_path, caplog):
+    write(tmp_path / "0.JPE", 0, fmt="JPEG")
+    write(tmp_path / "1.tif", 1)
+    (tmp_path / "README.md").touch()
+    assert [len(source) for source in open_folder(tmp_path)] == [1, 1]
+    assert caplog.messages == []
+
+
+def test_the_whole_of_a_folder_is_every_image_once(tmp_path):
+    def whole(name):
+        return open_source(DataConfig(source=f"folder:{tmp_path / name}"), "all")
+
+    for i in range(12):
+        write(tmp_path / "flat" / ("cat" if i < 7 else "dog") / f"{i:02}.png", i)
+    source = whole("flat")
+    assert values(source) == list(range(12))
+    assert [source[i]["label"] for i in range(12)] == [0] * 7 + [1] * 5
+    write(tmp_path / "one" / "0.png", 3)
+    assert values(whole("one")) == [3]  # though no image can be held out
+
+    for name, value in (("train/b/0", 5), ("train/c/1", 4), ("test/a/2", 3)):
+        write(tmp_path / "split" / f"{name}.png", value)
+    source = whole("split")
+    assert values(source) == [5, 4, 3]
+    assert [source[i]["label"] for i in range(3)] == [1, 2, 0]
+    assert source.class_names == ("a", "b", "c")
+    assert values(pickle.loads(pickle.dumps(source))) == [5, 4, 3]
 
 
 @pytest.mark.parametrize(("limit", "says"), [(0.01, "at least 1 of 10 images"), (1.0, "none of the 10 images")])

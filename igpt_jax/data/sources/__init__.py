@@ -6,17 +6,30 @@ A source is a sequence of records with uint8 pixels as they were stored. Resizin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.sources.base import ArraySource, Record, Source, Split
+from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split
 from igpt_jax.data.sources.digits import open_digits
-from igpt_jax.data.sources.folder import FolderSource
+from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
 from igpt_jax.data.sources.idx import open_idx
 from igpt_jax.data.sources.tfds import TfdsSource
 from igpt_jax.errors import InputError, nearest
 
-__all__ = ["SOURCES", "ArraySource", "Opener", "Record", "Source", "Split", "open_source", "register_source"]
+__all__ = [
+    "SOURCES",
+    "ArraySource",
+    "Opener",
+    "Record",
+    "Selection",
+    "Source",
+    "Split",
+    "absolute_source",
+    "open_source",
+    "register_source",
+]
 
 Opener = Callable[[DataConfig, Split, str], Source]
 """(the data settings, which split, what follows the colon in `data.source` or "") -> the source."""
@@ -45,16 +58,31 @@ def register_source(kind: str, opener: Opener) -> None:
         raise ValueError(f"a source of kind {kind!r} exists already")
 
 
-def open_source(cfg: DataConfig, split: Split) -> Source:
-    """Opens one split of `cfg.source`; the module of each kind says how it finds the two splits.
+def absolute_source(source: str) -> str:
+    """`data.source` with the path of a `folder:` or `idx:` made absolute, so that it means the same from everywhere."""
+    kind, _, where = source.partition(":")
+    if kind not in ("folder", "idx") or not where:
+        return source
+    return f"{kind}:{Path(os.path.expanduser(where)).absolute()}"
+
+
+def open_source(cfg: DataConfig, split: Selection) -> Source:
+    """Opens one split of `cfg.source`, or every record of both; the module of each kind says how it finds the splits.
+
+    Args:
+      split: `all` for the records of `train`, then those of `eval`; of a folder without split folders, by file name.
 
     Raises:
       InputError: there is no such kind; or the source is missing, empty or damaged.
     """
-    kind, _, where = cfg.source.partition(":")
+    kind, _, where = absolute_source(cfg.source).partition(":")
     if kind not in SOURCES:
         raise InputError(
             f"data.source: {cfg.source!r} is of no known kind{nearest(kind, SOURCES)}; there are {', '.join(SOURCES)}, "
             "and those of a file named with --plugin"
         )
-    return SOURCES[kind](cfg, split, where)
+    if split != "all":
+        return SOURCES[kind](cfg, split, where)
+    if SOURCES[kind] is FolderSource:
+        return open_whole_folder(cfg, where)
+    return Joined(SOURCES[kind](cfg, "train", where), SOURCES[kind](cfg, "eval", where))

@@ -8,6 +8,8 @@ from typing import Literal, Protocol, TypedDict
 import numpy as np
 
 Split = Literal["train", "eval"]
+Selection = Literal["train", "eval", "all"]
+"""Which records: those of one split, or of both."""
 
 
 class Record(TypedDict):
@@ -57,3 +59,18 @@ class ArraySource:
 
     def __getitem__(self, i: int) -> Record:
         return Record(image=np.repeat(self._images[i][..., None], self._channels, axis=2), label=int(self._labels[i]))
+
+
+class Joined:
+    """The records of one source after those of another; both have the same classes."""
+
+    def __init__(self, first: Source, second: Source) -> None:
+        self.name, self.class_names = first.name, first.class_names
+        self.digest = f"{first.digest} then {second.digest}"
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def __getitem__(self, i: int) -> Record:
+        return self._first[i] if i < len(self._first) else self._second[i - len(self._first)]

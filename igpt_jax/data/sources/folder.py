@@ -1,7 +1,7 @@
 """`folder:PATH`: the image files of a folder, with subfolders as classes.
 
 The splits are the folders `train/` and `val/` (or `valid/`, `validation/`, `test/`) where both exist. Otherwise
-`data.holdout` of the images are held out, by a hash of each file name.
+`data.holdout` of the images are held out, by a hash of each file name. The log counts pictures in formats not read.
 """
 
 from __future__ import annotations
@@ -11,18 +11,24 @@ import hashlib
 import logging
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.reading import load_image
-from igpt_jax.data.sources.base import Record, Split
+from igpt_jax.data.reading import FORMATS, SUFFIXES, load_image
+from igpt_jax.data.sources.base import Joined, Record, Selection, Source, Split
 from igpt_jax.errors import InputError, require
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"))
 EVAL_FOLDERS = ("val", "valid", "validation", "test")
+_OTHER = (
+    ".avif .heic .heif .jp2 .j2k .jpx .jxl .jxr .apng .mpo .svg .svgz .psd .xcf .eps .ico .tga .pcx .ppm .pgm .pbm "
+    ".pnm .exr .hdr .dds .qoi .emf .wmf .dng .cr2 .cr3 .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .rwl"
+)
+OTHER_PICTURES = frozenset(_OTHER.split()) - SUFFIXES
+"""So end the names of pictures that are not read; files with other names are not counted."""
 
 
 class FolderSource:
@@ -30,34 +36,41 @@ class FolderSource:
 
     In place of a file that cannot be read, the record is that of the next readable one.
 
+    Args:
+      split: `all` for every image of a folder without split folders (`open_whole_folder` takes both kinds).
+
     Raises:
       InputError: there is no such folder, it has no image, or none that can be read. Later, from reading a record: more
         than `data.max_unreadable` of the images could not be read.
     """
 
-    def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
+    def __init__(self, cfg: DataConfig, split: Selection, where: str) -> None:
         require(bool(where), "data.source", "name the folder: folder:PATH")
-        root = Path(where).expanduser()
+        root = Path(where)
         require(root.is_dir(), "data.source", f"there is no folder {where!r}")
-        folders: dict[str, Path] = {split: root}
-        held_out = next((root / name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
-        if held_out is not None and (root / "train").is_dir():
-            folders = {"train": root / "train", "eval": held_out}
+        folders = _split_folders(root) or {split: root}
+        skipped: Counter[str] = Counter()
         try:
-            listed = {name: sorted(_list_images(folder, "", ())) for name, folder in folders.items()}
+            listed = {name: sorted(_list_images(folder, "", (), skipped)) for name, folder in folders.items()}
         except OSError as error:
             raise InputError(f"data.source: {error}") from None
         paths = listed[split]
         self.name = cfg.source
         self._root = str(folders[split])
-        require(bool(paths), "data.source", f"no image ({', '.join(sorted(SUFFIXES))}) in {self._root!r}")
+        self._skipped = _say(skipped)
+        formats = f"(formats read: {', '.join(FORMATS)})"
+        require(bool(paths), "data.source", f"no image in {self._root!r}{self._skipped} {formats}")
+        if skipped and split != "eval":  # the half `train` says it for both
+            log.warning("%s: %d pictures%s %s", cfg.source, sum(map(len, listed.values())), self._skipped, formats)
         # the classes of both splits, so that a class that one split lacks does not change the numbers of the others
         self.class_names = tuple(sorted({p.partition("/")[0] for half in listed.values() for p in half if "/" in p}))
         self._labels = {name: i for i, name in enumerate(self.class_names)}
-        self._paths = paths if len(folders) == 2 else _hold_out(paths, cfg.holdout, self._root)[split]
+        self._total = len(paths)
+        if len(folders) == 1 and split != "all":
+            paths = _hold_out(paths, cfg.holdout, self._root)[split]
+        self._paths = paths
         self.digest = hashlib.sha256(b"".join(_name_bytes(path) + b"\0" for path in self._paths)).hexdigest()
         self._unreadable: dict[str, None] = {}  # an ordered set
-        self._total = len(paths)
         self._cfg = cfg
         _ = self[0]  # raises if no image can be read
 
@@ -78,22 +91,49 @@ class FolderSource:
                 self._count_unreadable(path, error)
                 continue
             return Record(image=image, label=self._labels[path.partition("/")[0]] if "/" in path else -1)
-        raise InputError(f"data.source: none of the {n} images in {self._root!r} can be read")
+        raise InputError(f"data.source: none of the {n} images in {self._root!r} can be read{self._skipped}")
 
     def _count_unreadable(self, path: str, error: InputError) -> None:
         if path not in self._unreadable:  # two threads at once may both warn
             log.warning("skipped: %s", error)
         self._unreadable[path] = None
-        names = list(self._unreadable)
-        if len(names) > self._cfg.max_unreadable * self._total:
+        names, limit = list(self._unreadable), self._cfg.max_unreadable
+        if len(names) > limit * self._total:
             raise InputError(
                 f"data.source: at least {len(names)} of {self._total} images in {self._root!r} cannot be read, such as "
-                f"{', '.join(map(repr, names[:3]))}; repair or remove them, or raise --data.max-unreadable"
+                f"{', '.join(map(repr, names[:3]))}; repair or remove them, or raise data.max_unreadable "
+                f"(--data.max-unreadable {min(1.0, max(0.2, 2 * limit)):g})"
             )
 
 
-def _list_images(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterator[str]:
-    """Relative paths of image files with forward slashes, without hidden files and folders."""
+def open_whole_folder(cfg: DataConfig, where: str) -> Source:
+    """Every image of a folder once, in the order of their names; first those of `train/` if it has split folders.
+
+    Raises:
+      InputError: as FolderSource does.
+    """
+    if _split_folders(Path(where)) is None:
+        return FolderSource(cfg, "all", where)
+    return Joined(FolderSource(cfg, "train", where), FolderSource(cfg, "eval", where))
+
+
+def _split_folders(root: Path) -> dict[Selection, Path] | None:
+    """The folders of both splits, if both exist."""
+    held_out = next((root / name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
+    return {"train": root / "train", "eval": held_out} if held_out and (root / "train").is_dir() else None
+
+
+def _say(skipped: Counter[str]) -> str:
+    """The end of a message about pictures that are not read, or nothing."""
+    counts = " and ".join(f"{n} {suffix}" for suffix, n in skipped.most_common())
+    return f"; {counts} files are not read" if skipped else ""
+
+
+def _list_images(folder: Path, prefix: str, parents: tuple[Path, ...], skipped: Counter[str]) -> Iterator[str]:
+    """Relative paths of image files with forward slashes, without hidden files and folders.
+
+    The suffixes of other pictures are counted in `skipped`.
+    """
     parents += (folder.resolve(),)
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -102,9 +142,12 @@ def _list_images(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterat
                 continue
             if entry.is_dir():
                 if path.resolve() not in parents:  # else a link to a folder above itself
-                    yield from _list_images(path, f"{prefix}{entry.name}/", parents)
-            elif path.suffix.lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):  # a link may dangle
-                yield prefix + entry.name
+                    yield from _list_images(path, f"{prefix}{entry.name}/", parents, skipped)
+            elif (suffix := path.suffix.lower()) in SUFFIXES:
+                if entry.is_file() or entry.is_symlink():  # a link may dangle
+                    yield prefix + entry.name
+            elif suffix in OTHER_PICTURES:
+                skipped[suffix] += 1
 
 
 def _hold_out(paths: Sequence[str], share: float, root: str) -> dict[Split, list[str]]:

@@ -28,7 +28,7 @@ def open_idx(cfg: DataConfig, split: Split, where: str) -> Source:
       InputError: there is no image file, it is empty, or one of the two files is damaged.
     """
     require(bool(where), "data.source", "name the folder: idx:PATH")
-    folder = Path(where).expanduser()
+    folder = Path(where)
     prefix = cfg.train_split if split == "train" else cfg.eval_split
     prefixes = ("t10k", "test") if prefix == "test" else (prefix,)
     image_file, label_file = _find(folder, prefixes, "images", 3), _find(folder, prefixes, "labels", 1)
