@@ -148,8 +148,8 @@ class Palette:
         colors, counts = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0, return_counts=True)
         if len(colors) < size:
             raise InputError(
-                f"palette: the pixels hold {len(colors)} distinct colours, fewer than the {size} asked for; lower "
-                "model.vocab_size or raise palette.fit_images"
+                f"palette: the pixels hold {len(colors)} distinct colours, fewer than the {size} asked for; ask "
+                "for fewer colours, or fit more images"
             )
         colors = colors.astype(np.float64)
         chosen = colors if len(colors) == size else _kmeans(colors, counts, size, seed)
