@@ -124,7 +124,8 @@ class DataConfig:
     """Which pictures, in batches of which size, and what is done to them on the host."""
 
     source: str = "digits"
-    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, or a source of your own."""
+    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, or a source of your own. A
+    run stores the absolute path."""
     batch_size: Positive = 128
     """Images per optimizer step over all processes."""
     train_split: str = "train"
@@ -134,7 +135,8 @@ class DataConfig:
     holdout: Annotated[float, Interval(gt=0, lt=1)] = 0.05
     """Share of a folder's images that is held out for evaluation, chosen by file name."""
     max_unreadable: Annotated[float, Interval(ge=0, le=1)] = 0.01
-    """Largest share of a folder's images that may be unreadable and skipped before the run stops."""
+    """Largest share of a folder's images that may be unreadable and skipped before the run stops. It may change when a
+    run continues."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
 

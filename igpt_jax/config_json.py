@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 FIXED = ("seed", "objective", "init_from", "init_grid", "model", "data", "palette", "optim")
 """The sections that decide what a run computes. A workdir is continued only with the same values in them."""
+FREE = ("data.max_unreadable",)
+"""Keys of these sections that decide nothing but when a run stops."""
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
@@ -30,9 +32,10 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys of the fixed sections whose values differ, with (old, new)."""
+    """Keys whose values may not differ, but do, with (old, new)."""
     a, b = flatten(old), flatten(new)
-    return {key: (a[key], b[key]) for key in a if a[key] != b[key] and key.partition(".")[0] in FIXED}
+    fixed = (key for key in a if key.partition(".")[0] in FIXED and key not in FREE)
+    return {key: (a[key], b[key]) for key in fixed if a[key] != b[key]}
 
 
 def to_json(cfg: Any) -> str:

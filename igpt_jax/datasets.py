@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.config import Config
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
-from igpt_jax.data.sources import open_source
+from igpt_jax.data.sources import absolute_source, open_source
 from igpt_jax.data.sources.base import Record, Source, Split
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.errors import InputError
@@ -30,7 +30,9 @@ class Data:
 
     @property
     def digests(self) -> dict[str, str]:
-        return {"train": self.train.digest, "held_out": self.held_out.digest}
+        """Of both halves, and how many images they hold together."""
+        images = str(len(self.train) + len(self.held_out))
+        return {"train": self.train.digest, "held_out": self.held_out.digest, "images": images}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,12 +83,20 @@ def picture_size(cfg: Config) -> tuple[int, int]:
     return cfg.model.grid[0], cfg.model.grid[1]
 
 
-def open_data(cfg: Config, mesh: Mesh | None = None, source: Mapping[Split, Source] | None = None) -> Data:
+def with_absolute_source(cfg: Config) -> Config:
+    """The same configuration, with a `data.source` that means the same from every directory."""
+    return replace(cfg, data=replace(cfg.data, source=absolute_source(cfg.data.source)))
+
+
+def open_data(
+    cfg: Config, mesh: Mesh | None = None, source: Mapping[Split, Source] | None = None, whole: bool = False
+) -> Data:
     """Both halves of the data of a configuration, the same on all processes.
 
     Args:
       mesh: None for the configuration's own.
       source: the halves `train` and `eval` as objects, instead of what data.source names.
+      whole: both halves are all images of data.source.
 
     Raises:
       InputError: there is no such data, the processes see different images, the grid is not one of pictures, or the
@@ -95,6 +105,9 @@ def open_data(cfg: Config, mesh: Mesh | None = None, source: Mapping[Split, Sour
     with raise_on_all():
         picture_size(cfg)
         mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+        if whole:
+            everything = open_source(cfg.data, "all")
+            source = {"train": everything, "eval": everything}
         source = source or {"train": open_source(cfg.data, "train"), "eval": open_source(cfg.data, "eval")}
         data = Data(source["train"], source["eval"], cfg, mesh)
     require_same(f"data.source {cfg.data.source}", str(data.digests))

@@ -18,8 +18,8 @@ import numpy as np
 
 from igpt_jax.config import Config, MeshConfig
 from igpt_jax.config_json import to_json
-from igpt_jax.data.sources.base import Source, Split
-from igpt_jax.datasets import Data, check_classes, open_data, subset
+from igpt_jax.data.sources.base import Selection, Source, Split
+from igpt_jax.datasets import Data, check_classes, open_data, subset, with_absolute_source
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EvalContext, Evaluators, Figures, summarize
 from igpt_jax.evaluation.base import MakeEvaluator
@@ -119,6 +119,7 @@ def train(
       NonFiniteError, Interrupted: as `TrainLoop.run` raises them.
     """
     run = prepare(cfg, Path(workdir), Extensions(source, objective, evaluators or {}))
+    cfg = run.cfg
     if wandb:
         on_process_zero(require_wandb)
     with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
@@ -143,6 +144,7 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
       InputError: bad input of any kind.
     """
     require_same("the configuration", to_json(cfg))
+    cfg = with_absolute_source(cfg)
     mesh = make_mesh(cfg.mesh)
     check_splits(cfg.data.batch_size, cfg.train.microbatches, mesh)
     check_order(cfg.model, cfg.sampler.order)
@@ -206,12 +208,16 @@ def check_continues(run: Run) -> list[CheckpointMeta]:
         raise InputError(
             f"train.steps: {workdir} has a checkpoint at step {newest.step}, beyond {cfg.train.steps} steps"
         )
-    for half, digest in run.data.digests.items():
-        if newest.data[half] != digest:
-            raise InputError(
-                f"data.source: {cfg.data.source} no longer holds the images that {workdir} was started with ({half}); "
-                "bring them back, or start a new run in another --workdir"
-            )
+    here, there = run.data.digests, newest.data
+    changed = [half for half in ("train", "held_out") if there[half] != here[half]]
+    if changed:
+        then = f"{there['images']} then, " if "images" in there else ""  # older checkpoints do not say it
+        raise InputError(
+            f"data.source: {cfg.data.source} no longer holds the images that {workdir} was started with "
+            f"({then}{here['images']} now; changed: {', '.join(changed)}); a run continues only on the same images: "
+            "take new ones out and bring missing ones back, or start a new run from its weights with "
+            f"--init-from {workdir} --workdir NEW"
+        )
     if not (newest.palette and run.palette.same_as(newest.palette)):
         raise InputError(f"workdir {workdir}: palette.npy is not the one the run was started with; put it back")
     return checkpoints
@@ -281,18 +287,24 @@ def report(trained: Trained) -> Report:
     return Report(trained.step, figures, tuple(pictures))
 
 
-def evaluate(pretrained: Pretrained) -> Figures:
-    """Figures of a trained model on all held-out images of its configuration.
+def evaluate(pretrained: Pretrained, split: Selection = "eval") -> Figures:
+    """Figures of a trained model on the images of its configuration.
 
     Computed on the mesh that the parameters lie on; if they lie on one device, all devices split the batch.
+
+    Args:
+      split: `eval` for the held-out images, `train` for the others, `all` for every image once. The histograms of the
+        baseline are counted on the images of `train` or, with `all`, on all; so with these two they have seen what
+        they are measured on.
     """
     cfg, params = pretrained.config, pretrained.params
     mesh = mesh_of(params)
     if mesh is None:
         mesh = make_mesh(MeshConfig())
         params = jax.device_put(params, shardings(params, mesh, AXES))
-    data = open_data(cfg, mesh)
+    data = open_data(cfg, mesh, whole=split == "all")
     palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
     objective = make_objective(cfg.objective, cfg.model, palette)
-    context = EvalContext(pretrained.model, objective, palette, cfg, data, data.held_out)
+    images = data.train if split == "train" else data.held_out
+    context = EvalContext(pretrained.model, objective, palette, cfg, data, images)
     return summarize(dict(Evaluators(context).run(params, pretrained.step or 0)), context)

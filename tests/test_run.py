@@ -154,8 +154,10 @@ def test_no_run_continues_in_a_workdir_of_weights(pretrained, tmp_path):
     again = load_pretrained(tmp_path / "w")
     assert (again.step, again.data) == (6, {})
     jax.tree.map(np.testing.assert_array_equal, again.params, weights.params)
-    with pytest.raises(InputError, match="start from them in another"):
-        train(dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema_decay=None)), tmp_path / "w")
+    same = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema_decay=None))
+    for cfg in (same, changed(train={"steps": 7}), dataclasses.replace(same, seed=3)):  # the settings are not to blame
+        with pytest.raises(InputError, match="start from them in another --workdir with --init-from"):
+            train(cfg, tmp_path / "w")
     with pytest.raises(InputError, match="holds something already"):
         save_pretrained(weights, tmp_path / "w")
 
@@ -172,6 +174,72 @@ def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(t
         with pytest.raises(InputError, match=reason):
             train(cfg, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_every_image_is_measured_if_asked_for(pretrained):
+    """The mean over all images is that over both halves."""
+    weights = load_pretrained(pretrained)
+    held_out, train_half, every = (evaluate(weights, split=split) for split in ("eval", "train", "all"))
+    assert evaluate(weights).nats == held_out.nats
+    assert (held_out.images, train_half.images, every.images) == (297, 1500, 1797)
+    assert train_half.nats["model"] != pytest.approx(held_out.nats["model"], rel=1e-4)
+    mean = (297 * held_out.nats["model"] + 1500 * train_half.nats["model"]) / 1797
+    assert every.nats["model"] == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.fixture
+def folder_run(tmp_path, monkeypatch):
+    """A finished run on pictures that were named from the directory above them, and its configuration."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for i in range(20):
+        picture(tmp_path / "pictures" / f"{i}.png", i)
+    data = DataConfig(source="folder:pictures", batch_size=16, holdout=0.3, channels=1)
+    cfg = dataclasses.replace(changed(train={"steps": 2, "eval_every": 2}), data=data)
+    return train(cfg, tmp_path / "run").workdir, cfg
+
+
+def picture(path, seed):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)).save(path)
+
+
+def test_a_run_finds_its_pictures_from_every_directory(folder_run, tmp_path, monkeypatch):
+    workdir, cfg = folder_run
+    monkeypatch.chdir("/")
+    weights = load_pretrained(workdir)
+    assert 4 <= evaluate(weights).images < 20
+    assert evaluate(weights, split="all").images == 20
+    there = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source=f"folder:{tmp_path}/pictures"))
+    assert train(there, workdir).step == 2
+    with pytest.raises(InputError, match="there is no folder '/pictures'"):
+        train(cfg, workdir)
+
+
+def test_a_run_that_stored_a_relative_path_is_continued(tmp_path, monkeypatch, request):
+    """As those of earlier versions did."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr("igpt_jax.run.with_absolute_source", lambda cfg: cfg)
+        workdir, cfg = request.getfixturevalue("folder_run")
+    assert '"folder:pictures"' in (workdir / "config.json").read_text()
+    assert train(cfg, workdir).step == 2
+    assert f'"folder:{tmp_path}/pictures"' in (workdir / "config.json").read_text()
+
+
+def test_the_limit_of_unreadable_pictures_may_change_but_not_the_pictures(folder_run, tmp_path):
+    """Who is told to raise the limit can do it; who added a picture is told what it means."""
+    workdir, cfg = folder_run
+    longer = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, steps=4))
+    more = dataclasses.replace(longer, data=dataclasses.replace(cfg.data, max_unreadable=0.2))
+    (tmp_path / "pictures" / "3.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"raise data\.max_unreadable"):
+        train(longer, workdir)
+    assert train(more, workdir).step == 4
+    picture(tmp_path / "pictures" / "new.png", 99)
+    with pytest.raises(InputError, match=r"\(20 then, 21 now; changed: \w+\); .* only on the same images") as refused:
+        train(more, workdir)
+    assert f"--init-from {workdir} --workdir NEW" in str(refused.value)
+    (tmp_path / "pictures" / "new.png").rename(tmp_path / "new.png")
+    assert train(more, workdir).step == 4
 
 
 class Noise:

@@ -14,22 +14,31 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from igpt_jax.config import Config
 from igpt_jax.config_json import differences, from_json, to_json
+from igpt_jax.datasets import with_absolute_source
 from igpt_jax.errors import InputError
 from igpt_jax.files import replace_file
 from igpt_jax.parallel.processes import on_process_zero
+from igpt_jax.training.checkpoint import CHECKPOINTS
+from igpt_jax.training.metric_log import METRICS
 
 
 def check_workdir(workdir: Path, cfg: Config) -> None:
     """Checks that this run may live there: in a new or empty directory, or in that of the same run.
 
     Raises:
-      InputError: it holds a run of another configuration or other files, or is no directory.
+      InputError: it holds a run of another configuration, weights of no run or other files, or is no directory.
     """
     stored = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir {workdir}: is a file; name a directory")
     if stored.exists():
-        changes = differences(from_json(Config, stored.read_text(), str(stored)), cfg)
+        there = from_json(Config, stored.read_text(), str(stored))
+        changes = differences(with_absolute_source(there), with_absolute_source(cfg))
+        if changes and _holds_no_run(workdir):
+            raise InputError(
+                f"workdir {workdir}: holds weights and no run (there is no {METRICS}); start from them in another "
+                f"--workdir with --init-from {workdir}"
+            )
         if changes:
             listed = "; ".join(f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changes.items())
             raise InputError(
@@ -38,6 +47,13 @@ def check_workdir(workdir: Path, cfg: Config) -> None:
             )
     elif workdir.is_dir() and any(p.name != ".lock" for p in workdir.iterdir()):
         raise InputError(f"workdir {workdir}: holds other files and no run; name a new or empty directory")
+
+
+def _holds_no_run(workdir: Path) -> bool:
+    """Whether there is a checkpoint without the log that a run begins before its first checkpoint."""
+    checkpoints = workdir / CHECKPOINTS
+    is_checkpoint = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    return is_checkpoint and not (workdir / METRICS).exists()
 
 
 @contextmanager
