@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 quickstart: $(VENV)/installed
-	$(BIN)/igpt train experiments/digits.py --workdir runs/digits
+	$(BIN)/igpt train digits --workdir runs/digits
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,46 +1,64 @@
-"""Packaging of igpt_jax: metadata, dependencies and extras. Lint, type and test settings are in pyproject.toml."""
+"""Packaging of igpt_jax: metadata, dependencies and extras. Lint, type and test settings are in pyproject.toml.
 
+The lower bounds are what the suite was run with once: constraints/lowest.txt.
+"""
+
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+
 setup(
     name="igpt_jax",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "igpt_jax/version.py").read_text(encoding="utf-8"))[1],
     description="Image GPT (Generative Pretraining from Pixels) in JAX and Flax",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The igpt_jax authors",
     license="MIT",
+    license_files=["LICENSE"],
+    keywords=["image generation", "autoregressive", "transformer", "JAX", "Flax", "Image GPT"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
-    packages=find_packages(include=["igpt_jax", "igpt_jax.*"]),
-    package_data={"igpt_jax": ["py.typed"]},
-    install_requires=[
-        "jax>=0.10",
-        "flax>=0.12",
+    packages=[*find_packages(include=["igpt_jax", "igpt_jax.*"]), "igpt_jax.experiments"],
+    package_dir={"igpt_jax.experiments": "experiments"},  # at the top level of a checkout
+    install_requires=[  # what `igpt train digits` needs, with its pictures
+        "jax>=0.10.1",
+        "flax>=0.12.7",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
         "numpy>=2.0",
         "annotated-types>=0.7",
-        "dacite>=1.9",
+        "dacite>=1.9.1",
         "filelock>=3.16",
         "matplotlib>=3.9",
         "pillow>=11",
         "pooch>=1.8",
-        "requests>=2.32",
+        "requests>=2.32.2",
         "rich>=13",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
-        "tensorboardX>=2.6",
-        "tensorflow-datasets>=4.9.7",
-        "tqdm",
-        "importlib_resources",  # tensorflow-datasets uses it without declaring it
-        "tyro>=1.0",
+        "tensorboardX>=2.6.1",
+        "tqdm>=4.66",
+        "tyro>=1.0.14,<1.1",  # the first with the private hook tyro._errors.on_parse_error
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
+        "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],  # it uses the latter without declaring it
         "enhance": ["scikit-image>=0.24", "PyWavelets"],  # data.denoise, data.enhance
         "openai": ["tensorflow"],  # also what tensorflow-datasets needs to prepare most image sets
         "hf": ["huggingface_hub"],
@@ -51,8 +69,11 @@ setup(
             "pytest-xdist>=3.7",
             "chex>=0.1.90",
             "import-linter>=2",
+            "setuptools>=77",  # builds the wheel that a test looks into
             "scikit-image>=0.24",
             "PyWavelets",
+            "tensorflow-datasets>=4.9.7",
+            "importlib_resources",
         ],
         # what the suite compares with; torch is pinned so that a comparison means the same everywhere
         "parity": ["torch==2.13.0", "transformers>=5", "tensorflow>=2.20", "huggingface_hub"],

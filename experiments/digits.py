@@ -1,6 +1,6 @@
 """Handwritten digits (scikit-learn; 8 x 8 pixels, 17 grey levels): the quickstart.
 
-igpt train experiments/digits.py --workdir runs/digits
+igpt train digits --workdir runs/digits
 
 Expected: 1.259 nats per token on the 297 held-out digits, in about 2 minutes on 2 CPU cores.
 """

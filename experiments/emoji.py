@@ -1,7 +1,7 @@
 """Colour emoji (32 x 32, a palette of 512 colours fitted to them), sized for an evening on two CPU cores.
 
     npm install emoji-datasource-google
-    igpt train experiments/emoji.py --workdir runs/emoji
+    igpt train emoji --workdir runs/emoji
 
 Expected: 1.777 nats per token on 198 held-out emoji after 5,120 images; colours and outlines, no faces yet. An
 accelerator affords a larger model and more steps: --model.n-layer 12 --model.d-model 512 --train.steps 20000.

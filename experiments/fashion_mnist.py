@@ -1,6 +1,6 @@
 """Fashion-MNIST (28 x 28 grey pixels, 16 levels), sized for an evening on two CPU cores.
 
-    igpt train experiments/fashion_mnist.py --workdir runs/fashion_mnist
+    igpt train fashion_mnist --workdir runs/fashion_mnist
 
 Expected: 0.785 nats per token on 1000 of the test images, which look like garments when sampled.
 Debian's package dataset-fashion-mnist puts the files where `source` looks; elsewhere give --data.source idx:PATH.

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
 from pathlib import Path
 from types import ModuleType
 
 from igpt_jax.config import Config
 from igpt_jax.config_json import from_json, to_json
-from igpt_jax.errors import InputError
+from igpt_jax.errors import InputError, nearest
 
 
 def load_module(path: str | Path, what: str = "plugin") -> ModuleType:
     """Runs a Python file. What it registers (in OBJECTIVES, EVALUATORS, ...) is there afterwards.
 
     Raises:
-      InputError: no such file, or it fails.
+      InputError: no such file, or it fails; then the message names its line.
     """
     path = Path(path)
     if not path.is_file():
-        hint = "; it comes before its overrides, and experiments/ has some" if what == "experiment" else ""
-        raise InputError(f"{what} {path}: no such file{hint}")
+        raise InputError(f"{what} {path}: no such file")
     key = (path.resolve(), path.stat().st_mtime_ns)
     if key in _loaded:
         return _loaded[key]
@@ -33,7 +33,7 @@ def load_module(path: str | Path, what: str = "plugin") -> ModuleType:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} {path}: {type(error).__name__}: {error}") from error
+        raise InputError(f"{what} {path}{_describe(error, module.__file__)}") from error
     _loaded[key] = module
     return module
 
@@ -42,19 +42,52 @@ _loaded: dict[tuple[Path, int], ModuleType] = {}
 """By path and time of change: a file that is both an experiment and a plugin registers its parts once."""
 
 
-def load_config(path: str | Path, tiny: bool = False) -> Config:
-    """The configuration that an experiment file describes: a Python file with `config(tiny=False) -> Config`.
+def shipped_experiments() -> dict[str, Path]:
+    """Name -> file of the experiments that come with igpt_jax, by name."""
+    package = Path(__file__).parent
+    for folder in (package / "experiments", package.parent / "experiments"):  # as installed; in a checkout
+        if files := sorted(folder.glob("*.py")):
+            return {file.stem: file for file in files}
+    return {}
+
+
+def load_config(experiment: str | Path, tiny: bool = False) -> Config:
+    """The configuration that an experiment describes: a Python file with `config(tiny=False) -> Config`.
+
+    Args:
+      experiment: the file's path, or the name of one of `shipped_experiments()`. A file of that name goes first.
+      tiny: the small form of the run, which shows that it works.
 
     Raises:
-      InputError: no such file, it fails, or it has no `config`.
+      InputError: no such file or name, the file fails (the message names its line), or it has no `config`.
     """
+    path, shipped = Path(experiment), shipped_experiments()
+    if not path.is_file():
+        if str(experiment) not in shipped:
+            raise InputError(
+                f"experiment {experiment}: no such file{nearest(str(experiment), shipped)}; igpt_jax itself has "
+                f"{', '.join(shipped)}; the experiment comes before its overrides"
+            )
+        path = shipped[str(experiment)]
     module = load_module(path, "experiment")
+    if not callable(getattr(module, "config", None)):
+        raise InputError(f"experiment {path}: has no function config(tiny=False)")
     try:
         cfg = module.config(tiny=tiny)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"experiment {path}: {type(error).__name__}: {error}") from error
+        raise InputError(f"experiment {path}{_describe(error, module.__file__)}") from error
     if not isinstance(cfg, Config):
         raise InputError(f"experiment {path}: config() gave {type(cfg).__name__}, not igpt_jax.config.Config")
     return from_json(Config, to_json(cfg), "its configuration")  # so that every value has its type
+
+
+def _describe(error: Exception, file: str | None) -> str:
+    """`, line N: KIND: MESSAGE` on one line. N is where the deepest frame in `file` stands."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    message = str(error)
+    if isinstance(error, SyntaxError) and error.filename == file:  # no frame is in a file that cannot be parsed
+        lines, message = [error.lineno], error.msg
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{where}: {type(error).__name__}: {' '.join(message.split())}"

@@ -23,8 +23,8 @@ class TfdsSource:
     `load_image` decodes the images, not TFDS, so that the pixels are the same on every machine.
 
     Raises:
-      InputError: the dataset is unknown, not prepared, without images or without that split. Later, from reading a
-        record: its image is damaged.
+      InputError: TFDS is not installed, or the dataset is unknown, not prepared, without images or without that split.
+        Later, from reading a record: its image is damaged.
     """
 
     def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
@@ -57,11 +57,14 @@ class TfdsSource:
 
 def _open(name: str, split: str) -> tuple[Any, Any]:
     """The records of a split, their images still encoded, and the feature `label` or None."""
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        lacks = f"data.source: tfds:{name} needs TensorFlow Datasets ({first_line(error)})"
+        raise InputError(f"{lacks}; pip install 'igpt_jax[tfds]'") from None
     advice = (
         f"prepare it once with: tfds build {name} --file_format=array_record (for most image datasets this needs "
-        "TensorFlow; reading does not: pip install -e '.[openai]')"
+        "TensorFlow; reading does not: pip install 'igpt_jax[openai]')"
     )
     try:
         builder: Any = tfds.builder(name, file_format="array_record")
