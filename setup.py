@@ -17,7 +17,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The igpt_jax authors",
-    license="MIT",
+    license_expression="MIT",
     license_files=["LICENSE"],
     keywords=["image generation", "autoregressive", "transformer", "JAX", "Flax", "Image GPT"],
     classifiers=[

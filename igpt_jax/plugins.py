@@ -65,8 +65,8 @@ def load_config(experiment: str | Path, tiny: bool = False) -> Config:
     if not path.is_file():
         if str(experiment) not in shipped:
             raise InputError(
-                f"experiment {experiment}: no such file{nearest(str(experiment), shipped)}; igpt_jax itself has "
-                f"{', '.join(shipped)}; the experiment comes before its overrides"
+                f"experiment {experiment}: no such file; it comes before its overrides, and igpt_jax itself has "
+                f"{', '.join(shipped)}{nearest(str(experiment), shipped)}"
             )
         path = shipped[str(experiment)]
     module = load_module(path, "experiment")
