@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 setup(
     name="igpt_jax",
-    version=re.search(r'__version__ = "(.+)"', (HERE / "igpt_jax/version.py").read_text(encoding="utf-8"))[1],
+    version=re.findall(r'__version__ = "(.+)"', (HERE / "igpt_jax/version.py").read_text(encoding="utf-8"))[0],
     description="Image GPT (Generative Pretraining from Pixels) in JAX and Flax",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
