@@ -140,3 +140,14 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"tfds:mnist needs TensorFlow Datasets.*pip install 'igpt_jax\[tfds\]'$"):
         open_source(DataConfig(source="tfds:mnist"), "train")
+
+
+def test_hints_name_extras_of_the_installed_package(wheel):
+    extras = wheel[2].get_all("Provides-Extra")
+    hints = [
+        f"{path.name}: {hint}"
+        for path in (ROOT / "igpt_jax").rglob("*.py")
+        for hint in re.findall(r"pip install\b.{,24}", path.read_text())
+    ]
+    assert hints
+    assert [hint for hint in hints if not any(f": pip install 'igpt_jax[{extra}]'" in hint for extra in extras)] == []
