@@ -93,7 +93,7 @@ def until_stopped(folder):
 
 def main(port, index, folder):
     processes.start(f"127.0.0.1:{port}", 2, int(index))
-    processes.start = lambda *args: None  # every command would join them again
+    processes.start = lambda *args, **options: None  # every command would join them again
     cli.signal = SimpleNamespace(signal=lambda *args: None, SIGTERM=None, SIG_DFL=None)  # JAX keeps SIGTERM to the end
     folder = Path(folder)
     for part in (lambda: agreement(int(index)), batches, lambda: commands(int(index), folder)):

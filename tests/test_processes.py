@@ -3,9 +3,12 @@
 Most of it is one session of two processes (tests/session.py). What takes minutes is in tests/chaos.
 """
 
+import contextlib
 import hashlib
+import json
 import re
 import signal
+import socket
 import time
 
 import numpy as np
@@ -211,7 +214,64 @@ def test_when_all_hang_all_say_where():
         assert code == 75
 
 
-def test_flags_that_belong_together():
-    [(code, _, err)] = finish([popen(["-c", RUN, *ARGS, "--coordinator", "127.0.0.1:1"], 1)])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--coordinator", "127.0.0.1:1"], "--num-processes, --process-id: missing"),
+        (["--coordinator", "127.0.0.1", "--num-processes", 2, "--process-id", 0], "HOST:PORT is needed"),
+    ],
+)
+def test_flags_that_belong_together(flags, message):
+    [(code, _, err)] = finish([popen(["-c", RUN, *ARGS, *flags], 1)])
     assert code == 2
-    assert "--num-processes, --process-id: missing" in err
+    assert message in err
+
+
+JOIN = """
+import json
+import logging
+import sys
+from igpt_jax import InputError
+from igpt_jax.parallel import joining, processes
+joining.REPORT_S = 1
+logging.basicConfig(format="%(message)s")
+try:
+    processes.start(*json.loads(sys.argv[1]), join_timeout_s=float(sys.argv[2]))
+    processes.barrier("roll call", 60)
+    print(processes.process_label())
+except InputError as error:
+    sys.exit(f"bad input: {error}")
+"""
+
+
+def joining(number, of, port, timeout_s):
+    """A process that joins others. JAX reads the number of process 0 from Slurm's variables; others get flags."""
+    job = {"JOB_ID": port - 61440, "STEP_NODELIST": "localhost", "NTASKS": of, "PROCID": number, "LOCALID": 0}
+    env = {} if number else {f"SLURM_{name}": str(value) for name, value in job.items()}
+    flags = [f"localhost:{port}", of, number] if number else []
+    return popen(["-c", JOIN, json.dumps(flags), timeout_s], 1, **env)
+
+
+def free_slurm_port():
+    """JAX takes one of the last 4096, by the number of the job."""
+    for port in range(65535, 61439, -1):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+
+
+def test_a_missing_process_is_named_and_jax_aborts_nobody():
+    """Until then those that wait say so. With all there, they join."""
+    port = free_slurm_port()
+    for code, out, err in finish([joining(i, 3, port, timeout_s) for i, timeout_s in ((0, 6), (2, 60))]):
+        *waiting, last = err.splitlines()
+        assert (code, out) == (1, "")
+        assert last.startswith(f"bad input: 1 of 3 processes (1) did not join at localhost:{port} within 6 s")
+        assert any("waiting for 1 of 3 processes (1) to join" in line for line in waiting)
+        assert all(line.startswith("waiting for ") for line in waiting)
+    for i, (code, out, err) in enumerate(finish([joining(i, 2, port, 60) for i in range(2)])):
+        assert code == 0, err
+        assert out == f"igpt[{i}]\n"
+
+
+def test_without_a_cluster_there_is_one_process_and_no_message():
+    assert finish([popen(["-c", JOIN, "[]", 60], 1)]) == [(0, "igpt\n", "")]

@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # JAX has no public name for its coordination service
+from jax._src import clusters, distributed, xla_bridge  # what of these is used has no public name
 from jax.experimental import multihost_utils
 
 from igpt_jax.errors import InputError, first_line
+from igpt_jax.parallel import joining
 
 HEARTBEAT_S = 30
 """JAX takes a process that is silent for this long for dead, and ends the others."""
@@ -47,29 +48,65 @@ class FailedElsewhereError(RuntimeError):
     """Process 0 failed at what it does for all, and reports it."""
 
 
-def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    join_timeout_s: float = 300,
+) -> None:
     """Joins the processes of this run. Call it before anything that asks JAX for devices.
 
     Without arguments, JAX looks for Slurm, Open MPI, Kubernetes and Cloud TPU. Without any of them, the run has one
-    process. With them, `coordinator` is the HOST:PORT that process 0 opens.
+    process. With them, `coordinator` is the HOST:PORT that process 0 opens. A process that waits for others logs a
+    warning every 15 s, and waits for `join_timeout_s` seconds.
 
     Raises:
-      InputError: some of the arguments are missing, or the processes cannot reach each other.
+      InputError: some of the arguments are missing or out of range, processes are missing when the time is over (the
+        message names them), or they cannot reach each other.
     """
     options = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [name for name, value in options.items() if value is None]
     if missing and len(missing) < len(options):
         raise InputError(f"{', '.join(missing)}: missing; give all of {', '.join(options)} or none")
-    try:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_S)
-    except ValueError as error:
-        if coordinator is not None or "coordinator_address" not in str(error):
-            raise InputError(f"processes cannot be joined: {error}") from None
-    except RuntimeError as error:
-        if "must be called before" in str(error) and not coordinator:
+    members = None if coordinator is None else _checked(coordinator, num_processes, process_id)
+    if xla_bridge.backends_are_initialized() or jax.distributed.is_initialized():
+        if members is None:
             return  # a program has started JAX already and joins its processes itself, if it has several
-        reason = first_line(error, 300)
-        raise InputError(f"processes cannot be joined: {reason}; is {coordinator or 'process 0'} reachable?") from None
+        raise InputError("processes cannot be joined: this program has started JAX already")
+    try:
+        members = members or _from_cluster(join_timeout_s)
+        if members is None:
+            return
+        joining.meet(*members, join_timeout_s)
+        jax.distributed.initialize(
+            *members, initialization_timeout=joining.HANDOVER_S, heartbeat_timeout_seconds=HEARTBEAT_S
+        )
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        reason, where = first_line(error, 300), members[0] if members else "process 0"
+        raise InputError(f"processes cannot be joined: {reason}; is {where} reachable?") from None
+
+
+def _from_cluster(timeout_s: float) -> tuple[str, int, int] | None:
+    """HOST:PORT of process 0, the number of processes and this one's, as JAX finds them; None without a cluster."""
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, None, round(timeout_s))
+    coordinator, num_processes, process_id, _ = found
+    return None if coordinator is None else _checked(coordinator, num_processes, process_id)
+
+
+def _checked(coordinator: str, num_processes: int | None, process_id: int | None) -> tuple[str, int, int]:
+    """The arguments, if they can be right."""
+    joining.parse_coordinator(coordinator)
+    if num_processes is None or process_id is None:  # JAX_COORDINATOR_ADDRESS is set, but there is no cluster
+        raise InputError(f"processes cannot be joined at {coordinator}: --num-processes, --process-id: missing")
+    if num_processes < 1:
+        raise InputError(f"--num-processes {num_processes}: must be at least 1")
+    if not 0 <= process_id < num_processes:
+        numbers = f"from 0 to {num_processes - 1}, as --num-processes is {num_processes}"
+        raise InputError(f"--process-id {process_id}: must be {numbers}")
+    return coordinator, num_processes, process_id
 
 
 def is_multiprocess() -> bool:
