@@ -79,5 +79,5 @@ setup(
         "parity": ["torch==2.13.0", "transformers>=5", "tensorflow>=2.20", "huggingface_hub"],
         "dev": ["ruff", "pyright[nodejs]"],
     },
-    entry_points={"console_scripts": ["igpt = igpt_jax.cli:main"]},
+    entry_points={"console_scripts": ["igpt = igpt_jax.cli:run_and_exit"]},
 )

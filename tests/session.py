@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from igpt_jax import cli
+from igpt_jax.cli import app
 from igpt_jax.parallel import processes
 
 
@@ -24,7 +24,7 @@ def run_command(*args):
     """A command as the user types it, in processes that are joined already. Its exit code."""
     stdout = sys.stdout
     try:
-        return cli.run([str(arg) for arg in args])
+        return app.run([str(arg) for arg in args])
     finally:
         sys.stdout = stdout
 
@@ -94,7 +94,7 @@ def until_stopped(folder):
 def main(port, index, folder):
     processes.start(f"127.0.0.1:{port}", 2, int(index))
     processes.start = lambda *args, **options: None  # every command would join them again
-    cli.signal = SimpleNamespace(signal=lambda *args: None, SIGTERM=None, SIG_DFL=None)  # JAX keeps SIGTERM to the end
+    app.signal = SimpleNamespace(signal=lambda *args: None, SIGTERM=None, SIG_DFL=None)  # JAX keeps SIGTERM to the end
     folder = Path(folder)
     for part in (lambda: agreement(int(index)), batches, lambda: commands(int(index), folder)):
         part()

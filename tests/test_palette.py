@@ -183,7 +183,7 @@ def test_fit_fills_places_that_rounding_merged():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_fit_says_when_colours_are_too_few(channels):
     pixels = np.repeat(np.arange(17, dtype=np.uint8)[:, None], channels, 1).repeat(9, 0)
-    with pytest.raises(InputError, match=r"17 distinct colours, fewer than the 18 asked for.*palette\.fit_images"):
+    with pytest.raises(InputError, match=r"17 distinct colours, fewer than the 18 asked for.*fit more images"):
         Palette.fit(pixels, 18, seed=0)
 
 

@@ -66,21 +66,21 @@ def meet(coordinator: str, num_processes: int, process_id: int, timeout_s: float
       InputError: a process is missing after `timeout_s`, process 0 does not answer, its name is unknown, its port is
         occupied, two processes have the same number, or they do not agree on how many there are.
     """
-    attendant = _Attendant(coordinator, num_processes, process_id)
+    member = _Member(coordinator, num_processes, process_id)
     try:
-        socket.getaddrinfo(attendant.host, attendant.port)
+        socket.getaddrinfo(member.host, member.port)
     except (OSError, UnicodeError) as error:
         # Kubernetes makes a name known only when the pod has an address
         if isinstance(error, UnicodeError) or "KUBERNETES_SERVICE_HOST" not in os.environ:
-            unknown = f"no machine of the name {attendant.host} is known"
+            unknown = f"no machine of the name {member.host} is known"
             raise InputError(f"--coordinator {coordinator}: {unknown} ({_reason(error)})") from None
-    asyncio.run(_meet(attendant, timeout_s))
+    asyncio.run(_meet(member, timeout_s))
 
 
-async def _meet(attendant: _Attendant, timeout_s: float) -> None:
+async def _meet(member: _Member, timeout_s: float) -> None:
     start = time.monotonic()
-    host = _Host(attendant) if attendant.process_id == 0 else None
-    tasks = [asyncio.create_task(part) for part in [attendant.attend(), *([host.serve()] if host else [])]]
+    registry = _Registry(member) if member.process_id == 0 else None
+    tasks = [asyncio.create_task(part) for part in [member.register(), *([registry.serve()] if registry else [])]]
     try:
         while True:
             left = start + timeout_s - time.monotonic()
@@ -91,20 +91,20 @@ async def _meet(attendant: _Attendant, timeout_s: float) -> None:
                 break
             waited = time.monotonic() - start
             if waited >= timeout_s:
-                message = attendant.complaint(timeout_s)
-                if host:
-                    host.tell(error=message)
+                message = member.complaint(timeout_s)
+                if registry:
+                    registry.tell(error=message)
                 raise InputError(message)
-            log.warning("waiting for %s, %.0f of %.0f s", attendant.awaited(), waited, timeout_s)
+            log.warning("waiting for %s, %.0f of %.0f s", member.awaited(), waited, timeout_s)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    if not host:
-        await attendant.see_service()
+    if not registry:
+        await member.see_service()
 
 
-class _Attendant:
+class _Member:
     """One process's part: it asks process 0 who has come. Process 0 asks itself, as JAX will."""
 
     def __init__(self, coordinator: str, num_processes: int, process_id: int) -> None:
@@ -114,7 +114,7 @@ class _Attendant:
         self.present: list[int] | None = None  # None: process 0 does not answer
         self.reason = "not yet tried"  # why it does not
 
-    async def attend(self) -> None:
+    async def register(self) -> None:
         """Returns when all have come."""
         while True:
             try:
@@ -189,12 +189,12 @@ class _Attendant:
         return f"{len(missing)} of {self.num_processes} processes ({_some(missing)})"
 
 
-class _Host:
+class _Registry:
     """The other part of process 0: it keeps the list of those who have come."""
 
-    def __init__(self, attendant: _Attendant) -> None:
-        self.attendant = attendant
-        self.guests: dict[int, tuple[str, asyncio.StreamWriter]] = {}  # number -> name, connection
+    def __init__(self, member: _Member) -> None:
+        self.member = member
+        self.connected: dict[int, tuple[str, asyncio.StreamWriter]] = {}  # number -> name, connection
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> None:
@@ -203,7 +203,7 @@ class _Host:
         try:
             told: list[int] = []
             while not (await asyncio.wait([self.outcome], timeout=TELL_S))[0]:
-                present = sorted(self.guests)
+                present = sorted(self.connected)
                 if present != told:
                     self.tell(present=present)
                 told = present
@@ -214,7 +214,7 @@ class _Host:
 
     async def _open(self) -> asyncio.Server:
         """Opens the port on all addresses of this machine, or on the one that is meant for JAX's service."""
-        host, port = None, self.attendant.port
+        host, port = None, self.member.port
         if address := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
             host, port = parse_coordinator(address)
             host = None if host == "::" else host  # which is IPv4 too for JAX
@@ -235,22 +235,22 @@ class _Host:
         with contextlib.closing(writer), contextlib.suppress(*strange, asyncio.CancelledError):
             async with asyncio.timeout(ATTEMPT_S):
                 of, number, name = json.loads(await reader.readline())["igpt"]
-            total = self.attendant.num_processes
+            total = self.member.num_processes
             if of != total:
-                differ = f"{of} on process {number} ({name}), {total} on process 0 ({self.attendant.name})"
+                differ = f"{of} on process {number} ({name}), {total} on process 0 ({self.member.name})"
                 self._refuse(writer, f"--num-processes: {differ}; all need the same")
                 return
-            if number in self.guests:
-                both = f"{self.guests[number][0]}; {name}"
+            if number in self.connected:
+                both = f"{self.connected[number][0]}; {name}"
                 self._refuse(writer, f"--process-id {number}: two processes have it ({both}); each needs its own")
                 return
-            self.guests[number] = name, writer
-            writer.write(_line(present=sorted(self.guests)))
-            if self.guests.keys() >= set(range(total)) and not self.outcome.done():
+            self.connected[number] = name, writer
+            writer.write(_line(present=sorted(self.connected)))
+            if self.connected.keys() >= set(range(total)) and not self.outcome.done():
                 self.outcome.set_result(None)
             with contextlib.suppress(OSError):
                 await reader.read()  # until the connection is over
-            del self.guests[number]
+            del self.connected[number]
 
     def _refuse(self, writer: asyncio.StreamWriter, message: str) -> None:
         """Ends the meeting for all: nobody can tell which of two processes is the wrong one."""
@@ -260,7 +260,7 @@ class _Host:
 
     def tell(self, *others: asyncio.StreamWriter, **message: Any) -> None:
         """Sends a message to all that have come, and to others."""
-        for writer in [*(writer for _, writer in self.guests.values()), *others]:
+        for writer in [*(writer for _, writer in self.connected.values()), *others]:
             writer.write(_line(**message))
 
 

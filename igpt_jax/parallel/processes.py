@@ -91,8 +91,8 @@ def start(
 def _from_cluster(timeout_s: float) -> tuple[str, int, int] | None:
     """HOST:PORT of process 0, the number of processes and this one's, as JAX finds them; None without a cluster."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, None, round(timeout_s))
-    coordinator, num_processes, process_id, _ = found
+    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    coordinator, num_processes, process_id, _ = detect(address, None, None, None, None, round(timeout_s))
     return None if coordinator is None else _checked(coordinator, num_processes, process_id)
 
 
