@@ -68,7 +68,10 @@ def test_ctrl_c_in_a_compiled_program_is_answered_at_once(tmp_path):
         sent = time.monotonic()
         assert "interrupted" in process.stderr.readline() + process.stderr.readline()
         assert time.monotonic() - sent < 2
-        assert process.wait(timeout=60) == 130
+        try:
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
 
 
 def test_a_run_says_at_once_that_it_will_be_saved(igpt, tmp_path):
