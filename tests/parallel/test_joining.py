@@ -212,11 +212,11 @@ def test_kubernetes_makes_a_name_known_later(monkeypatch, known, caplog):
 
 
 @pytest.mark.parametrize("twice", [0, 1])
-def test_a_number_that_two_processes_have_ends_all(twice):
+def test_a_number_that_two_processes_have_ends_all(twice, caplog):
     port = free_port()
-    running = [Process(port, 0, 3)]
-    time.sleep(0.2)
-    running += [Process(port, i, 3) for i in (1, twice)]
+    running = [Process(port, i, 3) for i in (0, 1)]
+    wait_for_report(caplog, "1 of 3 processes (2)")
+    running.append(Process(port, twice, 3))
     for process in running:
         assert process.end().startswith(f"--process-id {twice}: two processes have it (pid ")
         assert process.took < 10
