@@ -141,6 +141,8 @@ def _run_command(name: str, args: list[str]) -> int:
             code = _with_defaults(as_typed, name, args).run() or 0
     except processes.InputErrorElsewhere:
         code = 2
+    except processes.joining.NotJoinedError as error:
+        code = fail(os.EX_TEMPFAIL, error)
     except InputError as error:
         code = fail(2, error)
     except processes.FailedElsewhereError as error:

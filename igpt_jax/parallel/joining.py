@@ -45,6 +45,10 @@ HANDOVER_S = 60
 """How long JAX's service may take to open the port, and then JAX to join processes that are all there."""
 
 
+class NotJoinedError(InputError):
+    """Processes did not come in time. They may be late, so the same command may succeed when it is repeated."""
+
+
 def parse_coordinator(coordinator: str) -> tuple[str, int]:
     """The host and the port of HOST:PORT. The host may be an IPv6 address, in brackets or not.
 
@@ -63,8 +67,9 @@ def meet(coordinator: str, num_processes: int, process_id: int, timeout_s: float
     It returns on process 0 when the port is free for JAX's service, and on the others when that service is there.
 
     Raises:
-      InputError: a process is missing after `timeout_s`, process 0 does not answer, its name is unknown, its port is
-        occupied, two processes have the same number, or they do not agree on how many there are.
+      NotJoinedError: a process is missing after `timeout_s`, or process 0 does not answer.
+      InputError: its name is unknown, its port is occupied, two processes have the same number, or they do not agree on
+        how many there are.
     """
     member = _Member(coordinator, num_processes, process_id)
     try:
@@ -93,8 +98,8 @@ async def _meet(member: _Member, timeout_s: float) -> None:
             if waited >= timeout_s:
                 message = member.complaint(timeout_s)
                 if registry:
-                    registry.tell(error=message)
-                raise InputError(message)
+                    registry.tell(error=message, late=True)
+                raise NotJoinedError(message)
             log.warning("waiting for %s, %.0f of %.0f s", member.awaited(), waited, timeout_s)
     finally:
         for task in tasks:
@@ -145,7 +150,7 @@ class _Member:
                 self.reason = "another program answers, or a run that has all its processes"
                 return False
             if error:
-                raise InputError(error)
+                raise (NotJoinedError if message.get("late") else InputError)(error)
 
     async def see_service(self) -> None:
         """Returns when JAX's service has opened the port. JAX would try again only after a second."""
@@ -155,7 +160,8 @@ class _Member:
                 async with self._connection():
                     return
             await asyncio.sleep(RETRY_S / 10)
-        raise InputError(f"all {self.num_processes} processes had come to {self.coordinator}, but process 0 went away")
+        gone = "process 0 went away"
+        raise NotJoinedError(f"all {self.num_processes} processes had come to {self.coordinator}, but {gone}")
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:

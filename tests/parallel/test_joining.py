@@ -39,6 +39,7 @@ class Process(threading.Thread):
             self.said = "joined"
         except InputError as error:
             self.said = str(error)
+            self.late = isinstance(error, joining.NotJoinedError)  # then the command may be repeated
         self.took = time.monotonic() - self.began
 
     def end(self):
@@ -87,6 +88,7 @@ def test_missing_processes_are_named_on_all_that_wait(caplog):
     running = [Process(port, 0, 4, timeout_s=1), Process(port, 2, 4, timeout_s=30)]
     for process in running:
         assert process.end().startswith(f"2 of 4 processes (1, 3) did not join at 127.0.0.1:{port} within 1 s")
+        assert process.late
         assert process.took < 10
     expected = f"waiting for 2 of 4 processes (1, 3) to join at 127.0.0.1:{port}, "
     assert sum(line.startswith(expected) for line in reports(caplog)) >= 3
@@ -109,6 +111,7 @@ def test_a_coordinator_that_does_not_answer_is_named(caplog):
     port = free_port()
     process = Process(port, 1, 2, timeout_s=0.8)
     assert process.end().startswith(f"process 0 did not answer at 127.0.0.1:{port} within 1 s (connection refused)")
+    assert process.late
     assert process.took < 5
     assert reports(caplog)[0] == f"waiting for process 0 to answer at 127.0.0.1:{port} (connection refused), 0 of 1 s"
 
