@@ -1,23 +1,26 @@
-"""A model, its weights, palette and config: load, save, initialise from."""
+"""A model, its weights, palette and config: load, check, describe, save, initialise from."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config
-from igpt_jax.errors import InputError
+from igpt_jax.config import Config, ModelConfig
+from igpt_jax.errors import InputError, nearest
+from igpt_jax.files import local_path
 from igpt_jax.model import AXES, OPTIONAL, ImageGPT, abstract_params
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import path_name, with_shardings
-from igpt_jax.parallel.processes import on_process_zero
+from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
+from igpt_jax.parallel.processes import on_process_zero, raise_on_all
 from igpt_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointMeta,
@@ -47,6 +50,8 @@ class Pretrained:
     """Optimizer steps behind the weights, if known."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Digests of the images of the run; empty for weights imported from elsewhere."""
+    class_names: tuple[str, ...] = ()
+    """Name i belongs to class i; empty if the images have no classes, or their names are not known."""
 
     @property
     def colors(self) -> Palette:
@@ -58,32 +63,100 @@ class Pretrained:
         return self.palette
 
 
-def load_workdir(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None) -> Pretrained:
+def describe(pretrained: Pretrained) -> dict[str, Any]:
+    """What a model is, in values for JSON: objective, sizes, classes, step, palette, and the source of a run's images.
+
+    `classes` is how many classes the model knows, 0 for none; `class_names` may be empty. `palette` and `source` are
+    None where there is none: weights imported from elsewhere come without a source.
+    """
+    cfg, palette = pretrained.config.model, pretrained.palette
+    return {
+        "name": pretrained.config.name,
+        "objective": pretrained.config.objective,
+        "layers": cfg.n_layer,
+        "width": cfg.d_model,
+        "heads": cfg.n_head,
+        "grid": list(cfg.grid),
+        "vocab": cfg.vocab_size,
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(pretrained.params)),
+        "classes": cfg.cond_classes or cfg.clf_classes,
+        "class_names": list(pretrained.class_names),
+        "class_conditional": cfg.cond_classes > 0,
+        "classifies": cfg.clf_classes > 0,
+        "any_order": cfg.any_order,
+        "step": pretrained.step,
+        "palette": None if palette is None else {"colors": palette.size, "channels": palette.channels},
+        "source": pretrained.config.data.source if pretrained.data else None,
+    }
+
+
+def class_index(pretrained: Pretrained, name_or_number: str) -> int:
+    """The number of a class that is named, or numbered: 'cat' -> 3, '3' -> 3, and '-1' -> -1 for no class.
+
+    A class whose name is a number is found by its name.
+
+    Raises:
+      InputError: the model knows no classes, or none of this name or number.
+    """
+    cfg, names = pretrained.config.model, pretrained.class_names
+    count = cfg.cond_classes or cfg.clf_classes
+    asked = f"class {name_or_number!r}"
+    if not count:
+        raise InputError(f"{asked}: this model knows no classes; train one with model.cond_classes")
+    if name_or_number in names:
+        return names.index(name_or_number)
+    if name_or_number in map(str, range(-1, count)):
+        return int(name_or_number)
+    if not names:
+        raise InputError(f"{asked}: the names of the classes are not known; give a number from 0 to {count - 1}")
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    near = nearest(name_or_number, names)
+    raise InputError(f"{asked}: is none of {listed}, nor of 0 to {count - 1}{near}")
+
+
+def load_workdir(
+    workdir: str | Path, step: int | None = None, mesh: Mesh | None = None, allow_nonfinite: bool = False
+) -> Pretrained:
     """Reads a run's model: the averaged weights if the run kept them, else the plain ones.
 
     Args:
       workdir: as given to `igpt train`.
       step: which checkpoint; None for the newest that is intact.
       mesh: where the parameters go; None for the first device, whole.
+      allow_nonfinite: load weights that hold NaN or Inf, too.
 
     Raises:
-      InputError: no such directory, no checkpoint, not at that step, or a damaged one.
+      InputError: no such directory, no checkpoint, not at that step, a damaged one, or weights that are not finite.
     """
-    workdir = Path(workdir)
-    on_process_zero(lambda: _require_checkpoints(workdir))
-    checkpoints = list_checkpoints(workdir, step)
-    if not checkpoints:
-        raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
+    workdir = local_path(workdir, "workdir")
+    checkpoints = workdir_checkpoints(workdir, step)
     for meta in checkpoints:
         try:
             target = with_shardings(abstract_params(meta.config.model), mesh, AXES)
             params = read_weights(workdir, meta, target)
-            return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, meta.data)
         except DamagedError as error:
             if meta is checkpoints[-1]:
                 raise
             log.warning("%s; taking the one before it", error)
+            continue
+        if not allow_nonfinite:
+            require_finite(params, f"{workdir} at step {meta.step}")
+        model = make_model(meta.config)
+        return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data, meta.class_names)
     raise AssertionError("unreachable")
+
+
+def workdir_checkpoints(workdir: Path, step: int | None = None) -> list[CheckpointMeta]:
+    """The metadata of a workdir's checkpoints, or of the one at a step, newest first; at least one.
+
+    Raises:
+      InputError: no such directory, no checkpoint, not at that step, or none whose metadata can be read.
+    """
+    on_process_zero(lambda: _require_checkpoints(workdir))
+    checkpoints = list_checkpoints(workdir, step)
+    if not checkpoints:
+        raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
+    return checkpoints
 
 
 def _require_checkpoints(workdir: Path) -> None:
@@ -93,51 +166,164 @@ def _require_checkpoints(workdir: Path) -> None:
         raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
 
 
+def require_finite(params: Any, origin: str) -> None:
+    """Raises InputError that names the parameters which hold NaN or Inf, on all processes alike.
+
+    They are looked for where they lie, layer by layer, so that memory holds little more than the weights.
+    """
+    by_name = {path_name(path): x for path, x in jax.tree.leaves_with_path(params)}
+    mesh = mesh_of(params)
+    measure = jax.jit(_by_layer, static_argnums=0, out_shardings=None if mesh is None else replicated(mesh))
+    bad_N = jax.device_get(measure(_any_nonfinite, by_name))
+    suspects = {name: x for name, x in by_name.items() if bad_N[name].any()}
+    faults = []
+    for name, counts_N2 in jax.device_get(measure(_count_nonfinite, suspects)).items():
+        for layer in np.flatnonzero(counts_N2.any(axis=1)):
+            words = [f"{n} {kind}" for n, kind in zip(counts_N2[layer], ("NaN", "Inf")) if n]
+            where = f"{name} (layer {layer})" if name.startswith("h/") else name
+            faults.append(f"{where}: {' and '.join(words)}")
+    with raise_on_all():  # without a mesh, every process has read its own files
+        if faults:
+            more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+            listed = "; ".join(faults[:_NAMED]) + more
+            raise InputError(
+                f"{origin}: holds numbers that are not finite: {listed}; --allow-nonfinite loads it anyway"
+            )
+
+
+_NAMED = 8  # tensors in one line
+
+
+def _by_layer(measure: Callable[[jax.Array], jax.Array], params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """[N, ...] for every parameter: the measure of each of N layers, or of all of it (N = 1) if it has none.
+
+    One layer after another, because XLA for CPU stores what is then summed up.
+    """
+    return {name: jax.lax.map(measure, x) if name.startswith("h/") else measure(x)[None] for name, x in params.items()}
+
+
+def _any_nonfinite(x: jax.Array) -> jax.Array:
+    return jnp.any(~jnp.isfinite(x))
+
+
+def _count_nonfinite(x: jax.Array) -> jax.Array:
+    """uint32 [2]: NaN and Inf."""
+    return jnp.stack([jnp.sum(bad, dtype=jnp.uint32) for bad in (jnp.isnan(x), jnp.isinf(x))])
+
+
 def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
     """Writes weights as a workdir of one checkpoint that `load_workdir` reads back. No run can be continued in it.
 
     Raises:
-      InputError: the directory holds something already, or cannot be written.
+      InputError: the directory holds something already, is an address, or cannot be written.
     """
+    workdir = local_path(workdir, "workdir")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"workdir {workdir}: holds something already; name a new or empty directory")
     cfg = replace(pretrained.config, optim=replace(pretrained.config.optim, ema_decay=None))
     with claim_workdir(workdir, cfg):
         if pretrained.palette is not None:
             pretrained.palette.save(workdir / "palette.npy")
-        meta = CheckpointMeta(pretrained.step or 0, cfg, pretrained.palette, {}, {}, {})
+        meta = CheckpointMeta(pretrained.step or 0, cfg, pretrained.palette, {}, {}, {}, pretrained.class_names)
         save_weights(workdir, meta, pretrained.params)
+
+
+_CAN_BE_ADDED = ("use_bias", "clf_classes", "cond_classes", "any_order")
+"""What weights to start from may lack: the parameters start at zero (`OPTIONAL`)."""
+
+
+def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
+    """The model of a run that starts from weights: their sizes, with the additions that the run asks for.
+
+    Sizes are grid, palette, layers, heads, width, biases, and whether it is causal. Classes, other orders and a
+    conditioning picture are those that are asked for, and where none are, those of the weights.
+
+    Raises:
+      InputError: the two do not go together.
+    """
+    prefix = asked if asked.prefix_slots else weights
+    return replace(
+        weights,
+        clf_classes=asked.clf_classes or weights.clf_classes,
+        cond_classes=asked.cond_classes or weights.cond_classes,
+        any_order=asked.any_order or weights.any_order,
+        prefix_slots=prefix.prefix_slots,
+        prefix_values=prefix.prefix_values,
+    )
 
 
 def check_initial(abstract: TrainState, cfg: Config, pretrained: Pretrained) -> None:
     """Checks that a run can start from these weights: every parameter is there and fits.
 
     Raises:
-      InputError: missing, extra and mis-shaped parameters, all of them named, or another grid.
+      InputError: the models differ, and all differences are named; or parameters are missing, extra or mis-shaped.
     """
-    origin = f"init_from {cfg.init_from}"
-    # An image model starts a video model: same frame, and the table of frames at zero.
-    frame, there = cfg.model.grid[-2:], pretrained.config.model.grid
-    if there not in (cfg.model.grid, frame):
-        raise InputError(f"{origin}: made for the grid {there}, but model.grid is {cfg.model.grid}")
-    wanted, shapes = (
-        {path_name(path): x.shape for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (abstract.params, pretrained.params)
-    )
-    faults = [f"no {name}" for name in wanted.keys() - shapes.keys() - OPTIONAL]
-    faults += [f"{name} is not in this model" for name in shapes.keys() - wanted.keys()]
-    faults += [
-        f"{name} is {shapes[name]} there and {wanted[name]} here"
-        for name in wanted.keys() & shapes
-        if wanted[name] != shapes[name]
-    ]
+    here, there = cfg.model, pretrained.config.model
+    faults, remedies = _grid_faults(cfg, there), ["set model.* as it was made"]
+    if faults and cfg.init_grid == "same" and not _grid_faults(replace(cfg, init_grid="interpolate"), there):
+        remedies.append("--init-grid interpolate resizes its position tables")
+    for name, old in asdict(there).items():
+        new = getattr(here, name)
+        if name != "grid" and old != new and not (name in _CAN_BE_ADDED and not old):
+            faults.append(f"{name} is {old} there and {new} here")
+    if not faults:
+        params = jax.eval_shape(lambda tree: on_grid(tree, there.grid, here.grid), pretrained.params)
+        faults = _misshaped(abstract.params, params)
     if faults:
-        raise InputError(f"{origin}: does not fit the model ({'; '.join(sorted(faults))}); set model.* as it was made")
+        raise InputError(f"init_from {cfg.init_from}: does not fit: {'; '.join(faults)}; {', or '.join(remedies)}")
 
 
-def init_from_pretrained(state: TrainState, pretrained: Pretrained) -> TrainState:
-    """The initial state with its parameters, and their average, replaced by checked weights (`check_initial`)."""
-    weights = {path_name(path): x for path, x in jax.tree.leaves_with_path(pretrained.params)}
+def _grid_faults(cfg: Config, there: ModelConfig) -> list[str]:
+    """Why weights of one grid cannot start a model of another; empty if they can."""
+    here = cfg.model
+    # An image model starts a video model: same frame, and the table of frames at zero.
+    if there.grid in (here.grid, here.grid[-2:]):
+        return []
+    faults = [f"grid is {there.grid} there and {here.grid} here"]
+    if cfg.init_grid == "interpolate" and len(there.grid[-2:]) == len(here.grid[-2:]):
+        frames = there.grid[:-2] in ((), here.grid[:-2])
+        return (faults if not frames else []) + (["prefix_wpe is not interpolated"] if there.prefix_slots else [])
+    return faults
+
+
+def _misshaped(wanted: Any, params: Any) -> list[str]:
+    """What two trees of (abstract) parameters differ in, without what may be missing."""
+    here, there = ({path_name(p): x.shape for p, x in jax.tree.leaves_with_path(tree)} for tree in (wanted, params))
+    faults = [f"no {name}" for name in here.keys() - there.keys() - OPTIONAL]
+    faults += [f"{name} is not in this model" for name in there.keys() - here.keys()]
+    both = [name for name in here.keys() & there if here[name] != there[name]]
+    return sorted(faults + [f"{name} is {there[name]} there and {here[name]} here" for name in both])
+
+
+def on_grid(params: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
+    """Parameters of a model of one grid, for another number of rows and columns; everything else is unchanged.
+
+    Each frame of `wpe` and `wpe_source` is resized bilinearly, with the centres of the pixels as `jax.image` places
+    them. There is no antialiasing: a row of these tables is a vector for one place, and the mean over a neighbourhood
+    would make the vectors of neighbours alike. Beyond the outermost centres the outermost vector is repeated.
+    """
+    old, new = old[-2:], new[-2:]
+    if old == new:
+        return params
+
+    def resized(table_TD: jax.Array) -> jax.Array:
+        frames, width = table_TD.shape[0] // math.prod(old), table_TD.shape[1]
+        cube = table_TD.reshape(frames, *old, width)
+        return jax.image.resize(cube, (frames, *new, width), "bilinear", antialias=False).reshape(-1, width)
+
+    tables = {name: params[name] for name in ("wpe", "wpe_source") if name in params}
+    return params | jax.jit(lambda tree: jax.tree.map(resized, tree))(tables)
+
+
+def init_from_pretrained(state: TrainState, pretrained: Pretrained, grid: tuple[int, ...] | None = None) -> TrainState:
+    """The initial state with its parameters, and their average, replaced by checked weights (`check_initial`).
+
+    Args:
+      grid: of the run's model, to which position tables are resized (init_grid); None is that of the weights.
+    """
+    there = pretrained.config.model.grid
+    tree = on_grid(pretrained.params, there, grid or there)
+    weights = {path_name(path): x for path, x in jax.tree.leaves_with_path(tree)}
     places = jax.tree.map(lambda x: x.sharding, state.params)
     # A copy, because the train step donates its state and these weights belong to the caller.
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)

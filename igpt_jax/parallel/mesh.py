@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import BATCH_AXES, MeshConfig
 from igpt_jax.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MESH_AXES = (*BATCH_AXES, "tensor")
+"""The axes of a mesh."""
 
 RULES: dict[str, str | None] = {
     "layer": None,
@@ -38,13 +41,14 @@ RULES: dict[str, str | None] = {
 """Dim name -> the mesh axis that splits it, or None."""
 
 
-def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+def make_mesh(cfg: MeshConfig = MeshConfig(), devices: list[Any] | None = None) -> Mesh:  # noqa: B008 (frozen)
     """A mesh (data, fsdp, tensor) over all devices, with neighbours in fsdp and tensor close to each other.
 
     With TPUs of several slices, only the data axis crosses between slices (the slow network). An axis may split a side
     of a TPU's torus.
 
     Args:
+      cfg: how many ways each axis splits; by default all devices split the batch.
       devices: None takes all of JAX's.
 
     Raises:
@@ -67,7 +71,28 @@ def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
     else:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def usable_mesh(mesh: Mesh) -> Mesh:
+    """A mesh of one's own as this package uses it: the same devices, the axes data, fsdp and tensor, all of type Auto.
+
+    `jax.make_mesh` makes axes of type Explicit unless told otherwise, with which the model cannot be traced. Axes that
+    are missing are added with size 1; a mesh that has all this is returned as it is.
+
+    Raises:
+      InputError: an axis has another name.
+    """
+    if unknown := [str(axis) for axis in mesh.axis_names if axis not in MESH_AXES]:
+        raise InputError(
+            f"mesh: no use for the axis {', '.join(unknown)}; axes are called {', '.join(MESH_AXES)}, and "
+            "igpt_jax.make_mesh makes such a mesh"
+        )
+    missing = tuple(axis for axis in MESH_AXES if axis not in mesh.axis_names)
+    if not missing and set(mesh.axis_types) == {AxisType.Auto}:
+        return mesh
+    devices = mesh.devices.reshape(mesh.devices.shape + (1,) * len(missing))
+    return Mesh(devices, mesh.axis_names + missing, axis_types=(AxisType.Auto,) * 3)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -41,6 +41,10 @@ class DamagedError(InputError):
     """A checkpoint cannot be read, or is not what was saved."""
 
 
+class OtherVersionError(InputError):
+    """A checkpoint is intact, and its description has not the fields of this version."""
+
+
 _NOT_OF_THE_DISK = (jax.errors.JaxRuntimeError, MemoryError)
 """Errors that are not about the checkpoint, but about another process or memory."""
 
@@ -58,12 +62,15 @@ class CheckpointMeta:
     """`LoopState` at that step."""
     checksums: Mapping[str, int]
     """Of every array."""
+    class_names: tuple[str, ...] = ()
+    """Of the run's images: name i belongs to label i. Empty for none, and in checkpoints older than this field."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with a digest of themselves."""
         centers = None if self.palette is None else self.palette.centers.tolist()
         fields = {"config": asdict(self.config), "palette": centers, "data": dict(self.data), "loop": dict(self.loop)}
-        fields = json.loads(json.dumps(fields | {"checksums": dict(self.checksums)}))  # tuples become lists
+        fields |= {"checksums": dict(self.checksums), "class_names": self.class_names}
+        fields = json.loads(json.dumps(fields))  # tuples become lists
         return fields | {"sha256": _sha256(fields)}
 
     @classmethod
@@ -71,14 +78,19 @@ class CheckpointMeta:
         """The inverse.
 
         Raises:
-          ValueError, KeyError, InputError: a wrong digest, missing fields, or another configuration.
+          ValueError: a wrong digest.
+          OtherVersionError: the digest is right, and fields are missing or unknown.
         """
         fields = dict(stored)
         if fields.pop("sha256", None) != _sha256(fields):
             raise ValueError("wrong checksum of its description")
-        config = from_json(Config, json.dumps(fields["config"]), "its configuration")
-        palette = None if fields["palette"] is None else Palette(np.asarray(fields["palette"], np.float32))
-        return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"])
+        try:
+            config = from_json(Config, json.dumps(fields["config"]), "its configuration")
+            palette = None if fields["palette"] is None else Palette(np.asarray(fields["palette"], np.float32))
+            names = tuple(fields.get("class_names", ()))
+            return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"], names)
+        except (InputError, KeyError) as error:
+            raise OtherVersionError(f"no {error}" if isinstance(error, KeyError) else str(error)) from None
 
 
 def _sha256(fields: Mapping[str, Any]) -> str:
@@ -123,19 +135,21 @@ class _Manager(ocp.CheckpointManager):
 class Checkpointer:
     """Saves and restores the checkpoints of one workdir."""
 
-    def __init__(self, workdir: Path, cfg: Config, palette: Palette, data: Mapping[str, str]):
+    def __init__(
+        self, workdir: Path, cfg: Config, palette: Palette, data: Mapping[str, str], class_names: Sequence[str] = ()
+    ):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=cfg.train.keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
         self._workdir = workdir
         self._manager = _Manager((workdir / CHECKPOINTS).resolve(), options=options)
-        self._run = (cfg, palette, data)
+        self._run = CheckpointMeta(0, cfg, palette, data, {}, {}, tuple(class_names))
 
     def save(self, state: TrainState, step: int, loop: Mapping[str, Any]) -> None:
         """Starts to save; the files are written in the background."""
         items = _items(state)
         args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        meta = CheckpointMeta(step, *self._run, loop, checksums(items)).to_json()
+        meta = replace(self._run, step=step, loop=loop, checksums=checksums(items)).to_json()
         with self._save_errors_named():
             composite = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **args)
             self._manager.save(step, args=composite, force=True)
@@ -309,6 +323,10 @@ def _damage_named(workdir: Path, step: int) -> Iterator[None]:
         yield
     except _NOT_OF_THE_DISK:
         raise
+    except OtherVersionError as error:
+        raise InputError(
+            f"workdir {workdir}: checkpoint {step} is of another version of igpt_jax ({error}); use that version"
+        ) from error
     except Exception as error:
         cause = _cause(error)
         if "Permission denied" in cause or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):

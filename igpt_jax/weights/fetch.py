@@ -16,7 +16,7 @@ import urllib3
 from filelock import FileLock, Timeout
 
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.files import replace_file
+from igpt_jax.files import local_path, replace_file
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/image-gpt/"
 SHARDS = {"igpt-s": 32, "igpt-m": 32, "igpt-l": 64}
@@ -32,7 +32,7 @@ WAITS_S = (1.0, 2.0, 4.0, 8.0)
 
 def fetch(
     model: str,
-    directory: Path,
+    directory: str | Path,
     *,
     bert: bool = False,
     step: int = 1_000_000,
@@ -59,12 +59,13 @@ def fetch(
 
     Raises:
       InputError: the server does not answer or does not have this checkpoint; a file has the wrong size or digest; the
-        directory holds another model or cannot be written; or another process downloads to it.
+        directory holds another model, is an address or cannot be written; or another process downloads to it.
     """
     if model not in SHARDS:
         raise InputError(f"model {model!r}: choose one of {', '.join(SHARDS)}")
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"base URL {base_url!r}: is no http or https address; the default is {BASE_URL}")
+    directory = local_path(directory, "--out")
     base_url, variant, prefix = base_url.rstrip("/"), model + "-bert" * bert, f"model.ckpt-{step}"
     endings = ["index", "meta", *(f"data-{i:05d}-of-{SHARDS[model]:05d}" for i in range(SHARDS[model]))]
     urls = {PALETTE: f"{base_url}/color-clusters/{PALETTE}"}  # first, because its digest is known

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.model import ImageGPT, abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.pretrained import Pretrained
 from igpt_jax.weights import table
-from igpt_jax.weights.table import Row
+from igpt_jax.weights.table import Row, Tensors
 from igpt_jax.weights.weight_files import INSTEAD_OF_PICKLES, open_weights, read_json, write_json, write_weights
 
 PROCESSOR = "preprocessor_config.json"
@@ -111,7 +111,27 @@ def read_huggingface(
       InputError: a file is missing, damaged or a pickle; the model computes something else; or the tensors are not
         those of one Image GPT.
     """
-    directory = Path(directory)
+    tensors, config, palette = _open(Path(directory), palette, grid, name)
+    model = ImageGPT(config.model)
+    params = table.read_params(ROWS if config.model.use_bias else WEIGHT_ROWS, model, tensors.read, mesh)
+    return Pretrained(model, params, palette, config, None)
+
+
+def read_huggingface_config(
+    directory: str | Path, *, grid: tuple[int, ...] | None = None, name: str | None = None
+) -> Config:
+    """The configuration that `read_huggingface` gives. Of the weights, only biases are read: whether all are zero.
+
+    Raises:
+      InputError: as `read_huggingface`.
+    """
+    return _open(Path(directory), None, grid, name)[1]
+
+
+def _open(
+    directory: Path, palette: Palette | None, grid: tuple[int, ...] | None, name: str | None
+) -> tuple[Tensors, Config, Palette | None]:
+    """The tensors, which are those of one Image GPT, with its configuration and palette."""
     origin = str(directory)
     processor = read_json(directory / PROCESSOR) if (directory / PROCESSOR).exists() else {}
     cfg = _read_config(directory / "config.json", processor, grid)
@@ -128,10 +148,7 @@ def read_huggingface(
         cfg = replace(cfg, use_bias=False)
     if palette is None and processor.get("clusters") is not None:
         palette = _read_palette(processor, directory / PROCESSOR)
-    config = table.config_of(name or directory.absolute().name, cfg, palette, origin)
-    model = ImageGPT(cfg)
-    params = table.read_params(ROWS if cfg.use_bias else WEIGHT_ROWS, model, tensors.read, mesh)
-    return Pretrained(model, params, palette, config, None)
+    return tensors, table.config_of(name or directory.absolute().name, cfg, palette, origin), palette
 
 
 def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...] | None) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""`load_pretrained` reads weights of every kind; `convert` writes them as any other kind.
+"""`load_pretrained` reads weights of every kind, `read_config` what they are; `convert` writes them as any other kind.
 
 Kinds: a workdir of `igpt train`, a checkpoint of OpenAI's, a Hugging Face directory, a name on the Hugging Face Hub.
 """
@@ -13,15 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import jax
 from jax.sharding import Mesh
 
+from igpt_jax.config import Config
 from igpt_jax.errors import InputError
+from igpt_jax.files import local_path
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import usable_mesh
 from igpt_jax.parallel.processes import raise_on_all
-from igpt_jax.pretrained import Pretrained, load_workdir, save_pretrained
+from igpt_jax.pretrained import Pretrained, load_workdir, require_finite, save_pretrained, workdir_checkpoints
 from igpt_jax.training.checkpoint import CHECKPOINTS
-from igpt_jax.weights.huggingface import fetch_snapshot, read_huggingface, write_huggingface
-from igpt_jax.weights.openai import read_openai, write_openai
+from igpt_jax.weights.huggingface import fetch_snapshot, read_huggingface, read_huggingface_config, write_huggingface
+from igpt_jax.weights.openai import read_openai, read_openai_config, write_openai
 from igpt_jax.weights.table import config_of
 from igpt_jax.weights.weight_files import refuse_pickles
 
@@ -37,6 +41,7 @@ def load_pretrained(
     palette: str | Path | None = None,
     grid: tuple[int, ...] | None = None,
     mesh: Mesh | None = None,
+    allow_nonfinite: bool = False,
 ) -> Pretrained:
     """Loads weights of any kind: `loaded.model.apply({'params': loaded.params}, tokens_BT)` gives logits.
 
@@ -46,39 +51,76 @@ def load_pretrained(
       step: which checkpoint of a workdir; None takes the newest.
       palette: a .npy of colours, instead of those that come with the weights.
       grid: rows and columns, for weights from elsewhere that do not say it and are not square.
-      mesh: where the parameters go, split as `parallel.mesh` says; None places them whole on the first device.
+      mesh: where the parameters go, split as `parallel.mesh` says; None places them whole on the first device. It may
+        be a mesh of one's own (`usable_mesh`); that of the arrays then has the axes data, fsdp and tensor.
+      allow_nonfinite: load weights that hold NaN or Inf, too.
 
     Returns:
       The model, its float32 parameters, and the palette if there is one.
 
     Raises:
-      InputError: there are no weights of these kinds; they are damaged or not one Image GPT; an argument does not apply
-        to their kind; or the palette has another number of colours than the model.
+      InputError: there are no weights of these kinds; they are damaged, not finite or not one Image GPT; an argument
+        does not apply to their kind; or the palette has another number of colours than the model.
+    """
+    mesh = None if mesh is None else usable_mesh(mesh)
+    with jax.set_mesh(None):  # the caller's may have other devices, or axes of another type
+        with raise_on_all():
+            colors = None if palette is None else Palette.load(local_path(palette, "palette"))
+            kind, where, name = _find(path, step, grid)
+        if kind == "workdir":
+            loaded = load_workdir(where, step, mesh, allow_nonfinite)
+            if colors is not None:
+                config_of("", loaded.model.cfg, colors, str(path))  # checks the palette
+                loaded = replace(loaded, palette=colors)
+            return loaded
+        with raise_on_all():
+            if kind == "openai":
+                loaded = read_openai(where, palette=colors, grid=grid, mesh=mesh)
+            else:
+                loaded = read_huggingface(where, palette=colors, grid=grid, mesh=mesh, name=name)
+        if not allow_nonfinite:
+            require_finite(loaded.params, str(path))
+        return loaded
+
+
+def read_config(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] | None = None) -> Config:
+    """The configuration that `load_pretrained` gives, without reading the weights.
+
+    Of a workdir it is that of the newest checkpoint, or of the one at `step`. For weights from elsewhere, only the
+    model, the objective and the channels are known. A name on the Hub is downloaded, as `load_pretrained` would.
+
+    Raises:
+      InputError: as `load_pretrained`.
     """
     with raise_on_all():
-        kind, where = _find(path)
+        kind, where, name = _find(path, step, grid)
     if kind == "workdir":
-        if grid is not None:
-            raise InputError(f"{path}: a workdir knows its grid; leave --grid out")
-        loaded = load_workdir(where, step, mesh)
-        if palette is not None:
-            loaded = replace(loaded, palette=Palette.load(palette))
-            config_of("", loaded.model.cfg, loaded.palette, str(path))  # checks the palette
-        return loaded
-    if step is not None:
-        raise InputError(f"{path}: --step chooses a checkpoint of a workdir, which this is not; leave it out")
+        return workdir_checkpoints(where, step)[0].config
     with raise_on_all():
-        colors = None if palette is None else Palette.load(palette)
         if kind == "openai":
-            return read_openai(where, palette=colors, grid=grid, mesh=mesh)
-        name = Path(str(path).partition("@")[0]).name if kind == "hub" else None
-        where = fetch_snapshot(str(path)) if kind == "hub" else where
-        return read_huggingface(where, palette=colors, grid=grid, mesh=mesh, name=name)
+            return read_openai_config(where, grid=grid)
+        return read_huggingface_config(where, grid=grid, name=name)
 
 
-def _find(source: str | Path) -> tuple[Literal["workdir", "openai", "huggingface", "hub"], Path]:
-    """The kind of the weights, and the path to read them from."""
-    path = Path(source)
+def _find(
+    path: str | Path, step: int | None, grid: tuple[int, ...] | None
+) -> tuple[Literal["workdir", "openai", "huggingface"], Path, str | None]:
+    """The kind of the weights, the path to read them from, and their name if they are from the Hub.
+
+    Raises InputError if there are none, or an option does not apply to their kind.
+    """
+    kind, where = _kind(path)
+    if kind == "workdir" and grid is not None:
+        raise InputError(f"{path}: a workdir knows its grid; leave --grid out")
+    if kind != "workdir" and step is not None:
+        raise InputError(f"{path}: --step chooses a checkpoint of a workdir, which this is not; leave it out")
+    if kind == "hub":
+        return "huggingface", fetch_snapshot(str(path)), Path(str(path).partition("@")[0]).name
+    return kind, where, None
+
+
+def _kind(source: str | Path) -> tuple[Literal["workdir", "openai", "huggingface", "hub"], Path]:
+    path = local_path(source, "weights")
     if path.is_dir():
         if (path / CHECKPOINTS).is_dir():
             return "workdir", path
@@ -112,20 +154,23 @@ _WRITERS: dict[str, Callable[[Pretrained, Path], Path | None]] = {
 }
 
 
-def check_new(out: Path) -> None:
-    """Raises InputError unless `out` is missing or an empty directory."""
+def check_new(out: str | Path) -> Path:
+    """The path `out`; InputError unless it is missing or an empty directory."""
+    out = local_path(out, "--out")
     try:
         empty = not any(out.iterdir()) if out.is_dir() else not (out.exists() or out.is_symlink())
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name a new or empty directory") from None
     if not empty:
         raise InputError(f"--out {out}: holds something already; name a new or empty directory")
+    return out
 
 
 def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
     """Writes weights in another format. There and back, parameters and palette are the same bit for bit.
 
-    There is one exception: biases that are all zero are dropped. `out` appears complete or not at all; a process that
+    There is one exception: biases that are all zero are dropped. The names of the classes are kept in a workdir, and
+    lost in the other formats, which have no place for them. `out` appears complete or not at all; a process that
     is killed leaves .OUT.<pid>.partial beside it.
 
     Returns:
@@ -136,8 +181,7 @@ def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
     """
     if to not in _WRITERS:
         raise InputError(f"format {to!r}: choose one of {', '.join(_WRITERS)}")
-    out = Path(out)
-    check_new(out)
+    out = check_new(out)
     try:
         complete = out.resolve()
         partial = complete.with_name(f".{complete.name}.{os.getpid()}.partial")

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model import ImageGPT
 from igpt_jax.palette import Palette
@@ -70,22 +70,40 @@ def read_openai(
       InputError: TensorFlow is not installed; the files are damaged; or they do not hold the tensors of one Image GPT.
     """
     prefix = Path(prefix)
-    origin = str(prefix)
-    tf = _tensorflow()
-    with table.reading(prefix, "its .index or .data files are damaged or missing"):
-        reader = tf.train.load_checkpoint(origin)
-        names = sorted(name for name in reader.get_variable_to_shape_map() if not _BOOKKEEPING.search(name))
-        shapes = {name: tuple(reader.get_variable_to_shape_map()[name]) for name in names}
-        types = {name: reader.get_variable_to_dtype_map()[name].name for name in names}
-        cfg = _infer_config(shapes, grid, origin)
-        table.check(ROWS, cfg, table.Tensors(shapes, types, reader.get_tensor), origin)
-        if palette is None and (prefix.parent / PALETTE).exists():
-            palette = Palette.load(prefix.parent / PALETTE)
-        config = table.config_of(prefix.absolute().parent.name, cfg, palette, origin)
-        model = ImageGPT(cfg)
+    with _reading(prefix):
+        reader, config, palette = _open(prefix, palette, grid)
+        model = ImageGPT(config.model)
         params = table.read_params(ROWS, model, reader.get_tensor, mesh)
     step = re.search(r"-(\d+)$", prefix.name)
     return Pretrained(model, params, palette, config, int(step[1]) if step else None)
+
+
+def read_openai_config(prefix: str | Path, *, grid: tuple[int, ...] | None = None) -> Config:
+    """The configuration that `read_openai` gives. No weights are read.
+
+    Raises:
+      InputError: as `read_openai`.
+    """
+    with _reading(prefix):
+        return _open(Path(prefix), None, grid)[1]
+
+
+def _reading(prefix: str | Path) -> contextlib.AbstractContextManager[None]:
+    return table.reading(prefix, "its .index or .data files are damaged or missing")
+
+
+def _open(prefix: Path, palette: Palette | None, grid: tuple[int, ...] | None) -> tuple[Any, Config, Palette | None]:
+    """TensorFlow's reader, and what the tensors' names and shapes say; no weights are read."""
+    origin = str(prefix)
+    reader = _tensorflow().train.load_checkpoint(origin)
+    names = sorted(name for name in reader.get_variable_to_shape_map() if not _BOOKKEEPING.search(name))
+    shapes = {name: tuple(reader.get_variable_to_shape_map()[name]) for name in names}
+    types = {name: reader.get_variable_to_dtype_map()[name].name for name in names}
+    cfg = _infer_config(shapes, grid, origin)
+    table.check(ROWS, cfg, table.Tensors(shapes, types, reader.get_tensor), origin)
+    if palette is None and (prefix.parent / PALETTE).exists():
+        palette = Palette.load(prefix.parent / PALETTE)
+    return reader, table.config_of(prefix.absolute().parent.name, cfg, palette, origin), palette
 
 
 def _infer_config(shapes: Mapping[str, table.Shape], grid: tuple[int, ...] | None, origin: str) -> ModelConfig:

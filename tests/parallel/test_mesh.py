@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model import AXES, abstract_params, count_params
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import RULES, axes_of, local_rows, make_mesh, put_batch, shardings
+from igpt_jax.parallel.mesh import RULES, axes_of, local_rows, make_mesh, put_batch, shardings, usable_mesh
 from igpt_jax.training.step import make_program
 
 PALETTE = Palette.levels(16)
@@ -23,6 +24,29 @@ def test_mesh_sizes():
             make_mesh(bad)
     with pytest.raises(InputError, match="only one axis"):
         MeshConfig(-1, -1, 1)
+    assert make_mesh() == make_mesh(MeshConfig())
+
+
+@pytest.mark.parametrize("axes", [("data", "fsdp"), ("fsdp",), ("tensor", "data"), ("fsdp", "tensor", "data")], ids=str)
+def test_a_mesh_of_ones_own_keeps_its_devices(axes):
+    sizes = (2, 4)[-len(axes) :] if len(axes) < 3 else (2, 2, 2)
+    own = jax.make_mesh(sizes, axes, devices=jax.devices()[: np.prod(sizes)])
+    assert set(own.axis_types) == {AxisType.Explicit}
+    mesh = usable_mesh(own)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1} | dict(zip(axes, sizes))
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    assert mesh.devices.ravel().tolist() == own.devices.ravel().tolist()
+    assert usable_mesh(mesh) is mesh
+
+
+def test_axes_of_other_names_are_refused():
+    own = jax.make_mesh((2, 2, 2), ("data", "model", "x"))
+    with pytest.raises(InputError) as caught:
+        usable_mesh(own)
+    assert str(caught.value) == (
+        "mesh: no use for the axis model, x; axes are called data, fsdp, tensor, and igpt_jax.make_mesh makes such a "
+        "mesh"
+    )
 
 
 def test_optimizer_state_lies_where_its_parameter_lies():

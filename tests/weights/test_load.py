@@ -15,14 +15,15 @@ import pytest
 from igpt_jax import InputError
 from igpt_jax.cli.convert import convert_command
 from igpt_jax.config import MeshConfig
-from igpt_jax.parallel.mesh import make_mesh
+from igpt_jax.parallel.mesh import make_mesh, mesh_of
 from igpt_jax.weights import load
 from igpt_jax.weights.huggingface import write_huggingface
 from igpt_jax.weights.load import convert, load_pretrained
 from igpt_jax.weights.openai import write_openai
+from tests.conftest import F32_ATOL
 from tests.data.made import refused
 from tests.weights.huggingface_files import read_tensors, save, their_model
-from tests.weights.made import assert_same, assert_same_bits, pretrained
+from tests.weights.made import assert_same, assert_same_bits, pretrained, tokens
 from tests.weights.test_openai import save as save_tensorflow
 from tests.weights.test_openai import variables
 
@@ -109,6 +110,23 @@ def test_on_a_mesh_it_is_the_same(tmp_path, kind):
     assert len(q_proj.devices()) == 8
     whole = load_pretrained(path).params["h"]["attn"]["q_proj"]["w"]
     assert whole.devices() == {jax.devices()[0]}
+
+
+@pytest.mark.parametrize("kind", ["workdir", "huggingface"])
+def test_on_a_mesh_of_ones_own_it_computes_the_same(tmp_path, kind):
+    """`jax.make_mesh` with its default axes, of type Explicit, and while that mesh is set."""
+    path = convert(pretrained(vocab_size=22), kind, tmp_path / "a")
+    x = tokens(pretrained(vocab_size=22).model.cfg)
+    expected = pretrained(vocab_size=22).model.apply({"params": pretrained(vocab_size=22).params}, x)
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"))
+    with jax.set_mesh(mesh):
+        split, whole = load_pretrained(path, mesh=mesh), load_pretrained(path)
+    assert mesh_of(whole.params) is None
+    apply = jax.jit(split.model.apply)
+    np.testing.assert_allclose(apply({"params": split.params}, x), expected, atol=F32_ATOL)
+    with jax.set_mesh(mesh_of(split.params)):
+        np.testing.assert_allclose(apply({"params": split.params}, x), expected, atol=F32_ATOL)
+    refused("no use for the axis model", load_pretrained, path, mesh=jax.make_mesh((2, 4), ("data", "model")))
 
 
 def test_a_mesh_that_does_not_divide_is_named(tmp_path):

@@ -1,0 +1,45 @@
+"""Addresses are no paths: they are refused in one line, not taken for folders, until they are supported."""
+
+from pathlib import Path
+
+import pytest
+
+from igpt_jax.files import local_path
+from igpt_jax.pretrained import load_workdir, save_pretrained
+from igpt_jax.weights.fetch import fetch
+from igpt_jax.weights.load import check_new, convert, load_pretrained, read_config
+from tests.data.made import refused
+from tests.weights.made import pretrained
+
+ADDRESSES = ["gs://b/x", "s3://b/x", "file:///x", "hf://owner/name", Path("gs://b/x")]
+
+
+@pytest.mark.parametrize("path", ["runs/a", "C:\\runs", "C:/runs", Path("/a/b"), "a:b", "owner/name@v1", "2026:/x"])
+def test_paths_stay_paths(path):
+    assert local_path(path, "--workdir") == Path(path)
+
+
+def test_the_line_says_what_it_was_for():
+    line = refused("gs://b/x", local_path, "gs://b/x", "--workdir")
+    assert line == "--workdir gs://b/x: addresses are not supported yet; name a local or mounted path"
+
+
+@pytest.mark.parametrize("address", ADDRESSES, ids=repr)
+@pytest.mark.parametrize(
+    "use",
+    [
+        load_pretrained,
+        read_config,
+        load_workdir,
+        check_new,
+        lambda address: load_pretrained("nowhere", palette=address),
+        lambda address: convert(pretrained(), "huggingface", address),
+        lambda address: save_pretrained(pretrained(), address),
+        lambda address: fetch("igpt-s", address, base_url="http://127.0.0.1:9"),
+    ],
+    ids=["load", "config", "workdir", "new", "palette", "convert", "save", "fetch"],
+)
+def test_every_door_refuses_addresses_and_makes_no_folder(use, address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("addresses are not supported yet", use, address)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,97 @@
+"""What weights are is known without reading them, and is what loading them says."""
+
+import json
+
+import pytest
+
+from igpt_jax.config import ModelConfig
+from igpt_jax.pretrained import load_workdir
+from igpt_jax.weights import huggingface, openai, table
+from igpt_jax.weights.load import convert, load_pretrained, read_config
+from tests.data.made import refused
+from tests.weights.made import pretrained
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("workdir", {"cond_classes": 3, "use_bias": True}),
+        ("openai", {"causal": False, "clf_classes": 3}),
+        ("openai", {"channels": 1}),
+        ("huggingface", {"grid": (5, 18)}),
+        ("huggingface", {"use_bias": True, "channels": 1}),
+    ],
+    ids=str,
+)
+def test_it_is_the_configuration_of_the_loaded_weights(tmp_path, monkeypatch, kind, model):
+    if kind == "openai":
+        pytest.importorskip("tensorflow")
+    path = convert(pretrained(**model), kind, tmp_path / "a")
+    expected = load_pretrained(path).config
+    for module in (table, huggingface.table, openai.table):
+        monkeypatch.setattr(module, "read_params", None)
+    monkeypatch.setattr("igpt_jax.pretrained.read_weights", None)
+    assert read_config(path) == expected
+    assert read_config(str(path)) == expected
+
+
+def test_step_and_grid_as_for_loading(tmp_path):
+    ours = convert(pretrained(), "workdir", tmp_path / "w")
+    assert read_config(ours, step=7).model == pretrained().model.cfg
+    theirs = convert(pretrained(grid=(5, 18)), "huggingface", tmp_path / "h")
+    (theirs / "preprocessor_config.json").unlink()
+    assert read_config(theirs, grid=(5, 18)).model.grid == (5, 18)
+    refused("--grid", read_config, theirs)
+    refused("--step", read_config, theirs, step=7)
+    refused("--grid", read_config, ours, grid=(10, 10))
+    refused("no checkpoint at step 8", read_config, ours, step=8)
+    refused("name a workdir", read_config, tmp_path / "none")
+
+
+def change_meta(workdir, change):
+    """Changes the description of a checkpoint, as another version of the program would have written it."""
+    from igpt_jax.training.checkpoint import _sha256
+
+    [path] = (workdir / "checkpoints").glob("*/meta/metadata")
+    fields = json.loads(path.read_text())
+    del fields["sha256"]
+    change(fields)
+    path.write_text(json.dumps(fields | {"sha256": _sha256(fields)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda fields: fields["config"]["model"].update(rope=True), "unknown key 'rope'"),
+        (lambda fields: fields.pop("palette"), "no 'palette'"),
+        (lambda fields: fields["config"]["model"].update(n_layer="two"), "model.n_layer"),
+    ],
+    ids=["unknown", "missing", "type"],
+)
+def test_a_checkpoint_of_another_version_is_named_and_not_called_damaged(tmp_path, change, named):
+    workdir = convert(pretrained(), "workdir", tmp_path / "w")
+    change_meta(workdir, change)
+    for use in (load_pretrained, load_workdir, read_config):
+        line = refused(named, use, workdir)
+        assert "checkpoint 7 is of another version of igpt_jax" in line
+        assert "damaged" not in line
+
+
+def test_a_checkpoint_older_than_some_fields_is_read(tmp_path):
+    """From before there were class names and init_grid."""
+
+    def older(fields):
+        del fields["class_names"], fields["config"]["init_grid"]
+
+    workdir = convert(pretrained(), "workdir", tmp_path / "w")
+    change_meta(workdir, older)
+    loaded = load_pretrained(workdir)
+    assert loaded.class_names == ()
+    assert (loaded.config, loaded.config.init_grid) == (pretrained().config, "same")
+
+
+def test_other_shapes_than_its_description_says_are_one_line(tmp_path):
+    workdir = convert(pretrained(), "workdir", tmp_path / "w")
+    change_meta(workdir, lambda fields: fields["config"]["model"].update(d_model=64))
+    assert read_config(workdir).model == ModelConfig(**vars(pretrained().model.cfg) | {"d_model": 64})
+    refused("checkpoint 7 is damaged", load_pretrained, workdir)
