@@ -24,6 +24,7 @@ from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EvalContext, Evaluators, Figures, summarize
 from igpt_jax.evaluation.base import MakeEvaluator
 from igpt_jax.evaluation.pictures import PictureEvaluator, write_picture
+from igpt_jax.files import local_path
 from igpt_jax.model import AXES
 from igpt_jax.objectives import MakeObjective, make_objective
 from igpt_jax.palette import Palette
@@ -118,14 +119,15 @@ def train(
       InputError: bad input of any kind; nothing has been overwritten then.
       NonFiniteError, Interrupted: as `TrainLoop.run` raises them.
     """
-    run = prepare(cfg, Path(workdir), Extensions(source, objective, evaluators or {}))
+    run = prepare(cfg, local_path(workdir, "--workdir"), Extensions(source, objective, evaluators or {}))
     cfg = run.cfg
     if wandb:
         on_process_zero(require_wandb)
     with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
         checkpoints = check_continues(run)  # again: another process may have trained here until now
         on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))
-        with Checkpointer(run.workdir, cfg, run.palette, run.data.digests) as checkpointer:
+        names = run.data.train.class_names
+        with Checkpointer(run.workdir, run.cfg, run.palette, run.data.digests, names) as checkpointer:
             state, start, loop_state = restore_or_init(run, checkpoints, checkpointer, watchdog)
             with metric_log(run, start, wandb, writers) as metrics:
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
@@ -239,7 +241,7 @@ def restore_or_init(
     watchdog.reset("initialising the weights")
     state = run.program.init()
     if run.initial is not None:
-        state = init_from_pretrained(state, run.initial)
+        state = init_from_pretrained(state, run.initial, run.cfg.model.grid)
         run.initial = None  # free its memory
     return state, 0, LoopState()
 

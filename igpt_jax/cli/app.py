@@ -112,7 +112,7 @@ def _run_without_command(words: list[str]) -> int:
 
 def _all_commands() -> Any:
     """All commands as one type for tyro."""
-    kinds = [
+    kinds: list[Any] = [
         Annotated[kind, tyro.conf.subcommand(name, description=(kind.__doc__ or "").partition("\n\n")[0])]
         for name, kind in COMMANDS.items()
     ]

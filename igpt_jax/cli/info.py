@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -24,9 +25,12 @@ class Info(Command):
 
     def run(self) -> None:
         """Reads and prints."""
-        from igpt_jax.weights.load import describe
+        from igpt_jax.pretrained import describe
+        from igpt_jax.training.metric_log import last_evaluation
+        from igpt_jax.weights.load import inspect
 
-        facts = describe(self.model, step=self.step)
+        model = inspect(self.model, step=self.step)
+        facts = describe(model) | {"held_out": last_evaluation(Path(self.model), model.step)}
         if self.json:
             print(json.dumps(facts, indent=2))
             return

@@ -46,9 +46,7 @@ class PlanRun(ConfiguredCommand):
         from igpt_jax.planning.child import make_plan
 
         search = not (self.decoding or self.no_suggest)
-        plan, suggestion = make_plan(
-            self.config, self.topology, self.slices, self.decoding, search, self.common.plugin
-        )
+        plan, suggestion = make_plan(self.config, self.topology, self.slices, self.decoding, search, self.common.plugin)
         if self.json:
             more = {"suggestion": {"options": suggestion[0], "plan": as_dict(suggestion[1])}} if suggestion else {}
             print(json.dumps(as_dict(plan) | more, indent=2))

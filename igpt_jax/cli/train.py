@@ -37,7 +37,10 @@ class Train(JoinedCommand, ConfiguredCommand):
         cfg = self.default_config()
         typed = cast(dict[str, Any], self.config)  # parsed unchecked
         init_from = typed["init_from"] or cfg.init_from
-        return Train(config=with_model_of_weights(cfg, init_from, typed["init_grid"] == "interpolate"))
+        if init_from is None:
+            return Train(config=cfg)
+        workdir = local_path(self.workdir or Path("runs") / typed["name"], "--workdir")
+        return Train(config=with_model_of_weights(cfg, init_from, workdir, typed["init_grid"] == "interpolate"))
 
     def run(self) -> int:
         """Trains, then draws."""
@@ -62,16 +65,18 @@ class Train(JoinedCommand, ConfiguredCommand):
         return 0
 
 
-def with_model_of_weights(cfg: Config, init_from: str | None, keep_grid: bool) -> Config:
-    """The configuration with the sizes of the weights that it starts from; unchanged if there are none.
+def with_model_of_weights(cfg: Config, init_from: str, workdir: Path, keep_grid: bool) -> Config:
+    """The configuration with the sizes of the weights that it starts from, or those of the run that it continues.
 
     Args:
       keep_grid: for position tables that are to be interpolated.
     """
-    if init_from is None:
-        return cfg
+    from igpt_jax.config_json import from_json
     from igpt_jax.pretrained import model_from_weights
-    from igpt_jax.weights.load import read_config
+    from igpt_jax.weights.load import inspect
 
-    model = model_from_weights(cfg.model, read_config(init_from).model)
+    stored = workdir / "config.json"
+    if stored.exists():  # the weights may be gone by now
+        return replace(cfg, model=from_json(Config, stored.read_text(), str(stored)).model)
+    model = model_from_weights(cfg.model, inspect(init_from).config.model)
     return replace(cfg, model=replace(model, grid=cfg.model.grid) if keep_grid else model)

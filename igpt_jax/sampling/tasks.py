@@ -104,7 +104,9 @@ def complete(
     b, t = len(images), model.cfg.n_ctx
     known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t)
     tokens = np.where(known, np.asarray(palette.encode(images)).reshape(b, t), 0)
-    prompts = np.array([zlib.crc32(known[i].tobytes() + tokens[i].astype("<i4").tobytes()) for i in range(b)], np.uint32)
+    prompts = np.array(
+        [zlib.crc32(known[i].tobytes() + tokens[i].astype("<i4").tobytes()) for i in range(b)], np.uint32
+    )
     keys = fold_in(fold_in(stream(sampler.seed, "sample"), prompts)[:, None], np.arange(n)[None]).reshape(-1)
     tokens, known = tokens.repeat(n, axis=0), known.repeat(n, axis=0)
     class_ids = _class_ids(model, classes, b)

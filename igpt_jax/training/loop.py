@@ -27,7 +27,6 @@ from igpt_jax.training.metric_log import MetricLog
 from igpt_jax.training.step import TrainState
 from igpt_jax.training.watchdog import Watchdog
 
-
 SIGNALS_SAVE = False
 """Whether a run in this process would save itself at a signal now."""
 

@@ -129,6 +129,18 @@ class JsonlWriter:
         self._file.close()
 
 
+def last_evaluation(workdir: Path, step: int | None) -> dict[str, float]:
+    """What the evaluators of a run measured last, up to a step: name -> value, with the step; empty if nothing."""
+    path = workdir / METRICS
+    lines = path.read_text().splitlines() if path.is_file() else []
+    values: dict[str, float] = {}
+    for line in (line for line in lines if _step_of(line) <= (math.inf if step is None else step)):
+        record = json.loads(line)
+        measured = {key.removeprefix("eval/"): value for key, value in record.items() if key.startswith("eval/")}
+        values = {"step": record["step"], **measured} if measured else values
+    return values
+
+
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]

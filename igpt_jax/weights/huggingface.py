@@ -119,13 +119,15 @@ def read_huggingface(
 
 def read_huggingface_config(
     directory: str | Path, *, grid: tuple[int, ...] | None = None, name: str | None = None
-) -> Config:
-    """The configuration that `read_huggingface` gives. Of the weights, only biases are read: whether all are zero.
+) -> tuple[Config, Palette | None]:
+    """The configuration and the palette that `read_huggingface` gives.
+
+    Of the weights, only biases are read: whether all are zero.
 
     Raises:
       InputError: as `read_huggingface`.
     """
-    return _open(Path(directory), None, grid, name)[1]
+    return _open(Path(directory), None, grid, name)[1:]
 
 
 def _open(

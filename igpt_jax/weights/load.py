@@ -1,4 +1,4 @@
-"""`load_pretrained` reads weights of every kind, `read_config` what they are; `convert` writes them as any other kind.
+"""`load_pretrained` reads weights of every kind, `inspect` what they are; `convert` writes them as any other kind.
 
 Kinds: a workdir of `igpt train`, a checkpoint of OpenAI's, a Hugging Face directory, a name on the Hugging Face Hub.
 """
@@ -16,9 +16,9 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
+from igpt_jax.model import ImageGPT, abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import usable_mesh
 from igpt_jax.parallel.processes import raise_on_all
@@ -83,11 +83,10 @@ def load_pretrained(
         return loaded
 
 
-def read_config(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] | None = None) -> Config:
-    """The configuration that `load_pretrained` gives, without reading the weights.
+def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] | None = None) -> Pretrained:
+    """What `load_pretrained` gives, with shapes and types (jax.ShapeDtypeStruct) in place of the parameters.
 
-    Of a workdir it is that of the newest checkpoint, or of the one at `step`. For weights from elsewhere, only the
-    model, the objective and the channels are known. A name on the Hub is downloaded, as `load_pretrained` would.
+    No weights are read. A name on the Hub is downloaded, as `load_pretrained` would.
 
     Raises:
       InputError: as `load_pretrained`.
@@ -95,11 +94,16 @@ def read_config(path: str | Path, *, step: int | None = None, grid: tuple[int, .
     with raise_on_all():
         kind, where, name = _find(path, step, grid)
     if kind == "workdir":
-        return workdir_checkpoints(where, step)[0].config
+        meta = workdir_checkpoints(where, step)[0]
+        cfg = meta.config.model
+        more = meta.palette, meta.config, meta.step, meta.data, meta.class_names
+        return Pretrained(ImageGPT(cfg), abstract_params(cfg), *more)
     with raise_on_all():
         if kind == "openai":
-            return read_openai_config(where, grid=grid)
-        return read_huggingface_config(where, grid=grid, name=name)
+            config, palette = read_openai_config(where, grid=grid)
+        else:
+            config, palette = read_huggingface_config(where, grid=grid, name=name)
+    return Pretrained(ImageGPT(config.model), abstract_params(config.model), palette, config, None)
 
 
 def _find(

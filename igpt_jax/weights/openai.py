@@ -78,14 +78,14 @@ def read_openai(
     return Pretrained(model, params, palette, config, int(step[1]) if step else None)
 
 
-def read_openai_config(prefix: str | Path, *, grid: tuple[int, ...] | None = None) -> Config:
-    """The configuration that `read_openai` gives. No weights are read.
+def read_openai_config(prefix: str | Path, *, grid: tuple[int, ...] | None = None) -> tuple[Config, Palette | None]:
+    """The configuration and the palette that `read_openai` gives. No weights are read.
 
     Raises:
       InputError: as `read_openai`.
     """
     with _reading(prefix):
-        return _open(Path(prefix), None, grid)[1]
+        return _open(Path(prefix), None, grid)[1:]
 
 
 def _reading(prefix: str | Path) -> contextlib.AbstractContextManager[None]:

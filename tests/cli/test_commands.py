@@ -208,4 +208,4 @@ def test_experiments_describe_themselves():
         full, tiny = load_config(path), load_config(path, tiny=True)
         assert dataclasses.replace(tiny, train=full.train) != full
         assert tiny.train.steps <= 20
-        assert f"igpt train experiments/{path.name}" in path.read_text()
+        assert f"igpt train {path.stem} " in path.read_text()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split
@@ -17,6 +16,7 @@ from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
 from igpt_jax.data.sources.idx import open_idx
 from igpt_jax.data.sources.tfds import TfdsSource
 from igpt_jax.errors import InputError, nearest
+from igpt_jax.files import local_path
 
 __all__ = [
     "SOURCES",
@@ -63,7 +63,7 @@ def absolute_source(source: str) -> str:
     kind, _, where = source.partition(":")
     if kind not in ("folder", "idx") or not where:
         return source
-    return f"{kind}:{Path(os.path.expanduser(where)).absolute()}"
+    return f"{kind}:{local_path(os.path.expanduser(where), 'data.source').absolute()}"
 
 
 def open_source(cfg: DataConfig, split: Selection) -> Source:
