@@ -48,7 +48,7 @@ setup(
         "pooch>=1.8",
         "requests>=2.32.2",
         "rich>=13",
-        "safetensors>=0.5",
+        "safetensors>=0.8",
         "scikit-learn>=1.5",
         "tensorboardX>=2.6.1",
         "tqdm>=4.66",
@@ -58,7 +58,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
-        "tfds": ["tensorflow-datasets>=4.9.7", "importlib_resources"],  # it uses the latter without declaring it
+        "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],  # it uses the latter without declaring it
         "enhance": ["scikit-image>=0.24", "PyWavelets"],  # data.denoise, data.enhance
         "openai": ["tensorflow"],  # also what tensorflow-datasets needs to prepare most image sets
         "hf": ["huggingface_hub"],
@@ -72,11 +72,11 @@ setup(
             "setuptools>=77",  # builds the wheel that a test looks into
             "scikit-image>=0.24",
             "PyWavelets",
-            "tensorflow-datasets>=4.9.7",
+            "tensorflow-datasets>=4.9.10",
             "importlib_resources",
         ],
         # what the suite compares with; torch is pinned so that a comparison means the same everywhere
-        "parity": ["torch==2.13.0", "transformers>=5", "tensorflow>=2.20", "huggingface_hub"],
+        "parity": ["torch==2.13.0", "transformers>=5.24", "tensorflow>=2.20", "huggingface_hub"],
         "dev": ["ruff", "pyright[nodejs]"],
     },
     entry_points={"console_scripts": ["igpt = igpt_jax.cli:run_and_exit"]},
