@@ -43,15 +43,11 @@ setup(
         "annotated-types>=0.7",
         "dacite>=1.9.1",
         "filelock>=3.16",
-        "matplotlib>=3.9",
         "pillow>=11",
-        "pooch>=1.8",
-        "requests>=2.32.2",
         "rich>=13",
         "safetensors>=0.8",
         "scikit-learn>=1.5",
         "tensorboardX>=2.6.1",
-        "tqdm>=4.66",
         "tyro>=1.0.14,<1.1",  # the first with the private hook tyro._errors.on_parse_error
     ],
     extras_require={
@@ -59,8 +55,10 @@ setup(
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
         "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],  # it uses the latter without declaring it
+        "plot": ["matplotlib>=3.9"],  # loss.png
         "enhance": ["scikit-image>=0.24", "PyWavelets"],  # data.denoise, data.enhance
-        "openai": ["tensorflow"],  # also what tensorflow-datasets needs to prepare most image sets
+        # igpt fetch, and what it fetches; tensorflow-datasets, too, needs TensorFlow to prepare most image sets
+        "openai": ["tensorflow", "pooch>=1.8", "requests>=2.32.2", "tqdm>=4.66"],
         "hf": ["huggingface_hub"],
         "wandb": ["wandb"],
         "test": [
@@ -69,6 +67,10 @@ setup(
             "pytest-xdist>=3.7",
             "chex>=0.1.90",
             "import-linter>=2",
+            "pooch>=1.8",
+            "requests>=2.32.2",
+            "tqdm>=4.66",
+            "matplotlib>=3.9",
             "setuptools>=77",  # builds the wheel that a test looks into
             "scikit-image>=0.24",
             "PyWavelets",

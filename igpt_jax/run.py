@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -272,7 +273,7 @@ def make_loop(
 
 
 def report(trained: Trained) -> Report:
-    """Measures the baselines, and writes the objective's pictures and loss.png into the workdir."""
+    """Measures the baselines, and writes the objective's pictures into the workdir; loss.png if matplotlib is there."""
     context, workdir = trained.context, trained.workdir
     with compilation_cache_in(workdir), Watchdog(context.cfg.train.watchdog_s) as watchdog:
         watchdog.reset("measuring the baselines")
@@ -283,6 +284,9 @@ def report(trained: Trained) -> Report:
             log.info("drawing %s", name)
             pictures.append(workdir / f"{name}.png")
             write_picture(context, trained.params, name, pictures[-1], 64)
+        if importlib.util.find_spec("matplotlib") is None:
+            log.warning("no loss.png, which needs matplotlib: pip install 'igpt_jax[plot]'")
+            return Report(trained.step, figures, tuple(pictures))
         pictures.append(workdir / "loss.png")
         levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
         on_process_zero(lambda: loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric))

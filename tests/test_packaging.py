@@ -69,7 +69,10 @@ def test_the_lowest_versions_are_those_that_are_claimed(wheel):
     metadata = wheel[2]
     lines = (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
     pins = {name: Version(version) for name, version in (line.split("==") for line in lines if line[:1] != "#")}
-    assert pins == {**bounds(metadata), **bounds(metadata, "tfds"), **bounds(metadata, "enhance")}
+    claimed = bounds(metadata)
+    for extra in ("tfds", "plot", "enhance", "openai"):
+        claimed |= bounds(metadata, extra)
+    assert pins == claimed
 
 
 def test_an_installed_package_finds_its_experiments_from_anywhere(wheel, tmp_path):
@@ -140,6 +143,14 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(InputError, match=r"tfds:mnist needs TensorFlow Datasets.*pip install 'igpt_jax\[tfds\]'$"):
         open_source(DataConfig(source="tfds:mnist"), "train")
+
+
+def test_fetch_names_its_extra(monkeypatch):
+    for name in ("igpt_jax.weights.fetch", "pooch"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(InputError, match=r"^igpt fetch needs pooch.*pip install 'igpt_jax\[openai\]'$"):
+        import igpt_jax.weights.fetch  # noqa: F401
 
 
 def test_hints_name_extras_of_the_installed_package(wheel):

@@ -45,7 +45,7 @@ def make_preprocess(cfg: DataConfig, size: tuple[int, int], *, train: bool) -> T
         for module, package in (("skimage", "scikit-image"), ("pywt", "PyWavelets")):
             needed = kind != "none" and (module == "skimage" or kind == "wavelet")
             if needed and importlib.util.find_spec(module) is None:
-                raise InputError(f"{key}: {kind!r} needs {package}; pip install -e '.[enhance]'")
+                raise InputError(f"{key}: {kind!r} needs {package}; pip install 'igpt_jax[enhance]'")
     return functools.partial(_preprocess, cfg, size, train)
 
 

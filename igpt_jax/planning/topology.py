@@ -60,7 +60,7 @@ def describe(topology: str, slices: int = 1) -> Target:
     if not shape or not all(n.isdigit() and int(n) for n in shape.split("x")):
         raise InputError(f"--topology {topology}: the shape is counts of chips, as in {name}:4x4")
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install -e '.[tpu]'")
+        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install 'igpt_jax[tpu]'")
     chips = math.prod(map(int, shape.split("x")))
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", _ACCELERATOR[name].format(chips=chips, cores=2 * chips))
     for key, value in _ENVIRONMENT.items():

@@ -170,7 +170,7 @@ def require_wandb() -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError("wandb is not installed; pip install -e '.[wandb]', or leave --wandb out") from None
+        raise InputError("wandb is not installed; pip install 'igpt_jax[wandb]', or leave --wandb out") from None
     return wandb
 
 

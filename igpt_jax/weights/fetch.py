@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pooch
-import requests
-import urllib3
 from filelock import FileLock, Timeout
 
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.files import local_path, replace_file
+
+try:
+    import pooch
+    import requests
+    import urllib3
+except ImportError as error:
+    needs = f"igpt fetch needs pooch and requests ({first_line(error)})"
+    raise InputError(f"{needs}; pip install 'igpt_jax[openai]'") from None
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/image-gpt/"
 SHARDS = {"igpt-s": 32, "igpt-m": 32, "igpt-l": 64}

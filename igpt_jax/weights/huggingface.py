@@ -259,7 +259,7 @@ def fetch_snapshot(name: str) -> Path:
     try:
         from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError(f"{absent}, and the Hub needs huggingface_hub; pip install -e '.[hf]'") from None
+        raise InputError(f"{absent}, and the Hub needs huggingface_hub; pip install 'igpt_jax[hf]'") from None
     repository, _, revision = name.partition("@")
     files = ["*.json", "*.safetensors"]
     try:

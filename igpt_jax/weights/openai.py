@@ -176,7 +176,7 @@ def _tensorflow() -> Any:
     try:
         import tensorflow
     except ImportError:
-        raise InputError("OpenAI's checkpoints need tensorflow; pip install -e '.[openai]'") from None
+        raise InputError("OpenAI's checkpoints need tensorflow; pip install 'igpt_jax[openai]'") from None
     tf: Any = tensorflow  # type checkers do not know its lazily loaded parts
     with contextlib.suppress(RuntimeError):  # the caller uses the GPUs already
         tf.config.set_visible_devices([], "GPU")

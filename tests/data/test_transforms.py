@@ -205,7 +205,7 @@ def test_a_missing_extra_is_named_before_the_run_starts(monkeypatch, missing):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
     wavelet, clahe = DataConfig(denoise="wavelet"), DataConfig(enhance="clahe")
-    says = r"data\.denoise: 'wavelet' needs .*pip install -e '.\[enhance\]'"
+    says = r"data\.denoise: 'wavelet' needs .*pip install 'igpt_jax\[enhance\]'"
     refused(says, make_preprocess, wavelet, (8, 8), train=True)
     if missing == "skimage":
         refused("data.enhance: 'clahe' needs scikit-image", make_preprocess, clahe, (8, 8), train=True)

@@ -252,7 +252,7 @@ def test_a_repository_of_pickles(hub):
 def test_without_huggingface_hub_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused(r"pip install -e '.\[hf\]'", load_pretrained, "owner/m")
+    refused(r"pip install 'igpt_jax\[hf\]'", load_pretrained, "owner/m")
 
 
 def test_convert_writes_all_or_nothing(tmp_path, monkeypatch):

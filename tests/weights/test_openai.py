@@ -256,5 +256,5 @@ def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     (tmp_path / "model.ckpt-7.index").touch()
     for act in (lambda: load_pretrained(tmp_path / "model.ckpt-7"), lambda: write_openai(pretrained(), tmp_path / "o")):
-        refused(r"pip install -e '.\[openai\]'", act)
+        refused(r"pip install 'igpt_jax\[openai\]'", act)
     assert not (tmp_path / "o").exists()
