@@ -7,7 +7,7 @@ import pytest
 from igpt_jax.files import local_path
 from igpt_jax.pretrained import load_workdir, save_pretrained
 from igpt_jax.weights.fetch import fetch
-from igpt_jax.weights.load import check_new, convert, load_pretrained, read_config
+from igpt_jax.weights.load import check_new, convert, inspect, load_pretrained
 from tests.data.made import refused
 from tests.weights.made import pretrained
 
@@ -29,7 +29,7 @@ def test_the_line_says_what_it_was_for():
     "use",
     [
         load_pretrained,
-        read_config,
+        inspect,
         load_workdir,
         check_new,
         lambda address: load_pretrained("nowhere", palette=address),

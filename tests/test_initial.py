@@ -75,7 +75,8 @@ def test_a_mismatch_is_named_by_the_settings(there, here, says):
 
 
 def test_what_starts_at_zero_may_be_missing():
-    check(weights(), use_bias=True, clf_classes=3, cond_classes=2, any_order=True)
+    check(weights(), use_bias=True, cond_classes=2, any_order=True)
+    check(weights(), clf_classes=3)
     check(weights(), grid=(3, 8, 8))
 
 
@@ -101,6 +102,8 @@ def test_a_run_takes_the_sizes_of_the_weights_and_its_own_additions():
     assert (other.prefix_slots, other.prefix_values) == (2, 3)
     bert = ModelConfig(**SIZES, causal=False)
     assert model_from_weights(ModelConfig(), bert) == bert
+    joint = ModelConfig(**SIZES, clf_classes=4)
+    assert model_from_weights(ModelConfig(), joint) == joint
     refused("model.cond_classes: needs model.causal", model_from_weights, ModelConfig(cond_classes=2), bert)
 
 

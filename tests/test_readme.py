@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from igpt_jax import ModelConfig
-from igpt_jax.cli import COMMANDS
+from igpt_jax.cli.app import COMMANDS
 from igpt_jax.model import count_params
 from tests.test_layering import ROOT
 

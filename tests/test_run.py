@@ -117,10 +117,10 @@ def test_class_conditional_run_draws_what_is_asked_for(tmp_path):
 
 def test_weights_that_do_not_fit_are_named_before_anything_is_written(pretrained, tmp_path):
     for model, reason in (
-        ({"d_model": 32}, "wte is .*; wtet is"),
-        ({"n_layer": 2}, "h/attn/q_proj/w is"),
-        ({"causal": False}, "sos is not in this model"),
-        ({"grid": (4, 16)}, "grid"),
+        ({"d_model": 32}, "d_model is 16 there and 32 here"),
+        ({"n_layer": 2}, "n_layer is 1 there and 2 here"),
+        ({"causal": False}, "causal is True there and False here"),
+        ({"grid": (4, 16)}, "grid is .*--init-grid interpolate"),
     ):
         objective = "ar" if model.get("causal", True) else "bert"
         with pytest.raises(InputError, match=reason):

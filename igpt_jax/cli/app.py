@@ -6,19 +6,20 @@ Each command is a dataclass in a file of its own; its fields are its options.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import reduce
 from typing import Annotated, Any
 
 import tyro
 
-from igpt_jax.cli.common import Command, JoinedCommand
+from igpt_jax.cli import interrupts
+from igpt_jax.cli.common import Command, JoinedCommand, ProcessArgs
 from igpt_jax.cli.complete import Complete
 from igpt_jax.cli.convert import Convert
 from igpt_jax.cli.evaluate import Evaluate
@@ -129,16 +130,21 @@ def _run_command(name: str, args: list[str]) -> int:
         parse(kind, name, ["--help"], default=defaults)
     as_typed = parse(kind, name, args, checked=False)
     quiet, verbose = as_typed.common.quiet, name in ("train", "plan")
-    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-    logging.getLogger("igpt_jax").setLevel(level)
+    with log_level(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING):
+        return _run_parsed(as_typed, name, args)
 
+
+def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
+    """The command's exit code, with one line on stderr for every foreseen error."""
     from igpt_jax.parallel import processes  # imports JAX
 
     try:
         if isinstance(as_typed, JoinedCommand):
-            _join(as_typed, name, args)
-        with processes.naming_lost_processes(), show_progress(quiet), memory_errors(kind.less_memory):
-            code = _with_defaults(as_typed, name, args).run() or 0
+            _join(as_typed)
+        with processes.naming_lost_processes(), memory_errors(as_typed.less_memory):
+            command = _with_defaults(as_typed, name, args)
+            with show_progress(command.common.quiet), interrupts.tidying_up():
+                code = command.run() or 0
     except processes.InputErrorElsewhere:
         code = 2
     except processes.joining.NotJoinedError as error:
@@ -173,19 +179,30 @@ def _with_defaults(as_typed: Command, name: str, args: list[str]) -> Command:
         return parse(COMMANDS[name], name, args, default=as_typed.defaults())
 
 
-def _join(command: JoinedCommand, name: str, args: list[str]) -> None:
+def _join(command: JoinedCommand) -> None:
     """Joins the processes of this run. Process 0 alone prints results and logs its progress."""
     from igpt_jax.parallel import processes
 
     asked = command.processes
     processes.start(asked.coordinator, asked.num_processes, asked.process_id, asked.join_timeout_s)
-    own = {"--process-id", *([] if asked.process_id is None else [str(asked.process_id)])}
-    processes.require_same("the command line", json.dumps([name, [arg for arg in args if arg not in own]]))
+    processes.require_same("the command line", repr(replace(command, processes=ProcessArgs())))
     if not processes.is_process_zero():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process lives)
         logging.getLogger("igpt_jax").setLevel(logging.WARNING)
-    if name != "train":
+    if not isinstance(command, Train):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it for runs that save themselves
+
+
+@contextlib.contextmanager
+def log_level(level: int) -> Iterator[None]:
+    """Which log lines of this package are shown, within the block."""
+    logger = logging.getLogger("igpt_jax")
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class OutOfMemoryError(RuntimeError):

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.files import local_path, replace_file
+from igpt_jax.weights import PALETTE
 
 try:
     import pooch
@@ -26,7 +27,6 @@ except ImportError as error:
 BASE_URL = "https://openaipublic.blob.core.windows.net/image-gpt/"
 SHARDS = {"igpt-s": 32, "igpt-m": 32, "igpt-l": 64}
 STEPS = "131000, 262000, 524000, 1000000"
-PALETTE = "kmeans_centers.npy"
 PALETTE_SHA256 = "c614a3d27f02fd6cf02fbbaf9f02e2431fa202726f3e44750658a85eb226bebd"
 RECORD = "SHA256SUMS"
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config, ModelConfig
+from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.model import ImageGPT, abstract_params
 from igpt_jax.palette import Palette
@@ -111,29 +111,28 @@ def read_huggingface(
       InputError: a file is missing, damaged or a pickle; the model computes something else; or the tensors are not
         those of one Image GPT.
     """
-    tensors, config, palette = _open(Path(directory), palette, grid, name)
-    model = ImageGPT(config.model)
-    params = table.read_params(ROWS if config.model.use_bias else WEIGHT_ROWS, model, tensors.read, mesh)
-    return Pretrained(model, params, palette, config, None)
+    tensors, shapes = _open(Path(directory), palette, grid, name)
+    rows = ROWS if shapes.config.model.use_bias else WEIGHT_ROWS
+    return replace(shapes, params=table.read_params(rows, shapes.model, tensors.read, mesh))
 
 
-def read_huggingface_config(
+def inspect_huggingface(
     directory: str | Path, *, grid: tuple[int, ...] | None = None, name: str | None = None
-) -> tuple[Config, Palette | None]:
-    """The configuration and the palette that `read_huggingface` gives.
+) -> Pretrained:
+    """What `read_huggingface` gives, with shapes in place of the parameters.
 
     Of the weights, only biases are read: whether all are zero.
 
     Raises:
       InputError: as `read_huggingface`.
     """
-    return _open(Path(directory), None, grid, name)[1:]
+    return _open(Path(directory), None, grid, name)[1]
 
 
 def _open(
     directory: Path, palette: Palette | None, grid: tuple[int, ...] | None, name: str | None
-) -> tuple[Tensors, Config, Palette | None]:
-    """The tensors, which are those of one Image GPT, with its configuration and palette."""
+) -> tuple[Tensors, Pretrained]:
+    """The tensors, which are those of one Image GPT, and what it is; no weights are read."""
     origin = str(directory)
     processor = read_json(directory / PROCESSOR) if (directory / PROCESSOR).exists() else {}
     cfg = _read_config(directory / "config.json", processor, grid)
@@ -150,7 +149,8 @@ def _open(
         cfg = replace(cfg, use_bias=False)
     if palette is None and processor.get("clusters") is not None:
         palette = _read_palette(processor, directory / PROCESSOR)
-    return tensors, table.config_of(name or directory.absolute().name, cfg, palette, origin), palette
+    config = table.config_of(name or directory.absolute().name, cfg, palette, origin)
+    return tensors, Pretrained(ImageGPT(cfg), abstract_params(cfg), palette, config, None)
 
 
 def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...] | None) -> ModelConfig:

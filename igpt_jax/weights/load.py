@@ -24,8 +24,8 @@ from igpt_jax.parallel.mesh import usable_mesh
 from igpt_jax.parallel.processes import raise_on_all
 from igpt_jax.pretrained import Pretrained, load_workdir, require_finite, save_pretrained, workdir_checkpoints
 from igpt_jax.training.checkpoint import CHECKPOINTS
-from igpt_jax.weights.huggingface import fetch_snapshot, read_huggingface, read_huggingface_config, write_huggingface
-from igpt_jax.weights.openai import read_openai, read_openai_config, write_openai
+from igpt_jax.weights.huggingface import fetch_snapshot, inspect_huggingface, read_huggingface, write_huggingface
+from igpt_jax.weights.openai import inspect_openai, read_openai, write_openai
 from igpt_jax.weights.table import config_of
 from igpt_jax.weights.weight_files import refuse_pickles
 
@@ -100,10 +100,8 @@ def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] 
         return Pretrained(ImageGPT(cfg), abstract_params(cfg), *more)
     with raise_on_all():
         if kind == "openai":
-            config, palette = read_openai_config(where, grid=grid)
-        else:
-            config, palette = read_huggingface_config(where, grid=grid, name=name)
-    return Pretrained(ImageGPT(config.model), abstract_params(config.model), palette, config, None)
+            return inspect_openai(where, grid=grid)
+        return inspect_huggingface(where, grid=grid, name=name)
 
 
 def _find(

@@ -11,19 +11,19 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config, ModelConfig
+from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError
-from igpt_jax.model import ImageGPT
+from igpt_jax.model import ImageGPT, abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.pretrained import Pretrained
-from igpt_jax.weights import table
-from igpt_jax.weights.fetch import PALETTE
+from igpt_jax.weights import PALETTE, table
 from igpt_jax.weights.table import Row
 
 ROWS = (
@@ -69,30 +69,26 @@ def read_openai(
     Raises:
       InputError: TensorFlow is not installed; the files are damaged; or they do not hold the tensors of one Image GPT.
     """
-    prefix = Path(prefix)
     with _reading(prefix):
-        reader, config, palette = _open(prefix, palette, grid)
-        model = ImageGPT(config.model)
-        params = table.read_params(ROWS, model, reader.get_tensor, mesh)
-    step = re.search(r"-(\d+)$", prefix.name)
-    return Pretrained(model, params, palette, config, int(step[1]) if step else None)
+        reader, shapes = _open(Path(prefix), palette, grid)
+        return replace(shapes, params=table.read_params(ROWS, shapes.model, reader.get_tensor, mesh))
 
 
-def read_openai_config(prefix: str | Path, *, grid: tuple[int, ...] | None = None) -> tuple[Config, Palette | None]:
-    """The configuration and the palette that `read_openai` gives. No weights are read.
+def inspect_openai(prefix: str | Path, *, grid: tuple[int, ...] | None = None) -> Pretrained:
+    """What `read_openai` gives, with shapes in place of the parameters. No weights are read.
 
     Raises:
       InputError: as `read_openai`.
     """
     with _reading(prefix):
-        return _open(Path(prefix), None, grid)[1:]
+        return _open(Path(prefix), None, grid)[1]
 
 
 def _reading(prefix: str | Path) -> contextlib.AbstractContextManager[None]:
     return table.reading(prefix, "its .index or .data files are damaged or missing")
 
 
-def _open(prefix: Path, palette: Palette | None, grid: tuple[int, ...] | None) -> tuple[Any, Config, Palette | None]:
+def _open(prefix: Path, palette: Palette | None, grid: tuple[int, ...] | None) -> tuple[Any, Pretrained]:
     """TensorFlow's reader, and what the tensors' names and shapes say; no weights are read."""
     origin = str(prefix)
     reader = _tensorflow().train.load_checkpoint(origin)
@@ -103,7 +99,9 @@ def _open(prefix: Path, palette: Palette | None, grid: tuple[int, ...] | None) -
     table.check(ROWS, cfg, table.Tensors(shapes, types, reader.get_tensor), origin)
     if palette is None and (prefix.parent / PALETTE).exists():
         palette = Palette.load(prefix.parent / PALETTE)
-    return reader, table.config_of(prefix.absolute().parent.name, cfg, palette, origin), palette
+    config = table.config_of(prefix.absolute().parent.name, cfg, palette, origin)
+    step = re.search(r"-(\d+)$", prefix.name)
+    return reader, Pretrained(ImageGPT(cfg), abstract_params(cfg), palette, config, int(step[1]) if step else None)
 
 
 def _infer_config(shapes: Mapping[str, table.Shape], grid: tuple[int, ...] | None, origin: str) -> ModelConfig:

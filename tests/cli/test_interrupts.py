@@ -43,7 +43,7 @@ def igpt():
 def test_ctrl_c_in_the_first_seconds_is_one_line(igpt, tmp_path, after):
     """While modules are imported, devices opened and programs compiled: no traceback, no crash, never swallowed."""
     process = igpt(
-        "palette", "digits", "--channels", "1", "--colors", "16", "--out", tmp_path / "p", "--size", "96", "96"
+        "palette", "digits", "--channels", "1", "--colors", "16", "--out", tmp_path / "p", "--size", "200", "200"
     )
     time.sleep(after)
     process.send_signal(signal.SIGINT)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from filelock import FileLock
 
-from igpt_jax.cli.fetch import fetch_command
+from igpt_jax.cli import main
 from igpt_jax.weights import fetch as module
 from tests.data.made import refused
 from tests.weights.fetch_server import BIG, INDEX, NAMES, PALETTE, SIZE, check, path_of, run
@@ -150,7 +150,7 @@ def test_addresses_that_are_none(tmp_path, url):
 def test_the_command_prints_the_prefix_and_nothing_else(release, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     release.status[INDEX] = [500]
-    fetch_command(["igpt-s", "--base-url", release.url])
+    assert main(["fetch", "igpt-s", "--base-url", release.url]) == 0
     shown = capsys.readouterr()
     assert shown.out == "weights/igpt-s/model.ckpt-1000000\n"
     assert "github.com/openai/image-gpt" in shown.err
@@ -158,13 +158,14 @@ def test_the_command_prints_the_prefix_and_nothing_else(release, tmp_path, monke
         assert len(re.findall(rf"^igpt: {name} .*downloaded$", shown.err, re.MULTILINE)) == 1
     check(release, tmp_path / "weights" / "igpt-s")
     release.files = {path.replace("igpt-s/", "igpt-s-bert/"): body for path, body in release.files.items()}
-    fetch_command(["igpt-s", "--bert", "--base-url", release.url])
+    assert main(["fetch", "igpt-s", "--bert", "--base-url", release.url]) == 0
     assert capsys.readouterr().out == "weights/igpt-s-bert/model.ckpt-1000000\n"
-    fetch_command(["igpt-s", "--bert", "--out", "x", "--step", "1000000", "--base-url", release.url])
+    assert main(["fetch", "igpt-s", "--bert", "--out", "x", "--step", "1000000", "--base-url", release.url]) == 0
     check(release, tmp_path / "x")
 
 
 def test_models_that_are_none(tmp_path, capsys):
-    refused("igpt-xl", fetch_command, ["igpt-xl", "--out", str(tmp_path / "new")])
+    assert main(["fetch", "igpt-xl", "--out", str(tmp_path / "new")]) == 2
+    assert "igpt-xl" in capsys.readouterr().err
     refused("choose one of igpt-s, igpt-m, igpt-l", module.fetch, "xl", tmp_path / "new")
     assert not (tmp_path / "new").exists()

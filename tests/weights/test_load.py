@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pickle
+import re
 import shutil
 import sys
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
-from igpt_jax.cli.convert import convert_command
+from igpt_jax.cli import main
 from igpt_jax.config import MeshConfig
 from igpt_jax.parallel.mesh import make_mesh, mesh_of
 from igpt_jax.weights import load
@@ -299,9 +300,9 @@ def test_the_command(tmp_path, capsys, palettes, monkeypatch):
     weights = dataclasses.replace(pretrained(grid=(5, 18)), palette=None)
     prefix = write_openai(weights, tmp_path / "o")
     options = ["--grid", "5", "18", "--palette", str(palettes[0])]
-    convert_command([str(prefix), "--to", "huggingface", "--out", "h", *options])
-    convert_command(["h", "--to", "workdir", "--out", "w"])
-    convert_command(["w", "--to", "openai", "--out", "new/o", "--step", "0"])
+    assert main(["convert", str(prefix), "--to", "huggingface", "--out", "h", *options]) == 0
+    assert main(["convert", "h", "--to", "workdir", "--out", "w"]) == 0
+    assert main(["convert", "w", "--to", "openai", "--out", "new/o", "--step", "0"]) == 0
     printed = capsys.readouterr().out.split()
     assert printed == ["h", "w", "new/o/model.ckpt-0"]
     again = load_pretrained(printed[-1], grid=(5, 18))
@@ -322,8 +323,9 @@ def test_the_command(tmp_path, capsys, palettes, monkeypatch):
     ],
     ids=str,
 )
-def test_a_command_that_cannot_be_done(tmp_path, monkeypatch, options, named):
+def test_a_command_that_cannot_be_done(tmp_path, monkeypatch, capsys, options, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").touch()
-    refused(named, convert_command, options)
+    assert main(["convert", *options]) == 2
+    assert re.search(named, capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["here"]

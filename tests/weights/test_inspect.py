@@ -1,13 +1,15 @@
 """What weights are is known without reading them, and is what loading them says."""
 
+import gc
 import json
 
+import jax
 import pytest
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.pretrained import load_workdir
 from igpt_jax.weights import huggingface, openai, table
-from igpt_jax.weights.load import convert, load_pretrained, read_config
+from igpt_jax.weights.load import convert, inspect, load_pretrained
 from tests.data.made import refused
 from tests.weights.made import pretrained
 
@@ -27,25 +29,29 @@ def test_it_is_the_configuration_of_the_loaded_weights(tmp_path, monkeypatch, ki
     if kind == "openai":
         pytest.importorskip("tensorflow")
     path = convert(pretrained(**model), kind, tmp_path / "a")
-    expected = load_pretrained(path).config
+    expected = load_pretrained(path)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), expected.params)
     for module in (table, huggingface.table, openai.table):
         monkeypatch.setattr(module, "read_params", None)
     monkeypatch.setattr("igpt_jax.pretrained.read_weights", None)
-    assert read_config(path) == expected
-    assert read_config(str(path)) == expected
+    for where in (path, str(path)):
+        seen = inspect(where)
+        assert (seen.config, seen.step, seen.class_names) == (expected.config, expected.step, expected.class_names)
+        assert seen.palette.same_as(expected.palette)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), seen.params) == shapes
 
 
 def test_step_and_grid_as_for_loading(tmp_path):
     ours = convert(pretrained(), "workdir", tmp_path / "w")
-    assert read_config(ours, step=7).model == pretrained().model.cfg
+    assert inspect(ours, step=7).config.model == pretrained().model.cfg
     theirs = convert(pretrained(grid=(5, 18)), "huggingface", tmp_path / "h")
     (theirs / "preprocessor_config.json").unlink()
-    assert read_config(theirs, grid=(5, 18)).model.grid == (5, 18)
-    refused("--grid", read_config, theirs)
-    refused("--step", read_config, theirs, step=7)
-    refused("--grid", read_config, ours, grid=(10, 10))
-    refused("no checkpoint at step 8", read_config, ours, step=8)
-    refused("name a workdir", read_config, tmp_path / "none")
+    assert inspect(theirs, grid=(5, 18)).config.model.grid == (5, 18)
+    refused("--grid", inspect, theirs)
+    refused("--step", inspect, theirs, step=7)
+    refused("--grid", inspect, ours, grid=(10, 10))
+    refused("no checkpoint at step 8", inspect, ours, step=8)
+    refused("name a workdir", inspect, tmp_path / "none")
 
 
 def change_meta(workdir, change):
@@ -71,7 +77,7 @@ def change_meta(workdir, change):
 def test_a_checkpoint_of_another_version_is_named_and_not_called_damaged(tmp_path, change, named):
     workdir = convert(pretrained(), "workdir", tmp_path / "w")
     change_meta(workdir, change)
-    for use in (load_pretrained, load_workdir, read_config):
+    for use in (load_pretrained, load_workdir, inspect):
         line = refused(named, use, workdir)
         assert "checkpoint 7 is of another version of igpt_jax" in line
         assert "damaged" not in line
@@ -90,8 +96,10 @@ def test_a_checkpoint_older_than_some_fields_is_read(tmp_path):
     assert (loaded.config, loaded.config.init_grid) == (pretrained().config, "same")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_other_shapes_than_its_description_says_are_one_line(tmp_path):
     workdir = convert(pretrained(), "workdir", tmp_path / "w")
     change_meta(workdir, lambda fields: fields["config"]["model"].update(d_model=64))
-    assert read_config(workdir).model == ModelConfig(**vars(pretrained().model.cfg) | {"d_model": 64})
+    assert inspect(workdir).config.model == ModelConfig(**vars(pretrained().model.cfg) | {"d_model": 64})
     refused("checkpoint 7 is damaged", load_pretrained, workdir)
+    gc.collect()  # reads that Orbax gave up, which complain
