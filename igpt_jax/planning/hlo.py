@@ -24,6 +24,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALLED = re.compile(
     r"(?:calls|body|true_computation|false_computation|called_computations|branch_computations)=(\{[^}]*\}|[^,\s]*)"
 )
+_TO_APPLY = re.compile(r"to_apply=([^,\s]*)")
 # A fusion of this name is never cut into pieces. A loop and an iteration peeled off it share its channel.
 _SCATTER = "all-reduce-scatter"
 
@@ -149,12 +150,19 @@ def _visits(computations: dict[str, _Computation], entry: str) -> tuple[dict[str
                 unknown_loops.append(op.name)
             if op.opcode in ("async-done", "async-update"):
                 continue  # they name the same computation as their start
-            callees = _NAME.findall(" ".join(_CALLED.findall(op.attrs)))
-            for callee in filter(computations.get, callees):
-                visit(callee, times * (iterations or 1), fused or op.opcode in ("fusion", "async-start"))
+            for callee in filter(computations.get, _callees(op)):
+                visit(callee, times * (iterations or 1), fused or op.opcode in ("fusion", "async-start", "call-start"))
 
     visit(entry, 1, False)
     return visits, unknown_loops
+
+
+def _callees(op: _Op) -> list[str]:
+    """The computations that an instruction runs, without those that it applies to pairs of elements, as a sum does."""
+    called = _CALLED.findall(op.attrs)
+    if op.opcode in ("call", "call-start"):  # the TPU compiler starts collectives on the sparse cores so
+        called += _TO_APPLY.findall(op.attrs)
+    return _NAME.findall(" ".join(called))
 
 
 def trip_count(loop: _Op, computations: dict[str, _Computation], around: _Computation) -> int | None:

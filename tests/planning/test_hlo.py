@@ -68,6 +68,51 @@ def test_a_generic_start_counts_what_it_wraps():
     assert (one.kind, one.payload, one.times, one.overlapped) == ("reduce-scatter", BYTES, 1, True)
 
 
+SPARSE_CORE = """\
+%add.clone.clone (x.15: bf16[], y.15: bf16[]) -> bf16[] {
+  %x.15 = bf16[]{:T(256)S(7)} parameter(0)
+  %y.15 = bf16[]{:T(256)S(7)} parameter(1)
+  ROOT %add.725 = bf16[]{:T(256)S(7)} add(%x.15, %y.15)
+}, execution_thread="sparsecore"
+
+%called_computation.6 (param_0.1120: bf16[512,512], param_5.354: bf16[512,2048], param_6.250: token[]) -> \
+(bf16[512,512], bf16[512,2048]) {
+  %param_6.250 = token[] parameter(6)
+  %param_0.1120 = bf16[512,512]{1,0:T(8,128)(2,1)} parameter(0)
+  %param_5.354 = bf16[512,2048]{0,1:T(8,128)(2,1)} parameter(5)
+  ROOT %all-reduce.27 = (bf16[512,512]{1,0:T(8,128)(2,1)}, /*index=5*/bf16[512,2048]{0,1:T(8,128)(2,1)}) \
+all-reduce(%param_0.1120, /*index=5*/%param_5.354), channel_id=1, \
+replica_groups=mesh['axis_0'=8,'axis_1'=1] {'axis_0'}, use_global_device_ids=true, to_apply=%add.clone.clone
+}, execution_thread="sparsecore"
+"""
+
+
+def test_an_all_reduce_on_the_sparse_cores_is_counted_once():
+    """As the compiler writes it for tpu7x: a call with a start and a done, of a computation of another thread."""
+    shapes = "bf16[512,512]{1,0:T(8,128)(2,1)}, /*index=5*/bf16[512,2048]{0,1:T(8,128)(2,1)}"
+    entry = (
+        "  %fusion.269 = bf16[512,512]{1,0:T(8,128)(2,1)} parameter(0)\n"
+        "  %fusion.274 = bf16[512,2048]{0,1:T(8,128)(2,1)} parameter(1)\n"
+        '  %ready = token[] custom-call(), custom_call_target="PrepareAsyncCallDone"\n'
+        f"  %all-reduce.28.cloned.1.call-start = (({shapes}, token[]), ({shapes})) call-start(%fusion.269, "
+        '/*index=5*/%fusion.274, %ready), async_execution_thread="sparsecore", to_apply=%called_computation.6\n'
+        f"  ROOT %all-reduce.28.cloned.1.call-done = ({shapes}) call-done(%all-reduce.28.cloned.1.call-start)"
+    )
+    one = only(module(entry, SPARSE_CORE))
+    assert (one.kind, one.payload, one.times, one.overlapped) == ("all-reduce", 2 * 512 * (512 + 2048), 1, True)
+    np.testing.assert_array_equal(one.groups, [range(8)])
+
+
+def test_a_call_runs_once_and_the_function_of_a_sum_is_no_call():
+    called = (
+        "%called (q: f32[8,16]) -> f32[8,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
+        "  ROOT %ar = f32[8,16]{1,0} all-reduce(%q), replica_groups={{0,1}}, to_apply=%add\n}"
+    )
+    entry = PARAM + "  %c = f32[8,16]{1,0} call(%p), to_apply=%called\n"
+    one = only(module(entry + "  ROOT %r = f32[8]{0} reduce(%c, %p), dimensions={1}, to_apply=%called", called))
+    assert (one.payload, one.times, one.overlapped) == (BYTES, 1, False)
+
+
 LOOP = """\
 %fused_start (a: f32[8,16]) -> f32[16,16] {{
   %a = f32[8,16]{{1,0}} parameter(0)
