@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from igpt_jax.errors import InputError, nearest
@@ -49,16 +50,34 @@ by its 256 chips.
 """
 
 
-def chip_of(topology: str) -> Chip:
-    """The chip of a topology such as v5e:16x16.
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_PARTS_OF_A_CUBE = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")
+"""Shapes of slices, from the same pages. Larger slices of a 3-D torus are made of cubes of 4 x 4 x 4 chips."""
+
+
+def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
+    """The chip and the counts of chips of a topology such as v5e:16x16.
 
     Raises:
-      InputError: no chip has that name.
+      InputError: no chip has that name, or it has no slices of that shape.
     """
-    name = topology.partition(":")[0]
+    name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise InputError(
             f"--topology {topology}: no chip {name!r}; there are {', '.join(CHIPS)}{nearest(name, CHIPS)} "
             "(v5e:16x16 is a topology)"
         )
-    return CHIPS[name]
+    chip = CHIPS[name]
+    example = f"as in {name}:" + "x".join("4" * chip.torus)
+    if not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise InputError(f"--topology {topology}: the shape is counts of chips, {example}")
+    sides = tuple(map(int, shape.split("x")))
+    if len(sides) != chip.torus:
+        alike = " and ".join(other for other in CHIPS if CHIPS[other].torus == chip.torus)
+        raise InputError(f"--topology {topology}: slices of {alike} are {chip.torus}-D, {example}")
+    if chip.torus == 2 and shape not in _FLAT:
+        raise InputError(f"--topology {topology}: slices of {name} are {', '.join(_FLAT)}")
+    if chip.torus == 3 and shape not in _PARTS_OF_A_CUBE and (0 in sides or any(side % 4 for side in sides)):
+        shapes = ", ".join(_PARTS_OF_A_CUBE)
+        raise InputError(f"--topology {topology}: slices of {name} are {shapes}, or multiples of 4, as in {name}:4x4x8")
+    return chip, sides

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.planning.chips import Chip, chip_of
+from igpt_jax.planning.chips import Chip, parse_topology
 from igpt_jax.planning.network import OVERLAP
 
 _ACCELERATOR = {"v5e": "v5litepod-{chips}", "v5p": "v5p-{cores}", "v6e": "v6e-{chips}", "tpu7x": "tpu7x-{cores}"}
@@ -45,30 +45,40 @@ class Target:
         return self.devices[0].platform
 
 
+def check_topology(topology: str, slices: int) -> tuple[Chip, tuple[int, ...]]:
+    """The chip of a topology, and how many there are along each side of a slice. Does not load the TPU compiler.
+
+    Raises:
+      InputError: an unknown chip or shape, less than one slice, or the TPU compiler is not installed.
+    """
+    chip, sides = parse_topology(topology)
+    if slices < 1:
+        raise InputError(f"--slices {slices}: must be at least 1")
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install 'igpt_jax[tpu]'")
+    return chip, sides
+
+
 def describe(topology: str, slices: int = 1) -> Target:
     """The devices of a topology such as v5p:8x8x8, or of several such slices joined by the data-centre network.
 
     Call it before anything that asks JAX for devices. It keeps JAX on the CPU, since the programs of a plan never run.
 
     Raises:
-      InputError: an unknown chip or shape, less than one slice, or the TPU compiler is not installed.
+      InputError: as `check_topology`, or the TPU compiler refuses it.
     """
-    chip = chip_of(topology)
-    if slices < 1:
-        raise InputError(f"--slices {slices}: must be at least 1")
-    name, _, shape = topology.partition(":")
-    if not shape or not all(n.isdigit() and int(n) for n in shape.split("x")):
-        raise InputError(f"--topology {topology}: the shape is counts of chips, as in {name}:4x4")
-    if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install 'igpt_jax[tpu]'")
-    chips = math.prod(map(int, shape.split("x")))
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", _ACCELERATOR[name].format(chips=chips, cores=2 * chips))
+    chip, sides = check_topology(topology, slices)
+    chips = math.prod(sides)
+    kind = _ACCELERATOR[chip.name].format(chips=chips, cores=2 * chips)
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", kind)
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     jax.config.update("jax_platforms", "cpu")
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # otherwise a host has four
     try:
-        options = {"num_slices": slices} if slices > 1 else {}
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"--topology {topology}: {first_line(error)}") from None
+        raise InputError(f"--topology {topology}: the TPU compiler refuses it: {first_line(error)}") from None
     return Target(topology, tuple(devices), chip.devices(len(devices) // (chips * slices)), slices)

@@ -1,0 +1,113 @@
+"""Topologies: which there are, and what the TPU compiler makes of them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from igpt_jax.errors import InputError
+from igpt_jax.planning.chips import parse_topology
+from igpt_jax.planning.topology import describe
+
+
+def test_impossible_topologies_are_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"\[tpu\]"):
+        describe("v5e:2x2")
+    for topology in ("v5e", "v5e:", "v5e:2x", "v5e:axb", "v5p:4x4x-4"):
+        with pytest.raises(InputError, match="counts of chips"):
+            describe(topology)
+
+
+@pytest.mark.parametrize(
+    ("topology", "why"),
+    [
+        ("v5e:4x4x4", "slices of v5e and v6e are 2-D, as in v5e:4x4"),
+        ("v6e:4x4x1", "slices of v5e and v6e are 2-D, as in v6e:4x4"),
+        ("v5p:8x8", "slices of v5p and tpu7x are 3-D, as in v5p:4x4x4"),
+        ("tpu7x:64", "slices of v5p and tpu7x are 3-D, as in tpu7x:4x4x4"),
+        ("v5e:3x3", "slices of v5e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ("v6e:16x32", "slices of v6e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ("v5p:2x2x3", "slices of v5p are 1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4, as in v5p:4x4x8"),
+        ("v5p:4x4x0", "slices of v5p are 1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4, as in v5p:4x4x8"),
+    ],
+)
+def test_shapes_that_no_slice_has_are_refused(topology, why):
+    with pytest.raises(InputError) as error:
+        parse_topology(topology)
+    assert str(error.value) == f"--topology {topology}: {why}"
+
+
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:16x16", "v5p:2x2x1", "v5p:16x16x24", "tpu7x:12x4x4"])
+def test_shapes_of_slices_are_read(topology):
+    chip, sides = parse_topology(topology)
+    assert f"{chip.name}:{'x'.join(map(str, sides))}" == topology
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu, 700 MB)"
+)
+
+
+def on_a_tpu(code, *args):
+    """Runs code in a process of its own, since libtpu reads the settings of a topology once."""
+    env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("topology", "slices"), [("v5p:4x4x8", 1), ("v6e:8x8", 1), ("v5p:2x2x4", 3)])
+def test_every_division_of_a_torus_is_a_mesh(topology, slices):
+    """Also those where an axis is no product of the torus's sides."""
+    code = """
+import json, sys
+from igpt_jax.planning.topology import describe
+target = describe(sys.argv[1], int(sys.argv[2]))
+from igpt_jax.config import MeshConfig
+from igpt_jax.parallel.mesh import make_mesh
+n = len(target.devices)
+ways = [2**i for i in range(n.bit_length()) if n % 2**i == 0]
+sizes = [(n // f // t, f, t) for f in ways for t in ways if n % (f * t) == 0 and n // f // t % target.slices == 0]
+print(json.dumps([len({d.id for d in make_mesh(MeshConfig(*s), list(target.devices)).devices.flat}) for s in sizes]))
+"""
+    chips = slices * int(np.prod([int(side) for side in topology.split(":")[1].split("x")]))
+    sizes = on_a_tpu(code, topology, str(slices))
+    assert len(sizes) > 10
+    assert set(sizes) == {chips}
+
+
+@needs_libtpu
+def test_a_tpu_step_compiles_with_its_kernel():
+    """The whole command."""
+    command = "import sys; from igpt_jax.cli.plan import plan_command; sys.exit(plan_command(sys.argv[1:]))"
+    args = (
+        "--preset tiny --topology v5e:2x2 --model.grid 16 8 --model.n-layer 2 --model.d-model 256 --compute.remat dots "
+        "--mesh.fsdp 2 --data.batch-size 4 --json"
+    )
+    plan = on_a_tpu(command, *args.split())
+    assert (plan["compute"]["attention"], plan["compute"]["dtype"]) == ("splash", "bfloat16")
+    assert plan["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    payload = {(row["kind"], *row["axes"]): row["payload"] for row in plan["collectives"]}
+    layers = 2 * 12 * 256**2 * 2  # bytes in bfloat16
+    assert payload["all-gather", "fsdp"] >= 2 * layers
+    assert payload["reduce-scatter", "fsdp"] >= layers  # the gradients, no two devices of fsdp adding up the same
+    assert payload["all-reduce", "data"] >= layers / 2
+    assert payload.get(("all-reduce", "fsdp"), 0) < layers / 100
+    assert plan["fits"]
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("topology", "devices"), [("v5e:1x1", 1), ("tpu7x:1x1x1", 2)])
+def test_one_chip_is_a_topology(topology, devices):
+    code = """
+import json, sys
+from igpt_jax.planning.topology import describe
+print(json.dumps(len(describe(sys.argv[1]).devices)))
+"""
+    assert on_a_tpu(code, topology) == devices
