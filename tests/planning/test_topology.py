@@ -103,6 +103,25 @@ def test_a_tpu_step_compiles_with_its_kernel():
 
 
 @needs_libtpu
+def test_a_step_on_tpu7x_sums_every_gradient():
+    """In bfloat16, but for the embeddings and the norms. The compiler gives most of it to the sparse cores."""
+    code = """
+import dataclasses, json, sys
+from igpt_jax.config import Config, DataConfig, ModelConfig
+from igpt_jax.model import count_params
+from igpt_jax.planning.make import make_plan_in_child
+model = ModelConfig.preset("tiny", grid=(16, 8), d_model=256)
+cfg = Config(model=model, data=DataConfig(batch_size=8))
+plan, suggestion = make_plan_in_child(cfg, "tpu7x:2x2x1", 1, False, True)
+print(json.dumps([count_params(model), [dataclasses.asdict(row) for row in plan.collectives], suggestion]))
+"""
+    n, (row,), suggestion = on_a_tpu(code)
+    assert (row["kind"], row["axes"], suggestion) == ("all-reduce", ["data"], None)
+    assert row["payload"] == pytest.approx(2 * n, rel=0.05)
+    assert row["waited_for"] < row["payload"] / 10
+
+
+@needs_libtpu
 @pytest.mark.parametrize(("topology", "devices"), [("v5e:1x1", 1), ("tpu7x:1x1x1", 2)])
 def test_one_chip_is_a_topology(topology, devices):
     code = """

@@ -1,0 +1,56 @@
+"""A plan from its settings alone, in a process of its own: the TPU compiler ends the whole process when it crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from igpt_jax.config import Config
+from igpt_jax.errors import InputError
+from igpt_jax.planning.child import CrashError, run_in_child
+from igpt_jax.planning.decoding import plan_decoding
+from igpt_jax.planning.plan import Plan, TrainingPlan, plan_training
+from igpt_jax.planning.suggest import suggest
+from igpt_jax.planning.topology import check_topology, describe
+
+Suggestion = tuple[list[str], TrainingPlan]
+"""Changes as command-line options, and the plan with them."""
+
+
+def make_plan(cfg: Config, topology: str, slices: int, sampler: bool, search: bool) -> tuple[Plan, Suggestion | None]:
+    """The plan of a run on a topology, and changes with which it fits if it does not.
+
+    Call it before anything that asks JAX for devices.
+
+    Args:
+      topology: such as v5p:8x8x8.
+      slices: so many of them.
+      sampler: decoding of data.batch_size images instead of a train step.
+      search: whether to look for changes; not done for a sampler.
+
+    Raises:
+      InputError: a topology that does not exist, or a run that is impossible there.
+    """
+    target = describe(topology, slices)
+    if sampler:
+        return plan_decoding(cfg, target), None
+    plan = plan_training(cfg, target)
+    return plan, suggest(cfg, target) if search and not plan.fits else None
+
+
+def make_plan_in_child(
+    cfg: Config, topology: str, slices: int, sampler: bool, search: bool, plugins: Sequence[str | Path] = ()
+) -> tuple[Plan, Suggestion | None]:
+    """`make_plan` in a new process, in which the plugins were run before.
+
+    Raises:
+      InputError: as `make_plan`, or the TPU compiler crashes.
+    """
+    check_topology(topology, slices)
+    try:
+        return run_in_child(make_plan, cfg, topology, slices, sampler, search, plugins=plugins)
+    except CrashError as error:
+        raise InputError(
+            f"--topology {topology}: the TPU compiler crashed on this program ({error}); "
+            "a model of another size, or another topology, may work"
+        ) from None
