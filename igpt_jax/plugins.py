@@ -51,24 +51,34 @@ def shipped_experiments() -> dict[str, Path]:
     return {}
 
 
+def experiment_file(experiment: str | Path) -> Path:
+    """The file of an experiment: a path, or the name of one of `shipped_experiments()`. A file of that name goes first.
+
+    Raises:
+      InputError: there is none.
+    """
+    path, shipped = Path(experiment), shipped_experiments()
+    if path.is_file():
+        return path
+    if str(experiment) not in shipped:
+        raise InputError(
+            f"experiment {experiment}: no such file, and igpt_jax itself has "
+            f"{', '.join(shipped)}{nearest(str(experiment), shipped)}"
+        )
+    return shipped[str(experiment)]
+
+
 def load_config(experiment: str | Path, tiny: bool = False) -> Config:
     """The configuration that an experiment describes: a Python file with `config(tiny=False) -> Config`.
 
     Args:
-      experiment: the file's path, or the name of one of `shipped_experiments()`. A file of that name goes first.
+      experiment: as for `experiment_file`.
       tiny: the small form of the run, which shows that it works.
 
     Raises:
       InputError: no such file or name, the file fails (the message names its line), or it has no `config`.
     """
-    path, shipped = Path(experiment), shipped_experiments()
-    if not path.is_file():
-        if str(experiment) not in shipped:
-            raise InputError(
-                f"experiment {experiment}: no such file; it comes before its overrides, and igpt_jax itself has "
-                f"{', '.join(shipped)}{nearest(str(experiment), shipped)}"
-            )
-        path = shipped[str(experiment)]
+    path = experiment_file(experiment)
     module = load_module(path, "experiment")
     if not callable(getattr(module, "config", None)):
         raise InputError(f"experiment {path}: has no function config(tiny=False)")

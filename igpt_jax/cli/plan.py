@@ -43,10 +43,14 @@ class PlanRun(ConfiguredCommand):
         if self.topology is None:
             raise InputError("plan: --topology is missing; it says for which TPUs, such as --topology v5p:8x8x8")
 
-        from igpt_jax.planning.child import make_plan
+        from igpt_jax.planning.make import make_plan_in_child
+        from igpt_jax.plugins import experiment_file
 
         search = not (self.decoding or self.no_suggest)
-        plan, suggestion = make_plan(self.config, self.topology, self.slices, self.decoding, search, self.common.plugin)
+        own = [] if self.experiment is None else [experiment_file(self.experiment)]  # it may register parts, too
+        plan, suggestion = make_plan_in_child(
+            self.config, self.topology, self.slices, self.decoding, search, [*self.common.plugin, *own]
+        )
         if self.json:
             more = {"suggestion": {"options": suggestion[0], "plan": as_dict(suggestion[1])}} if suggestion else {}
             print(json.dumps(as_dict(plan) | more, indent=2))

@@ -8,8 +8,8 @@ from pathlib import Path
 from igpt_jax.config import Config
 from igpt_jax.errors import InputError
 from igpt_jax.planning.child import CrashError, run_in_child
-from igpt_jax.planning.decoding import plan_decoding
-from igpt_jax.planning.plan import Plan, TrainingPlan, plan_training
+from igpt_jax.planning.decoding import DecodingPlan, plan_decoding
+from igpt_jax.planning.plan import TrainingPlan, plan_training
 from igpt_jax.planning.suggest import suggest
 from igpt_jax.planning.topology import check_topology, describe
 
@@ -17,7 +17,9 @@ Suggestion = tuple[list[str], TrainingPlan]
 """Changes as command-line options, and the plan with them."""
 
 
-def make_plan(cfg: Config, topology: str, slices: int, sampler: bool, search: bool) -> tuple[Plan, Suggestion | None]:
+def make_plan(
+    cfg: Config, topology: str, slices: int, sampler: bool, search: bool
+) -> tuple[TrainingPlan | DecodingPlan, Suggestion | None]:
     """The plan of a run on a topology, and changes with which it fits if it does not.
 
     Call it before anything that asks JAX for devices.
@@ -40,7 +42,7 @@ def make_plan(cfg: Config, topology: str, slices: int, sampler: bool, search: bo
 
 def make_plan_in_child(
     cfg: Config, topology: str, slices: int, sampler: bool, search: bool, plugins: Sequence[str | Path] = ()
-) -> tuple[Plan, Suggestion | None]:
+) -> tuple[TrainingPlan | DecodingPlan, Suggestion | None]:
     """`make_plan` in a new process, in which the plugins were run before.
 
     Raises:

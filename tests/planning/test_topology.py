@@ -85,10 +85,10 @@ print(json.dumps([len({d.id for d in make_mesh(MeshConfig(*s), list(target.devic
 @needs_libtpu
 def test_a_tpu_step_compiles_with_its_kernel():
     """The whole command."""
-    command = "import sys; from igpt_jax.cli.plan import plan_command; sys.exit(plan_command(sys.argv[1:]))"
+    command = "import sys; from igpt_jax.cli import main; sys.exit(main(['plan', *sys.argv[1:]]))"
     args = (
-        "--preset tiny --topology v5e:2x2 --model.grid 16 8 --model.n-layer 2 --model.d-model 256 --compute.remat dots "
-        "--mesh.fsdp 2 --data.batch-size 4 --json"
+        "--model.preset s --topology v5e:2x2 --model.grid 16 8 --model.n-layer 2 --model.d-model 256 --model.n-head 2 "
+        "--model.vocab-size 16 --compute.remat dots --mesh.fsdp 2 --data.batch-size 4 --json"
     )
     plan = on_a_tpu(command, *args.split())
     assert (plan["compute"]["attention"], plan["compute"]["dtype"]) == ("splash", "bfloat16")
