@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jax.sharding import Mesh
 
+from igpt_jax import progress
 from igpt_jax.config import Config
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
 from igpt_jax.data.sources import absolute_source, open_source
@@ -66,7 +67,9 @@ class Data:
     def images(self, source: Source, n: int) -> np.ndarray:
         """At most n images, spread evenly over a source, as evaluation sees them: uint8 [n, Y, X, C]."""
         chosen = subset(source, n)
-        return preprocess_for_eval(self.cfg, (chosen[i]["image"] for i in range(len(chosen))))
+        records = (chosen[i] for i in range(len(chosen)))
+        tracked = progress.track(records, "reading images", len(chosen))
+        return preprocess_for_eval(self.cfg, (record["image"] for record in tracked))
 
 
 def preprocess_for_eval(cfg: Config, images: Iterable[np.ndarray]) -> np.ndarray:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax import progress
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.files import replace_file
 
@@ -155,7 +156,9 @@ class Palette:
                 "for fewer colours, or fit more images"
             )
         colors = colors.astype(np.float64)
+        progress.report(f"fitting {size} colours to {len(colors):,}", 0, 1)
         chosen = colors if len(colors) == size else _kmeans(colors, counts, size, seed)
+        progress.report(f"fitting {size} colours to {len(colors):,}", 1, 1)
         # dark to light; where the luminance is equal, by channel values
         order = np.lexsort((*chosen.T[::-1], np.broadcast_to(chosen, (size, 3)) @ _LUMA))
         return cls(chosen[order] / 127.5 - 1)

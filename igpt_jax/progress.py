@@ -5,8 +5,11 @@ As with logging, nothing is passed through the functions in between, and without
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 Listener = Callable[[str, int, int], None]
 """(what is being done, how much is done, of how much)."""
@@ -18,6 +21,14 @@ def report(what: str, done: int, total: int) -> None:
     """Tells the listeners that `done` of `total` are done. Call it with 0 first and with `total` last."""
     for listener in _listeners:
         listener(what, done, total)
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """The items, with a report before each and one at the end."""
+    for i, item in enumerate(items):
+        report(what, i, total)
+        yield item
+    report(what, total, total)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
 from igpt_jax.model import AXES, OPTIONAL, PROJECTIONS, abstract_params, count_params
@@ -187,3 +188,18 @@ def test_wrong_token_shapes_are_named(tiny, shape):
     model, params = tiny
     with pytest.raises(InputError, match="64"):
         model.apply({"params": params}, jnp.zeros(shape, jnp.int32))
+
+
+def test_a_token_outside_the_palette_is_an_error_under_checkify(tiny):
+    """And only there: elsewhere JAX reads the nearest row."""
+    model, params = tiny
+    checked = jax.jit(checkify.checkify(lambda tokens: model.apply({"params": params}, tokens)))
+    tokens = jnp.zeros((2, 64), jnp.int32)
+    error, logits = checked(tokens)
+    error.throw()
+    np.testing.assert_array_equal(logits, jax.jit(model.apply)({"params": params}, tokens))
+    for bad in (16, -1):
+        error, _ = checked(tokens.at[1, 5].set(bad))
+        with pytest.raises(checkify.JaxRuntimeError, match=r"tokens: some are not in 0\.\.15"):
+            error.throw()
+        jax.jit(model.apply)({"params": params}, tokens.at[1, 5].set(bad))

@@ -96,6 +96,20 @@ def test_a_completion_does_not_depend_on_n_or_the_batch_size(tiny):
     np.testing.assert_array_equal(whole[:2, :2], complete(model, params, PALETTE, images[:2], n=2))
 
 
+def test_a_completion_depends_on_its_prompt_alone(tiny):
+    """Neither on other images nor on what is hidden."""
+    model, params = tiny
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    whole = complete(model, params, PALETTE, images, n=2)
+    np.testing.assert_array_equal(whole[1:], complete(model, params, PALETTE, images[1:], n=2))
+    hidden = images.copy()
+    hidden[:, 4:] = 0
+    np.testing.assert_array_equal(whole, complete(model, params, PALETTE, hidden, n=2))
+    twice = complete(model, params, PALETTE, np.stack([images[0], images[0]]), n=2)
+    np.testing.assert_array_equal(twice[0], twice[1])
+    assert (twice[0, 0] != twice[0, 1]).any()
+
+
 def test_completions_keep_what_is_known_and_vary_elsewhere(tiny):
     model, params = tiny
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
@@ -162,6 +176,10 @@ def test_known_slots_are_rounded_down_to_eighths():
     ("call", "named"),
     [
         (lambda m, p: sample(m, p, PALETTE, 0), "n: must"),
+        (lambda m, p: sample(m, {}, PALETTE), "params: not the parameters of this model: no h/attn/c_proj/w"),
+        (lambda m, p: sample(m, {"params": p}, PALETTE), "pass what is under 'params'"),
+        (lambda m, p: sample(m, p | {"wpe": p["wpe"][1:]}, PALETTE), "wpe of another shape"),
+        (lambda m, p: complete(m, {}, PALETTE, np.zeros((1, 8, 8, 1), np.uint8)), "params: not the parameters"),
         (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(batch_size=0)), "batch_size"),
         (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(order="random")), "model.any_order"),
         (lambda m, p: sample(m, p, PALETTE, sampler=SamplerConfig(order="rastr")), "did you mean 'raster'"),
