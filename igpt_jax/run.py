@@ -35,6 +35,7 @@ from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained
 from igpt_jax.sampling.tasks import check_order
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.loop import LoopState, TrainLoop
+from igpt_jax.training.memory import check_memory
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
 from igpt_jax.training.step import Program, TrainState, make_program
 from igpt_jax.training.watchdog import Watchdog
@@ -162,6 +163,7 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
         log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.init_from)
     program = make_program(cfg, palette, mesh, extensions.objective)
+    check_memory(program.abstract)
     if initial is not None:
         check_initial(program.abstract, cfg, initial)
     held_out = subset(data.held_out, cfg.train.eval_images)

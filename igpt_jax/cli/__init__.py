@@ -36,7 +36,10 @@ def run_and_exit() -> NoReturn:
         code = 130
     if code == 130:
         wait_for_acknowledgement()
-    if code >= 128:  # stopped from outside: threads of JAX may still run, and an orderly shutdown could crash in them
+    jax = sys.modules.get("jax")
+    several = jax is not None and jax.distributed.is_initialized()
+    if code >= 128 or (code and not several):
+        # JAX's threads may still run, and an orderly shutdown could crash in them, or repeat the error.
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    sys.exit(code)  # several processes end together

@@ -130,13 +130,18 @@ def _run_command(name: str, args: list[str]) -> int:
         parse(kind, name, ["--help"], default=defaults)
     as_typed = parse(kind, name, args, checked=False)
     quiet, verbose = as_typed.common.quiet, name in ("train", "plan")
+    try:
+        with memory_errors(kind.less_memory):
+            import igpt_jax.parallel.processes  # noqa: F401 (imports JAX)
+    except OutOfMemoryError as error:
+        return fail(1, error)
     with log_level(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING):
         return _run_parsed(as_typed, name, args)
 
 
 def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
     """The command's exit code, with one line on stderr for every foreseen error."""
-    from igpt_jax.parallel import processes  # imports JAX
+    from igpt_jax.parallel import processes
 
     try:
         if isinstance(as_typed, JoinedCommand):
@@ -215,8 +220,8 @@ def memory_errors(way_out: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemoryError(f"out of memory on the host ({first_line(error, 200)}); {way_out}") from error
+        raise OutOfMemoryError(f"out of memory ({first_line(error, 200)}); {way_out}") from error
     except Exception as error:
-        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "failed to map segment")):
             raise
-        raise OutOfMemoryError(f"out of memory on a device ({first_line(error, 200)}); {way_out}") from error
+        raise OutOfMemoryError(f"out of memory ({first_line(error, 200)}); {way_out}") from error

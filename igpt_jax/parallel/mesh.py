@@ -155,6 +155,11 @@ def with_shardings(tree: Any, mesh: Mesh | None, axes: Mapping[str, tuple[str, .
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
 
 
+def bytes_at_one_device(tree: Any) -> int:
+    """Bytes that one device holds of a tree of abstract arrays with shardings."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def traced_on(mesh: Mesh | None, function: F) -> F:
     """The function, traced with the mesh around it: attention kernels and hooks look there for the devices."""
     if mesh is None:

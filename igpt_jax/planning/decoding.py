@@ -13,6 +13,7 @@ from igpt_jax.config import Config, ModelConfig
 from igpt_jax.model import AXES, abstract_params
 from igpt_jax.parallel.mesh import (
     batch_ways,
+    bytes_at_one_device,
     check_splits,
     make_mesh,
     replicated,
@@ -20,7 +21,7 @@ from igpt_jax.parallel.mesh import (
     with_shardings,
 )
 from igpt_jax.planning.flops import block_weights
-from igpt_jax.planning.memory import Memory, bytes_at_one_device
+from igpt_jax.planning.memory import Memory
 from igpt_jax.planning.plan import Plan, abstract_arrays, compile_for, resolve_auto
 from igpt_jax.planning.topology import Target
 from igpt_jax.sampling.decode import Prompt, decode, segment_ends

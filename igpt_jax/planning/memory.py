@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from dataclasses import astuple, dataclass, replace
@@ -39,11 +38,6 @@ class Memory:
     def fits(self) -> bool:
         """Whether the program can run there."""
         return self.total <= self.capacity
-
-
-def bytes_at_one_device(tree: Any) -> int:
-    """Bytes that one device holds of a tree of abstract arrays with shardings."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def compile_and_measure(lowered: jax.stages.Lowered, memory: Memory) -> tuple[str | None, Memory, float]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from igpt_jax.config import Config
 from igpt_jax.errors import InputError
-from igpt_jax.planning.memory import bytes_at_one_device
+from igpt_jax.parallel.mesh import bytes_at_one_device
 from igpt_jax.planning.plan import TrainingPlan, plan_training, program_for, resolve_auto
 from igpt_jax.planning.topology import Target
 

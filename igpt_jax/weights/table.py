@@ -78,6 +78,8 @@ def reading(path: Any, remedy: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
+            raise MemoryError(f"{path}: {first_line(error, 150)}") from None
         raise InputError(f"{path}: cannot be read ({first_line(error, 150)}); {remedy}") from None
 
 
