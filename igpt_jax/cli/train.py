@@ -39,7 +39,8 @@ class Train(JoinedCommand, ConfiguredCommand):
         init_from = typed["init_from"] or cfg.init_from
         if init_from is None:
             return Train(config=cfg)
-        workdir = local_path(self.workdir or Path("runs") / typed["name"], "--workdir")
+        name = cfg.name if typed["name"] == Config.name else typed["name"]
+        workdir = local_path(self.workdir or Path("runs") / name, "--workdir")
         return Train(config=with_model_of_weights(cfg, init_from, workdir, typed["init_grid"] == "interpolate"))
 
     def run(self) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,17 @@ def test_fine_tuning_takes_the_sizes_of_the_weights(workdir, tmp_path, capsys):
     capsys.readouterr()
     assert main([*start, "--model.d-model", "64", "--workdir", str(tmp_path / "other")]) == 2
     assert "d_model is 32 there and 64 here" in capsys.readouterr().err
+
+
+def test_a_fine_tuning_run_continues_where_its_weights_are_gone(workdir, tmp_path, monkeypatch):
+    """In the directory that is named after the experiment, too."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(workdir, "weights")
+    command = ["train", DIGITS, "--tiny", "--init-from", "weights", "--train.eval-images", "8", "--train.steps"]
+    assert main([*command, "6"]) == 0
+    shutil.rmtree("weights")
+    assert main([*command, "7"]) == 0
+    assert load_workdir("runs/digits").step == 7
 
 
 def test_held_out_numbers_and_time_left_appear_without_a_terminal(workdir, tmp_path, capsys):
