@@ -50,7 +50,8 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     model, palette = context.model, context.palette
     images = context.data.images(context.held_out, max(1, n // 8))
     keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
-    example = context.objective.example({"image": jnp.asarray(images)}, keys_B)
+    unlabelled = {"image": jnp.asarray(images), "label": jnp.full(len(images), -1)}
+    example = context.objective.example(unlabelled, keys_B)
     most_likely_BT = fetch_whole(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
     known = np.asarray(example.inputs.fed).reshape(images.shape[:-1])
     tokens = np.where(known, np.asarray(example.labels).reshape(known.shape), most_likely_BT.reshape(known.shape))

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from igpt_jax import SamplerConfig, sample
@@ -22,8 +23,10 @@ def test_samples_are_written_by_step(tmp_path):
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), expected)
 
 
-def test_reconstructions_keep_what_is_seen(tmp_path, monkeypatch):
-    model, params = made(causal=False)
+@pytest.mark.parametrize("objective", ["bert", "joint"])
+def test_reconstructions_keep_what_is_seen(tmp_path, monkeypatch, objective):
+    """Of images without labels, too."""
+    model, params = made(causal=False, clf_classes=4 * (objective == "joint"))
     drawn = []
 
     def strips(images, known, completions, originals):
@@ -31,7 +34,8 @@ def test_reconstructions_keep_what_is_seen(tmp_path, monkeypatch):
         return np.zeros((8, 8, 3), np.uint8)
 
     monkeypatch.setattr("igpt_jax.evaluation.pictures.completion_strips", strips)
-    assert list(PictureEvaluator(context(model, "bert"), "reconstructions", tmp_path, n=24).run(params, 1)) == []
+    evaluator = PictureEvaluator(context(model, objective), "reconstructions", tmp_path, n=24)
+    assert list(evaluator.run(params, 1)) == []
     [(images, known, filled)] = drawn
     assert images.shape == (3, 8, 8, 1)
     quantised = np.asarray(PALETTE.decode(PALETTE.encode(images)))
