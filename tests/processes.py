@@ -14,6 +14,8 @@ SMALL = "--tiny --model.n-layer 1 --model.vocab-size 20 --optim.warmup-steps 2 -
 ARGS = ["train", str(ROOT / "experiments" / "digits.py"), *SMALL.split(), "--train.eval-every", "5"]
 OFTEN = "--optim.schedule constant --train.eval-every 40 --train.checkpoint-every 10"
 ENDLESS = [*OFTEN.split(), "--train.steps", "1000000"]
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""For the code of a process that is to hear Ctrl-C: a script's background jobs, and so their children, ignore it."""
 RUN = "import sys; from igpt_jax.cli import main; sys.exit(main(sys.argv[1:]))"
 
 

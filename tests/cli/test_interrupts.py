@@ -10,13 +10,10 @@ import time
 import pytest
 
 from tests.cli.conftest import DIGITS
+from tests.processes import HEARD
 from tests.test_layering import ROOT
 
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-"""A script's background jobs, and so their children, ignore Ctrl-C."""
 
 
 def start(code, *words):

@@ -14,6 +14,7 @@ import pytest
 from igpt_jax.config import Config, MeshConfig
 from igpt_jax.errors import InputError
 from igpt_jax.planning.child import CrashError, last_words, run_in_child
+from tests.processes import HEARD
 
 FATAL = "F1125 01:46:35.699818    5603 target.cc:1735] Check failed: chip_bounds().z == 1 (4 vs. 1) \n"
 STACK = "*** Check failure stack trace: ***\n    @     0x7f2480e9bc54  absl::log_internal::LogMessage::SendToLog()\n"
@@ -89,9 +90,10 @@ def test_last_words():
 def test_the_child_ends_with_its_parent(how, tmp_path):
     file = tmp_path / "pid"
     code = (
-        "import sys; from igpt_jax.planning.child import run_in_child; from tests.planning.test_child import answer\n"
+        f"{HEARD}import sys; from igpt_jax.planning.child import run_in_child\n"
+        "from tests.planning.test_child import answer\n"
+        "try: run_in_child(answer, 'wait', sys.argv[1])\nexcept KeyboardInterrupt: sys.exit(130)"
     )
-    code += "try: run_in_child(answer, 'wait', sys.argv[1])\nexcept KeyboardInterrupt: sys.exit(130)"
     command, env = [sys.executable, "-c", code, str(file)], os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     parent = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not (file.exists() and file.read_text()):
@@ -102,7 +104,10 @@ def test_the_child_ends_with_its_parent(how, tmp_path):
         os.killpg(parent.pid, how)  # as a terminal does
     else:
         parent.send_signal(how)
-    _, stderr = parent.communicate(timeout=20)
+    try:
+        _, stderr = parent.communicate(timeout=20)
+    finally:
+        parent.kill()
     assert parent.returncode == (130 if how == signal.SIGINT else -how)
     assert stderr == ""
     deadline = time.monotonic() + 10
