@@ -30,7 +30,7 @@ from igpt_jax.model import AXES
 from igpt_jax.objectives import MakeObjective, make_objective
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh, mesh_of, shardings
-from igpt_jax.parallel.processes import is_process_zero, on_process_zero, require_same
+from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained
 from igpt_jax.sampling.tasks import check_order
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
@@ -163,7 +163,8 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
         log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.init_from)
     program = make_program(cfg, palette, mesh, extensions.objective)
-    check_memory(program.abstract)
+    with raise_on_all():  # hosts may differ
+        check_memory(program.abstract)
     if initial is not None:
         check_initial(program.abstract, cfg, initial)
     held_out = subset(data.held_out, cfg.train.eval_images)
@@ -304,6 +305,9 @@ def evaluate(pretrained: Pretrained, split: Selection = "eval") -> Figures:
       split: `eval` for the held-out images, `train` for the others, `all` for every image once. The histograms of the
         baseline are counted on the images of `train` or, with `all`, on all; so with these two they have seen what
         they are measured on.
+
+    Raises:
+      InputError: as `open_data`; the palette does not fit; or a model that knows classes gets images of others.
     """
     cfg, params = pretrained.config, pretrained.params
     mesh = mesh_of(params)
@@ -311,6 +315,9 @@ def evaluate(pretrained: Pretrained, split: Selection = "eval") -> Figures:
         mesh = make_mesh(MeshConfig())
         params = jax.device_put(params, shardings(params, mesh, AXES))
     data = open_data(cfg, mesh, whole=split == "all")
+    names, learned = data.held_out.class_names, pretrained.class_names
+    if (cfg.model.clf_classes or cfg.model.cond_classes) and names and learned and names != learned:
+        raise InputError(f"data.source: {cfg.data.source} has other classes than the images of the training")
     palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
     objective = make_objective(cfg.objective, cfg.model, palette)
     images = data.train if split == "train" else data.held_out

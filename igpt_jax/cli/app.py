@@ -50,8 +50,8 @@ COMMANDS: dict[str, type[Command]] = {
 SHELLS = ("bash", "zsh", "tcsh")
 
 EXIT_CODES = {
-    1: "a loss that is not finite, a plan that does not fit, too little memory, and unforeseen errors",
-    2: "bad input: one line on stderr, nothing overwritten",
+    1: "a loss that is not finite, a plan that does not fit, too little memory on the way, and unforeseen errors",
+    2: "bad input, or a run too large for memory: one line on stderr, nothing overwritten",
     75: "a hang or a lost process; the same command may succeed when repeated",
     130: "Ctrl-C (SIGINT); a run has saved itself",
     134: "JAX itself ended a process because another was lost; as 75",
@@ -174,14 +174,20 @@ def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
 
 
 def _with_defaults(as_typed: Command, name: str, args: list[str]) -> Command:
-    """The command, checked, over the defaults of the experiment that it names; its plugins are loaded."""
+    """The command, checked, over the defaults of the files and weights that it names; its plugins are loaded."""
     from igpt_jax.parallel.processes import raise_on_all
     from igpt_jax.plugins import load_module
 
-    with raise_on_all():
+    joined = isinstance(as_typed, JoinedCommand)
+    together = raise_on_all if joined else contextlib.nullcontext  # a plan must not open this machine's devices
+    with together():
         for path in as_typed.common.plugin:
             load_module(path)
-        return parse(COMMANDS[name], name, args, default=as_typed.defaults())
+        default = as_typed.defaults()
+    if default is not None:
+        default = parse(COMMANDS[name], name, args, default=default, checked=False).with_weights(default)
+    with together():
+        return parse(COMMANDS[name], name, args, default=default)
 
 
 def _join(command: JoinedCommand) -> None:
@@ -222,6 +228,8 @@ def memory_errors(way_out: str) -> Iterator[None]:
     except MemoryError as error:
         raise OutOfMemoryError(f"out of memory ({first_line(error, 200)}); {way_out}") from error
     except Exception as error:
-        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "failed to map segment")):
+        signs = ("RESOURCE_EXHAUSTED", "failed to map segment")
+        lines = [line for line in str(error).splitlines() if any(sign in line for sign in signs)]
+        if not lines:
             raise
-        raise OutOfMemoryError(f"out of memory ({first_line(error, 200)}); {way_out}") from error
+        raise OutOfMemoryError(f"out of memory ({lines[0].strip()[:200]}); {way_out}") from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import tyro
 
-from igpt_jax.config import PRESETS, Config, MeshConfig, SamplerConfig
+from igpt_jax.config import PRESETS, Config, MeshConfig, ModelConfig, SamplerConfig
 from igpt_jax.config_json import to_json
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -65,6 +65,13 @@ class Command(ABC):
         """
         return None
 
+    def with_weights(self, default: Any) -> Any:
+        """`default` with what the weights ask for that a run starts from.
+
+        Called on a command that was parsed unchecked over `default`. All processes call it together.
+        """
+        return default
+
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedCommand(Command):
@@ -94,6 +101,39 @@ class ConfiguredCommand(Command):
 
     def defaults(self) -> Command:
         return type(self)(config=self.default_config())
+
+    def run_directory(self) -> Path | None:
+        """Where the run may have begun already."""
+        return None
+
+    def with_weights(self, default: ConfiguredCommand) -> ConfiguredCommand:
+        typed = cast(dict[str, Any], self.config)  # parsed unchecked
+        if typed["init_from"] is None:
+            return default
+        model, directory = default.config.model, self.run_directory()
+        keep_grid = typed["init_grid"] == "interpolate"
+        model = model_to_start(model, typed["init_from"], directory, keep_grid)
+        model = replace(model, **PRESETS[self.preset]) if self.preset else model
+        return replace(default, config=replace(default.config, model=model))
+
+
+def model_to_start(model: ModelConfig, init_from: str, run_directory: Path | None, keep_grid: bool) -> ModelConfig:
+    """The model of a run that starts from weights: their sizes, or those of the run itself if it has begun.
+
+    Args:
+      keep_grid: for position tables that are to be interpolated.
+    """
+    from igpt_jax.config_json import from_json
+    from igpt_jax.parallel.processes import on_process_zero
+    from igpt_jax.pretrained import model_from_weights
+    from igpt_jax.weights.load import inspect
+
+    stored = None if run_directory is None else run_directory / "config.json"
+    text = on_process_zero(lambda: stored.read_text() if stored is not None and stored.exists() else None)
+    if text is not None:  # the weights may be gone by now
+        return from_json(Config, text, str(stored)).model
+    started = model_from_weights(model, inspect(init_from).config.model)
+    return replace(started, grid=model.grid) if keep_grid else started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +188,7 @@ class ModelArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerArgs:
-    """How images are drawn. An option that is left out has the run's own setting."""
+    """How images are drawn. An option that is left out has the run's own setting, but for the seed."""
 
     seed: int = 0
     """Image i of a seed is always the same."""

@@ -58,6 +58,8 @@ def check_result_path(path: Path) -> Path:
     """
     if path.suffix not in (".png", ".npy", ".npz", ""):
         raise InputError(f"--out {path}: must end in .png, .npy or .npz, or be a directory for one PNG an image")
+    if not path.suffix and path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file without .png, .npy or .npz; name a new directory")
     if path.is_dir() and (path.suffix or any(path.iterdir())):
         raise InputError(f"--out {path}: is a directory that holds something; name a file or a new directory")
     return path

@@ -46,6 +46,8 @@ class FitPalette(Command):
         from igpt_jax.palette import Palette
         from igpt_jax.viz import before_after, palette_swatch, save_png
 
+        if self.images < 1:
+            raise InputError(f"--images {self.images}: must be at least 1")
         out = local_path(self.out, "--out")
         if (out / "palette.npy").exists():
             raise InputError(f"--out {out}: holds a palette.npy already; name another directory")

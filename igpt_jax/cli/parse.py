@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def _explain(event: tyro_errors.ParseErrorEvent, command: type, args: Sequence[s
         case tyro_errors.BadValue(argument=argument):
             return f"{argument.display_name()}: needs {argument.lowered.nargs} value(s)"
         case tyro_errors.InvalidChoice(argument=argument, value=value, choices=choices):
-            return f"{argument.display_name()}: {value!r} is none of {', '.join(choices)}"
+            return f"{argument.display_name()}: {value!r} is none of {', '.join(sorted(set(choices) - {'None'}))}"
         case tyro_errors.InstantiationFailure(argument=argument, message=message):
             return str(message) if argument is None else f"{argument.display_name()}: {_plain(str(message))}"
     return f"not understood ({type(event).__name__})"
@@ -103,8 +104,9 @@ def _unknown(word: str, command: type, args: Sequence[str]) -> str:
     kinds = dict(_options(command))
     if word.startswith("-"):
         return f"no option {word.partition('=')[0]}{nearest(word.partition('=')[0], kinds)}"
-    before = args[list(args).index(word) - 1] if word in args else ""
-    if kinds.get(before) is bool:
+    pairs = itertools.pairwise(args)
+    before = next((option for option, value in pairs if value == word and kinds.get(option) is bool), None)
+    if before is not None:
         no = ".".join([*before.split(".")[:-1], "no-" + before.split(".")[-1].removeprefix("--")])
         no = no if no.startswith("--") else f"--{no}"
         return f"{before} takes no value {word!r}; it is a flag, written {before} or {no}"

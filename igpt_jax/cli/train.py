@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 from igpt_jax.cli.common import Command, ConfiguredCommand, Flag, JoinedCommand
 from igpt_jax.cli.output import fail, print_figures
 from igpt_jax.cli.progress import TrainingLines, current_bars
-from igpt_jax.config import Config
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -34,14 +33,11 @@ class Train(JoinedCommand, ConfiguredCommand):
     def defaults(self) -> Command:
         if self.experiment is None:
             raise InputError("train: no experiment; name a file such as my_experiment.py, or digits, which comes along")
-        cfg = self.default_config()
-        typed = cast(dict[str, Any], self.config)  # parsed unchecked
-        init_from = typed["init_from"] or cfg.init_from
-        if init_from is None:
-            return Train(config=cfg)
-        name = cfg.name if typed["name"] == Config.name else typed["name"]
-        workdir = local_path(self.workdir or Path("runs") / name, "--workdir")
-        return Train(config=with_model_of_weights(cfg, init_from, workdir, typed["init_grid"] == "interpolate"))
+        return super().defaults()
+
+    def run_directory(self) -> Path:
+        name = self.config["name"] if isinstance(self.config, dict) else self.config.name  # parsed unchecked, or not
+        return local_path(self.workdir or Path("runs") / name, "--workdir")
 
     def run(self) -> int:
         """Trains, then draws."""
@@ -50,11 +46,10 @@ class Train(JoinedCommand, ConfiguredCommand):
         from igpt_jax.training.metric_log import NonFiniteError
 
         cfg, bars = self.config, current_bars()
-        workdir = local_path(self.workdir or Path("runs") / cfg.name, "--workdir")
         lines = None if bars is None else TrainingLines(cfg.name, cfg.train.steps, cfg.data.batch_size, bars)
         shown = {} if lines is None else {"writers": [lines], "on_step": lines.on_step}
         try:
-            trained = run.train(cfg, workdir, wandb=self.wandb, **shown)
+            trained = run.train(cfg, self.run_directory(), wandb=self.wandb, **shown)
             report = run.report(trained)
         except Interrupted as error:
             return fail(128 + error.signum, error)
@@ -64,20 +59,3 @@ class Train(JoinedCommand, ConfiguredCommand):
         for path in report.pictures:
             print(path)
         return 0
-
-
-def with_model_of_weights(cfg: Config, init_from: str, workdir: Path, keep_grid: bool) -> Config:
-    """The configuration with the sizes of the weights that it starts from, or those of the run that it continues.
-
-    Args:
-      keep_grid: for position tables that are to be interpolated.
-    """
-    from igpt_jax.config_json import from_json
-    from igpt_jax.pretrained import model_from_weights
-    from igpt_jax.weights.load import inspect
-
-    stored = workdir / "config.json"
-    if stored.exists():  # the weights may be gone by now
-        return replace(cfg, model=from_json(Config, stored.read_text(), str(stored)).model)
-    model = model_from_weights(cfg.model, inspect(init_from).config.model)
-    return replace(cfg, model=replace(model, grid=cfg.model.grid) if keep_grid else model)

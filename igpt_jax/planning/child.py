@@ -26,7 +26,7 @@ LOGGER = logging.getLogger("igpt_jax")
 
 
 class CrashError(RuntimeError):
-    """The child process ended without an answer. The message says how, and the last words of the library, if any."""
+    """The child process ended without an answer. The message says how, and the library's last message, if any."""
 
 
 def run_in_child(function: Callable[..., T], *args: Any, plugins: Sequence[str | Path] = ()) -> T:
@@ -59,7 +59,7 @@ def run_in_child(function: Callable[..., T], *args: Any, plugins: Sequence[str |
         except (EOFError, pickle.UnpicklingError):
             code = child.wait()
             noise.seek(0)
-            raise CrashError(last_words(code, noise.read().decode(errors="replace"))) from None
+            raise CrashError(how_it_ended(code, noise.read().decode(errors="replace"))) from None
         finally:
             child.kill()
 
@@ -74,10 +74,10 @@ def _answer(answers: Any) -> Any:
         elif kind == "result":
             return value
         else:
-            raise (InputError if kind == "refusal" else RuntimeError)(value)
+            raise {"refusal": InputError, "memory": MemoryError}.get(kind, RuntimeError)(value)
 
 
-def last_words(code: int, noise: str) -> str:
+def how_it_ended(code: int, noise: str) -> str:
     """One line on how a process ended: the signal or the exit code, and the message of a failed check.
 
     Args:
@@ -111,6 +111,8 @@ def serve() -> None:
         answer = "result", function(*args)
     except InputError as error:
         answer = "refusal", str(error)
+    except MemoryError as error:
+        answer = "memory", str(error)
     except Exception:
         answer = "error", traceback.format_exc()
     send(*answer)

@@ -80,6 +80,8 @@ W = "WORKDIR"
         ([*PALETTE, "x", "--colors", "18"], "17"),
         ([*PALETTE, "x", "--process-id", "0"], "--process-id"),
         (["palette", "digits", "--out", "x", "--channels", "2"], "--channels"),
+        (["palette", "digits", "--out", "x", "--images", "0"], "--images 0"),
+        (["sample", "--model", W, "--out", "/proc/version"], "/proc/version: is a file"),
         ([*PALETTE, "/proc/nowhere/x", "--colors", "9"], "/proc/nowhere"),
         (["palette", "digits", "--out", f"{DIGITS}/x"], "is a file"),
         (["palette", "digits", "--out", "x", "--load", "/no/such.npy"], "/no/such.npy"),

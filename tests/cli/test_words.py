@@ -15,8 +15,9 @@ from tests.cli.conftest import DIGITS
 
 def configured(*words):
     """The train command as it would run."""
-    as_typed = parse(Train, "train", words, checked=False)
-    return parse(Train, "train", words, default=as_typed.defaults())
+    command = app._with_defaults(parse(Train, "train", words, checked=False), "train", list(words))
+    assert isinstance(command, Train)
+    return command
 
 
 def test_options_may_stand_before_the_experiment():
@@ -37,6 +38,25 @@ def test_a_preset_has_the_sizes_of_the_paper_on_the_grid_of_the_experiment():
     m = ModelConfig.preset("m")
     assert (model.n_layer, model.d_model, model.n_head) == (2, m.d_model, m.n_head)
     assert (model.grid, model.vocab_size) == ((8, 8), 17)
+
+
+def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path):
+    """Named in the experiment or typed; with a preset; with another grid; or left out again."""
+    experiment = tmp_path / "tune.py"
+    experiment.write_text(
+        "from igpt_jax import Config, ModelConfig\n"
+        f"model = ModelConfig(grid=(12, 12), vocab_size=17, n_layer=5, n_head=4, d_model=64)\n"
+        "def config(tiny=False):\n"
+        f"    return Config(init_from={str(workdir)!r}, init_grid='interpolate', model=model)\n"
+    )
+    model = configured(str(experiment)).config.model
+    assert (model.n_layer, model.d_model, model.grid) == (2, 32, (12, 12))
+    assert configured(str(experiment), "--init-grid", "same").config.model.grid == (8, 8)
+    assert configured(str(experiment), "--model.n-layer", "3").config.model.n_layer == 3
+    assert configured(str(experiment), "--model.preset", "m").config.model.n_layer == 36
+    plain = configured(str(experiment), "--init-from", "None", "--init-grid", "same").config
+    assert (plain.init_from, plain.model.n_layer) == (None, 5)
+    assert configured(DIGITS, "--init-from", str(workdir)).config.model.d_model == 32
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)

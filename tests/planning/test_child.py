@@ -13,7 +13,7 @@ import pytest
 
 from igpt_jax.config import Config, MeshConfig
 from igpt_jax.errors import InputError
-from igpt_jax.planning.child import CrashError, last_words, run_in_child
+from igpt_jax.planning.child import CrashError, how_it_ended, run_in_child
 from tests.processes import HEARD
 
 FATAL = "F1125 01:46:35.699818    5603 target.cc:1735] Check failed: chip_bounds().z == 1 (4 vs. 1) \n"
@@ -80,10 +80,10 @@ def test_a_crash_is_one_line_with_the_check_that_failed(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_last_words():
-    assert last_words(-signal.SIGSEGV, "noise\n") == "SIGSEGV"
-    assert last_words(-signal.SIGKILL, "") == "SIGKILL, perhaps for lack of memory"
-    assert last_words(3, "") == "exit code 3"
+def test_how_it_ended():
+    assert how_it_ended(-signal.SIGSEGV, "noise\n") == "SIGSEGV"
+    assert how_it_ended(-signal.SIGKILL, "") == "SIGKILL, perhaps for lack of memory"
+    assert how_it_ended(3, "") == "exit code 3"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
