@@ -113,6 +113,9 @@ def test_class_conditional_run_draws_what_is_asked_for(tmp_path):
     for bad in ([1], [0, 10], -2, 0.5):
         with pytest.raises(InputError, match="classes: one integer"):
             draw(bad, 2)
+    assert trained.class_names == tuple("0123456789")
+    with pytest.raises(InputError, match="other classes"):
+        evaluate(dataclasses.replace(trained, class_names=("cat", "dog")))
 
 
 def test_weights_that_do_not_fit_are_named_before_anything_is_written(pretrained, tmp_path):
