@@ -130,8 +130,9 @@ def model_to_start(model: ModelConfig, init_from: str, run_directory: Path | Non
 
     stored = None if run_directory is None else run_directory / "config.json"
     text = on_process_zero(lambda: stored.read_text() if stored is not None and stored.exists() else None)
-    if text is not None:  # the weights may be gone by now
-        return from_json(Config, text, str(stored)).model
+    run = None if text is None else from_json(Config, text, str(stored))
+    if run is not None and run.init_from == init_from:  # the weights may be gone by now
+        return run.model
     started = model_from_weights(model, inspect(init_from).config.model)
     return replace(started, grid=model.grid) if keep_grid else started
 

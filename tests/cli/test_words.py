@@ -9,6 +9,7 @@ from igpt_jax.cli import app, main
 from igpt_jax.cli.parse import parse
 from igpt_jax.cli.train import Train
 from igpt_jax.config import ModelConfig
+from igpt_jax.config_json import to_json
 from igpt_jax.version import __version__
 from tests.cli.conftest import DIGITS
 
@@ -40,8 +41,9 @@ def test_a_preset_has_the_sizes_of_the_paper_on_the_grid_of_the_experiment():
     assert (model.grid, model.vocab_size) == ((8, 8), 17)
 
 
-def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path):
+def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path, monkeypatch):
     """Named in the experiment or typed; with a preset; with another grid; or left out again."""
+    monkeypatch.chdir(tmp_path)
     experiment = tmp_path / "tune.py"
     experiment.write_text(
         "from igpt_jax import Config, ModelConfig\n"
@@ -57,6 +59,11 @@ def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path):
     plain = configured(str(experiment), "--init-from", "None", "--init-grid", "same").config
     assert (plain.init_from, plain.model.n_layer) == (None, 5)
     assert configured(DIGITS, "--init-from", str(workdir)).config.model.d_model == 32
+    full = configured(DIGITS).config  # another run in the directory of this one, which started from no weights
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(full))
+    assert configured(DIGITS, "--init-from", str(workdir), "--tiny").config.model.d_model == 32
+    assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 2
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
