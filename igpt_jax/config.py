@@ -174,6 +174,26 @@ class PaletteConfig:
         require(not self.path or self.kind == "file", "palette.path", f"is not read when palette.kind is {self.kind}")
 
 
+Share = Annotated[float, Interval(ge=0, lt=math.inf)]
+
+
+@dataclass(frozen=True)
+class OrdersConfig:
+    """For objective any_order: in which shares training images are read in which orders. They need not sum to 1."""
+
+    raster: Share = 0.25
+    """Row by row."""
+    masked: Share = 0.5
+    """All that is outside a random hole, then the hole, both row by row. Holes are boxes, half-planes, brush strokes
+    and scattered positions; of clips, whole frames, too."""
+    random: Share = 0.25
+    """Any order."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "orders.")
+        require(self.raster + self.masked + self.random > 0, "orders", "one of the shares must be above 0")
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """Adam as in the paper's appendix A.1: no decay, linear warm-up, cosine to zero."""
@@ -217,6 +237,8 @@ class TrainConfig:
     eval_batch_size: Positive = 128
     eval_images: Annotated[int | None, Ge(1)] = None
     """Held-out images to evaluate on while training, spread evenly; None takes all. `igpt eval` always takes all."""
+    eval_orders: Annotated[int, Ge(2)] = 4
+    """For objective any_order: random orders in which every held-out image is measured."""
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
@@ -253,10 +275,16 @@ class SamplerConfig:
     top_p: Annotated[float | None, Interval(gt=0, le=1)] = None
     """Keep the smallest set of most likely colours whose probability reaches p."""
     order: str = "raster"
-    """In which order positions are drawn: raster, known_first or random, or an order of your own. Any but raster needs
-    model.any_order."""
+    """In which order positions are drawn: raster, known_first, outside_in or random, or an order of your own. Any but
+    raster needs model.any_order."""
     batch_size: Positive = 64
     """Images decoded at once. It does not change the images."""
+    method: str = "auto"
+    """How holes are inpainted: any_order, clamp, smc, ardm, unmask, or auto for the best that the model can do."""
+    particles: Positive = 32
+    """For smc: completions of each picture that are drawn side by side."""
+    passes: Annotated[int | None, Ge(1)] = None
+    """For ardm and unmask: passes of the model; None for one an unknown pixel (ardm), or 8 (unmask)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "sampler.")
@@ -270,7 +298,8 @@ class Config:
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
     objective: str = "ar"
     """ar: next-pixel prediction in raster order. bert: prediction of masked pixels (both paper section 2.1). joint: ar
-    or bert, as model.causal says, plus classification (section 2.3). Or an objective of your own."""
+    or bert, as model.causal says, plus classification (section 2.3). any_order: next-pixel prediction in many orders.
+    ardm: prediction of masked pixels at every mask rate. Or an objective of your own."""
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
     name. A classification head, a class table, biases and position tables that are missing there start at zero."""
@@ -280,6 +309,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     palette: PaletteConfig = field(default_factory=PaletteConfig)
+    orders: OrdersConfig = field(default_factory=OrdersConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

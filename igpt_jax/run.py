@@ -319,7 +319,7 @@ def evaluate(pretrained: Pretrained, split: Selection = "eval") -> Figures:
     if (cfg.model.clf_classes or cfg.model.cond_classes) and names and learned and names != learned:
         raise InputError(f"data.source: {cfg.data.source} has other classes than the images of the training")
     palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
-    objective = make_objective(cfg.objective, cfg.model, palette)
+    objective = make_objective(cfg, palette)
     images = data.train if split == "train" else data.held_out
     context = EvalContext(pretrained.model, objective, palette, cfg, data, images)
     return summarize(dict(Evaluators(context).run(params, pretrained.step or 0)), context)

@@ -47,7 +47,7 @@ def value(mean):
 
 def run(name, model, params, batch, keys_B):
     """(loss, means)."""
-    objective = make_objective(name, model.cfg, PALETTE)
+    objective = make_objective(Config(objective=name, model=model.cfg), PALETTE)
     scores = score(model, params, objective.example(batch, keys_B), objective.loss_name)
     return scores.loss(), scores.means
 
@@ -157,7 +157,7 @@ def make_step(cfg, mesh, tx=None):
     model = ImageGPT(cfg.model)
     tx = tx or make_optimizer(cfg.optim, cfg.train.steps)
     init, abstract = make_init(model, tx, cfg, mesh)
-    objective = make_objective(cfg.objective, cfg.model, PALETTE)
+    objective = make_objective(cfg, PALETTE)
     return init, make_train_step(model, objective, tx, cfg, abstract, mesh)
 
 
@@ -206,4 +206,4 @@ def test_parts_of_a_batch_with_unequal_labels_give_the_step_of_the_whole(parts):
 )
 def test_an_objective_that_does_not_fit_the_model_is_named(name, model, reason):
     with pytest.raises(InputError, match=reason):
-        make_objective(name, ModelConfig.preset("tiny", **model), PALETTE)
+        make_objective(Config(objective=name, model=ModelConfig.preset("tiny", **model)), PALETTE)

@@ -12,13 +12,20 @@ from typing import Any
 from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
 from igpt_jax.evaluation.baselines import baselines
+from igpt_jax.evaluation.holes import Holes
 from igpt_jax.evaluation.likelihood import Likelihood
+from igpt_jax.evaluation.orders import Orders
 from igpt_jax.evaluation.pictures import PICTURES
 from igpt_jax.training.loop import Evaluator
 
 __all__ = ["EVALUATORS", "PICTURES", "EvalContext", "Evaluator", "Evaluators", "Figures", "summarize"]
 
-EVALUATORS: dict[str, MakeEvaluator] = {"likelihood": Likelihood, "accuracy": Accuracy}
+EVALUATORS: dict[str, MakeEvaluator] = {
+    "likelihood": Likelihood,
+    "accuracy": Accuracy,
+    "orders": Orders,
+    "holes": Holes,
+}
 
 
 class Evaluators:

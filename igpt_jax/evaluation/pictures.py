@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.holes import brush
 from igpt_jax.keys import stream
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.processes import on_process_zero
+from igpt_jax.sampling.inpaint import inpaint
 from igpt_jax.sampling.tasks import complete, sample, top_rows
 from igpt_jax.sequence import Inputs
 from igpt_jax.viz import completion_strips, image_grid, save_png
@@ -65,7 +67,17 @@ def most_likely(model: ImageGPT, params: Any, inputs: Inputs) -> jax.Array:
     return jnp.argmax(logits_BTV, axis=-1).astype(jnp.int32)
 
 
+def inpaintings(context: EvalContext, params: Any, n: int) -> np.ndarray:
+    """Held-out images: a hole, five ways to fill it, the original. An eighth of n rows."""
+    images = context.data.images(context.held_out, max(1, n // 8))
+    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    known = ~np.stack([np.asarray(brush(key, context.data.size)) for key in keys_B])
+    drawn = inpaint(context.model, params, context.palette, images, known, 5, sampler=context.cfg.sampler).draws
+    return completion_strips(images, known, drawn, originals=images)
+
+
 PICTURES: dict[str, MakePicture] = {
+    "inpaintings": inpaintings,
     "samples": samples,
     "completions": completions,
     "reconstructions": reconstructions,

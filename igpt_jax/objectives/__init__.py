@@ -3,9 +3,11 @@
 An objective of your own is one row more: `OBJECTIVES["mine"] = make_mine`, then `Config(objective="mine")`.
 """
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config
 from igpt_jax.errors import InputError, nearest
+from igpt_jax.objectives.any_order import make_any_order
 from igpt_jax.objectives.ar import make_ar
+from igpt_jax.objectives.ardm import make_ardm
 from igpt_jax.objectives.base import (
     Batch,
     MakeObjective,
@@ -37,15 +39,22 @@ __all__ = [
     "token_nats",
 ]
 
-OBJECTIVES: dict[str, MakeObjective] = {"ar": make_ar, "bert": make_bert, "joint": make_joint}
+OBJECTIVES: dict[str, MakeObjective] = {
+    "ar": make_ar,
+    "bert": make_bert,
+    "joint": make_joint,
+    "any_order": make_any_order,
+    "ardm": make_ardm,
+}
 
 
-def make_objective(name: str, cfg: ModelConfig, palette: Palette) -> Objective:
-    """The objective of that name for a model.
+def make_objective(cfg: Config, palette: Palette) -> Objective:
+    """The objective that `cfg.objective` names.
 
     Raises:
       InputError: no such objective, or it does not fit the model.
     """
+    name = cfg.objective
     if name not in OBJECTIVES:
         raise InputError(
             f"objective: no objective {name!r}{nearest(name, OBJECTIVES)}; there are {', '.join(OBJECTIVES)}, and "

@@ -5,27 +5,28 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config
 from igpt_jax.errors import require
 from igpt_jax.objectives.base import Batch, Objective, batch_tokens, image_weights
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, raster_inputs
 
 
-def make_ar(cfg: ModelConfig, palette: Palette) -> Objective:
+def make_ar(cfg: Config, palette: Palette) -> Objective:
     """The mean of -log p over all T tokens, the first included, in nats. A class-conditional model reads the label.
 
     Raises:
       InputError: the model is not causal, or has a classification head that this objective would not train.
     """
-    require(cfg.causal, "model.causal", "must be True for objective 'ar'")
-    require(not cfg.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
+    model = cfg.model
+    require(model.causal, "model.causal", "must be True for objective 'ar'")
+    require(not model.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         del keys_B  # nothing is drawn
         tokens_BT = batch_tokens(palette, batch)
-        inputs = raster_inputs(tokens_BT, batch["label"] if cfg.cond_classes else None)
-        weights_BT = jnp.broadcast_to(image_weights(batch)[:, None] / cfg.n_ctx, tokens_BT.shape)
+        inputs = raster_inputs(tokens_BT, batch["label"] if model.cond_classes else None)
+        weights_BT = jnp.broadcast_to(image_weights(batch)[:, None] / model.n_ctx, tokens_BT.shape)
         return Example(inputs, tokens_BT, weights_BT)
 
     return Objective(example, "nats_per_token")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example
@@ -27,7 +27,7 @@ CLASS_LOSS = "clf_nats"
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run learns, and what follows from it. Made by a row of `OBJECTIVES` for one model and palette."""
+    """What a run learns, and what follows from it. Made by a row of `OBJECTIVES` for one configuration and palette."""
 
     example: Callable[[Batch, jax.Array], Example]
     """(batch, one key an image) -> what the decoder reads, the labels and their weights."""
@@ -41,8 +41,8 @@ class Objective:
     """What is drawn while training and at the end: names in `igpt_jax.evaluation.PICTURES`."""
 
 
-MakeObjective = Callable[[ModelConfig, Palette], Objective]
-"""Raises InputError if the objective does not fit the model."""
+MakeObjective = Callable[[Config, Palette], Objective]
+"""Raises InputError if the objective does not fit the configuration."""
 
 
 class Mean(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config
 from igpt_jax.errors import require
 from igpt_jax.objectives.base import Batch, Objective, batch_tokens, image_weights
 from igpt_jax.palette import Palette
@@ -23,7 +23,7 @@ def draw_visible(keys_B: jax.Array, n_ctx: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(key, (n_ctx,)) > MASKED)(keys_B)
 
 
-def make_bert(cfg: ModelConfig, palette: Palette) -> Objective:
+def make_bert(cfg: Config, palette: Palette) -> Objective:
     """The mean of -log p over an image's blanked tokens, then over images, in nats.
 
     Masks are drawn anew in every pass, in evaluation too. An image without a blanked token is left out.
@@ -31,12 +31,13 @@ def make_bert(cfg: ModelConfig, palette: Palette) -> Objective:
     Raises:
       InputError: the model is causal, or has a classification head that this objective would not train.
     """
-    require(not cfg.causal, "model.causal", "must be False for objective 'bert'")
-    require(not cfg.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
+    model = cfg.model
+    require(not model.causal, "model.causal", "must be False for objective 'bert'")
+    require(not model.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         tokens_BT = batch_tokens(palette, batch)
-        visible_BT = draw_visible(keys_B, cfg.n_ctx)
+        visible_BT = draw_visible(keys_B, model.n_ctx)
         blanked_B = jnp.sum(~visible_BT, axis=1)
         share_B = image_weights(batch) * (blanked_B > 0) / jnp.maximum(blanked_B, 1)
         return Example(masked_inputs(tokens_BT, visible_BT), tokens_BT, ~visible_BT * share_B[:, None])

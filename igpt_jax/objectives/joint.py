@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from igpt_jax.config import ModelConfig
+from igpt_jax.config import Config
 from igpt_jax.errors import require
 from igpt_jax.objectives.ar import make_ar
 from igpt_jax.objectives.base import Batch, Objective, image_weights
@@ -15,7 +15,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example
 
 
-def make_joint(cfg: ModelConfig, palette: Palette) -> Objective:
+def make_joint(cfg: Config, palette: Palette) -> Objective:
     """L_GEN is that of AR or BERT, as the model is. L_CLF is the mean of -log p of the labels, in nats.
 
     Images without a label (-1) count in L_GEN alone.
@@ -23,11 +23,14 @@ def make_joint(cfg: ModelConfig, palette: Palette) -> Objective:
     Raises:
       InputError: the model has no classification head, or is told the class that it should predict.
     """
-    require(cfg.clf_classes > 0, "model.clf_classes", "objective 'joint' needs a classification head; set its classes")
+    model = cfg.model
+    require(
+        model.clf_classes > 0, "model.clf_classes", "objective 'joint' needs a classification head; set its classes"
+    )
     told = "a model that reads the class cannot learn to predict it; drop this or objective 'joint'"
-    require(not cfg.cond_classes, "model.cond_classes", told)
-    headless = dataclasses.replace(cfg, clf_classes=0)
-    generative = make_ar(headless, palette) if cfg.causal else make_bert(headless, palette)
+    require(not model.cond_classes, "model.cond_classes", told)
+    headless = dataclasses.replace(cfg, model=dataclasses.replace(model, clf_classes=0))
+    generative = make_ar(headless, palette) if model.causal else make_bert(headless, palette)
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         label_B = batch["label"]

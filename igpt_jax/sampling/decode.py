@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -64,40 +65,78 @@ def decode(
     """
     tokens_BT, known_BT, order_BT, class_B = prompt
     tokens_BT = tokens_BT.astype(jnp.int32)
-    n, n_ctx = tokens_BT.shape
+    n_ctx = tokens_BT.shape[1]
     if order_BT is None:
         order_BT = jnp.broadcast_to(jnp.arange(n_ctx)[None], tokens_BT.shape)
     tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT, known_BT))
     variables = {"params": decoding_weights(model, params)}
 
-    def step(carry: tuple[jax.Array, jax.Array, Cache], xs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
-        token_B, source_B, cache = carry
+    def step(last: Decoded, xs: tuple[jax.Array, ...]) -> tuple[Decoded, jax.Array]:
         slot, target_B, known_token_B, known_B = xs
-        first = jnp.broadcast_to(slot == 0, (1, 1))
-        inputs = Inputs(token_B[:, None], ~first, first, target_B[:, None], source_B[:, None], class_B)
-        logits_BTV, cache = model.apply(variables, inputs, cache, slot, method="extend")
-        drawn_B = draw(logits_BTV[:, 0], fold_in(keys_B, target_B), rules)
+        logits_BV, cache = next_logits(model, variables, last, slot, target_B, class_B)
+        drawn_B = draw(logits_BV, fold_in(keys_B, target_B), rules)
         token_B = jnp.where(known_B, known_token_B, drawn_B)
-        return (token_B, target_B, cache), token_B
+        return Decoded(token_B, target_B, cache), token_B
 
+    last = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B)
+    xs = (jnp.arange(n_ctx), order_BT.T, tokens_BT.T, known_BT.T)
+    _, drawn_TB = scan_segments(step, last, xs, start)
+    slots_BT = jnp.concatenate([tokens_BT[:, :start], drawn_TB.T], axis=1)
+    return jnp.take_along_axis(slots_BT, jnp.argsort(order_BT, axis=1), axis=1)
+
+
+class Decoded(NamedTuple):
+    """What decoding carries from slot to slot."""
+
+    token: jax.Array
+    """int32 [B]: the colour of the last slot, which the next slot is fed."""
+    source: jax.Array
+    """int32 [B]: its grid position."""
+    cache: Cache
+
+
+def prefill(
+    model: ImageGPT, variables: Any, tokens_BT: jax.Array, order_BT: jax.Array, class_B: jax.Array | None
+) -> Decoded:
+    """Reads the first slots of all images at once; there may be none."""
+    n, start = tokens_BT.shape
     cache: Any = init_cache(model.cfg, model.compute, n, start)
-    token_B = source_B = jnp.zeros(n, jnp.int32)
-    if start:
-        known = ordered_inputs(tokens_BT[:, :start], order_BT[:, :start], class_B)
-        _, cache = model.apply(variables, known, cache, 0, method="extend")
-        token_B, source_B = tokens_BT[:, start - 1], order_BT[:, start - 1]
-    parts = [tokens_BT[:, :start]]
+    if not start:
+        return Decoded(jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), cache)
+    _, cache = model.apply(variables, ordered_inputs(tokens_BT, order_BT, class_B), cache, 0, method="extend")  # pyright: ignore
+    return Decoded(tokens_BT[:, -1], order_BT[:, -1], cache)
+
+
+def next_logits(
+    model: ImageGPT, variables: Any, last: Any, slot: jax.Array, target_B: jax.Array, class_B: jax.Array | None
+) -> tuple[jax.Array, Cache]:
+    """Logits [B, V] of the next slot's target, and the cache with that slot. `last` has the fields of `Decoded`."""
+    first = jnp.broadcast_to(slot == 0, (1, 1))
+    inputs = Inputs(last.token[:, None], ~first, first, target_B[:, None], last.source[:, None], class_B)
+    extended: Any = model.apply(variables, inputs, last.cache, slot, method="extend")
+    return extended[0][:, 0], extended[1]
+
+
+def scan_segments(step: Any, carry: Any, xs: tuple[jax.Array, ...], start: int) -> tuple[Any, Any]:
+    """`jax.lax.scan` over the slots from `start` on, with a cache that grows from segment to segment.
+
+    Args:
+      step: as for `jax.lax.scan`.
+      carry: a named tuple with a `cache`.
+      xs: for every slot, those before `start` included; slots on the leading axis.
+    """
+    n_ctx, outputs = len(xs[0]), []
     for end in segment_ends(n_ctx):
         if end <= start:
             continue
         span = slice(start, end)
-        xs = (jnp.arange(start, end), order_BT[:, span].T, tokens_BT[:, span].T, known_BT[:, span].T)
-        carry = (token_B, source_B, grow_cache(cache, end))
-        (token_B, source_B, cache), drawn_TB = jax.lax.scan(step, carry, xs)
-        parts.append(drawn_TB.T)
+        carry = carry._replace(cache=grow_cache(carry.cache, end))
+        carry, output = jax.lax.scan(step, carry, jax.tree.map(lambda x, span=span: x[span], xs))
+        outputs.append(output)
         start = end
-    slots_BT = jnp.concatenate(parts, axis=1)
-    return jnp.take_along_axis(slots_BT, jnp.argsort(order_BT, axis=1), axis=1)
+    if not outputs:
+        return carry, jnp.zeros((0, len(carry.token)), jnp.int32)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
 
 def decoding_weights(model: ImageGPT, params: Params) -> Params:
@@ -129,23 +168,35 @@ def known_slots(known_BT: np.ndarray) -> int:
 def decode_in_batches(
     model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, rules: Rules, batch_size: int
 ) -> np.ndarray:
-    """`decode` over any number of images; the last batch is filled up, so that one program serves all.
+    """`decode` over any number of images: int32 [n, T]."""
+    ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
+    start, run = known_slots(ordered), traced_on(mesh_of(params), decode)
+    return in_batches(lambda p, k: run(model, params, p, k, rules, start), params, prompt, keys, batch_size)
+
+
+def in_batches(
+    draw_batch: Callable[[Prompt, jax.Array], Any], params: Params, prompt: Prompt, keys: jax.Array, batch_size: int
+) -> Any:
+    """Draws any number of images; the last batch is filled up, so that one program serves all.
 
     Batches are split over the mesh that the parameters lie on, over as many processes as it has.
+
+    Args:
+      draw_batch: (prompt, one key an image) -> arrays whose first dim is that of the images.
+
+    Returns:
+      The same arrays for all images, in numpy.
     """
     n, mesh = len(prompt.tokens), mesh_of(params)
-    ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
-    start = known_slots(ordered)
     ways = 1 if mesh is None else batch_ways(mesh)
     batch_size = -(-min(batch_size, n) // ways) * ways
     key_data = np.asarray(jax.random.key_data(keys))
-    run = traced_on(mesh, decode)
     parts = []
     for first in range(0, n, batch_size):
         progress.report("drawing images", first, n)
         rows = np.arange(first, first + batch_size).clip(max=n - 1)
         batch, data = jax.tree.map(lambda x, rows=rows: put_whole(x[rows], mesh), (prompt, key_data))
-        drawn_BT = run(model, params, batch, jax.random.wrap_key_data(data), rules, start)
-        parts.append(fetch_whole(drawn_BT)[: n - first])
+        drawn = draw_batch(batch, jax.random.wrap_key_data(data))
+        parts.append(jax.tree.map(lambda x, left=n - first: fetch_whole(x)[:left], drawn))
     progress.report("drawing images", n, n)
-    return np.concatenate(parts)
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

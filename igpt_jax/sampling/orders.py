@@ -10,31 +10,67 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
+from igpt_jax.errors import InputError
 from igpt_jax.keys import fold_in
 
 Order = Callable[[np.ndarray, jax.Array], np.ndarray]
-"""(known bool [B, T], one key an image) -> int [B, T]: the grid position that each slot predicts."""
+"""(known bool [B, *grid], one key an image) -> int [B, T]: the grid position that each slot predicts."""
 
 
-def raster(known_BT: np.ndarray, keys_B: jax.Array) -> np.ndarray:
+def raster(known: np.ndarray, keys_B: jax.Array) -> np.ndarray:
     """Row by row from the top left."""
     del keys_B
+    known_BT = known.reshape(len(known), -1)
     return np.broadcast_to(np.arange(known_BT.shape[1]), known_BT.shape)
 
 
-def known_first(known_BT: np.ndarray, keys_B: jax.Array) -> np.ndarray:
+def known_first(known: np.ndarray, keys_B: jax.Array) -> np.ndarray:
     """All known positions, then the others, both row by row: every draw sees all that is known."""
     del keys_B
-    return np.argsort(~known_BT, axis=1, kind="stable")
+    return np.argsort(~known.reshape(len(known), -1), axis=1, kind="stable")
 
 
-def random(known_BT: np.ndarray, keys_B: jax.Array) -> np.ndarray:
+def outside_in(known: np.ndarray, keys_B: jax.Array) -> np.ndarray:
+    """All known positions, then the others, those nearest to a known one first.
+
+    Where nothing is known, those nearest to the border come first.
+    """
+    del keys_B
+    distance = np.stack([_distance(k) for k in known])
+    return np.argsort(distance.reshape(len(known), -1), axis=1, kind="stable")
+
+
+def random(known: np.ndarray, keys_B: jax.Array) -> np.ndarray:
     """All known positions, then the others in an order drawn for each image."""
+    known_BT = known.reshape(len(known), -1)
     n_ctx = known_BT.shape[1]
     # The number after the last position, so that no draw of a colour has the same key.
     shuffle = jax.vmap(lambda key: jax.random.uniform(key, (n_ctx,)))(fold_in(keys_B, jnp.int32(n_ctx)))
     return np.argsort(np.where(known_BT, -1.0, np.asarray(shuffle)), axis=1, kind="stable")
 
 
-ORDERS: dict[str, Order] = {"raster": raster, "known_first": known_first, "random": random}
+ORDERS: dict[str, Order] = {
+    "raster": raster,
+    "known_first": known_first,
+    "outside_in": outside_in,
+    "random": random,
+}
+
+
+def check_is_order(order_BT: np.ndarray, n_ctx: int, name: str) -> np.ndarray:
+    """`order_BT` itself; InputError that names it, if a row is not a permutation of 0..n_ctx - 1."""
+    order_BT = np.asarray(order_BT)
+    wrong = order_BT.ndim != 2 or order_BT.dtype.kind not in "iu" or order_BT.shape[1] != n_ctx
+    if wrong or (np.sort(order_BT, axis=1) != np.arange(n_ctx)).any():
+        raise InputError(f"{name}: an order holds every position from 0 to {n_ctx - 1} once, as integers")
+    return order_BT
+
+
+def _distance(known: np.ndarray) -> np.ndarray:
+    """float [*grid]: from the nearest known position, or from outside the grid where nothing is known."""
+    if known.any():
+        return np.asarray(ndimage.distance_transform_edt(~known))
+    padded = np.asarray(ndimage.distance_transform_edt(np.pad(~known, 1)))
+    return padded[(slice(1, -1),) * known.ndim]

@@ -17,7 +17,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
 from igpt_jax.sampling.decode import Prompt, decode_in_batches
-from igpt_jax.sampling.orders import ORDERS
+from igpt_jax.sampling.orders import ORDERS, check_is_order
 from igpt_jax.sampling.rules import Rules
 
 Classes = Sequence[int] | np.ndarray | int | None
@@ -53,7 +53,7 @@ def sample(
         raise InputError(f"n: must be at least 1, not {n}")
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
     tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
-    prompt = Prompt(tokens, np.zeros(tokens.shape, bool), class_id=_class_ids(model, classes, n))
+    prompt = Prompt(tokens, np.zeros(tokens.shape, bool), class_id=class_ids(model, classes, n))
     drawn = _draw(model, params, prompt, keys, sampler)
     return np.asarray(palette.decode(drawn.reshape(n, *model.cfg.grid)))
 
@@ -104,14 +104,11 @@ def complete(
     b, t = len(images), model.cfg.n_ctx
     known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t)
     tokens = np.where(known, np.asarray(palette.encode(images)).reshape(b, t), 0)
-    prompts = np.array(
-        [zlib.crc32(known[i].tobytes() + tokens[i].astype("<i4").tobytes()) for i in range(b)], np.uint32
-    )
-    keys = fold_in(fold_in(stream(sampler.seed, "sample"), prompts)[:, None], np.arange(n)[None]).reshape(-1)
+    keys = prompt_keys(sampler.seed, tokens, known, n).reshape(-1)
     tokens, known = tokens.repeat(n, axis=0), known.repeat(n, axis=0)
-    class_ids = _class_ids(model, classes, b)
-    class_ids = None if class_ids is None else class_ids.repeat(n)
-    drawn = _draw(model, params, Prompt(tokens, known, class_id=class_ids), keys, sampler)
+    class_id = class_ids(model, classes, b)
+    class_id = None if class_id is None else class_id.repeat(n)
+    drawn = _draw(model, params, Prompt(tokens, known, class_id=class_id), keys, sampler)
     return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
 
 
@@ -120,6 +117,17 @@ def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
     known = np.zeros(grid, bool)
     known[: grid[0] // 2 if rows is None else rows] = True
     return known
+
+
+def prompt_keys(seed: int, tokens: np.ndarray, known: np.ndarray, n: int) -> jax.Array:
+    """Keys [B, n] of n draws for each prompt: they depend on the seed, the mask and the known tokens alone.
+
+    Args:
+      tokens: int [B, ...], 0 where unknown; known: bool of the same shape.
+    """
+    content = [known[i].tobytes() + tokens[i].astype("<i4").tobytes() for i in range(len(tokens))]
+    prompts = np.array([zlib.crc32(c) for c in content], np.uint32)
+    return fold_in(fold_in(stream(seed, "sample"), prompts)[:, None], np.arange(n)[None])
 
 
 def check_order(cfg: ModelConfig, order: str) -> None:
@@ -135,20 +143,29 @@ def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, samp
     """Tokens int [n, T] with the unknown ones drawn."""
     check_order(model.cfg, sampler.order)
     if sampler.order != "raster":
-        prompt = prompt._replace(order=ORDERS[sampler.order](prompt.known, keys))
+        known, order = prompt.known.reshape(-1, *model.cfg.grid), ORDERS[sampler.order]
+        name = f"sampler.order {sampler.order}"
+        prompt = prompt._replace(order=check_is_order(order(known, keys), model.cfg.n_ctx, name))
     return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
 
 
 def _check_model(model: ImageGPT, params: Params, palette: Palette) -> None:
     if not model.cfg.causal:
-        raise InputError("model.causal: a BERT model sees all pixels at once and does not draw one after another")
+        raise InputError(
+            "model.causal: a BERT model sees all pixels at once and does not draw one after another; it can inpaint"
+        )
+    check_weights(model, params, palette)
+
+
+def check_weights(model: ImageGPT, params: Params, palette: Palette) -> None:
+    """Raises InputError if palette or parameters are not those of a model."""
     if palette.size != model.cfg.vocab_size:
         raise InputError(f"palette: {palette.size} colours, but the model was made for {model.cfg.vocab_size}")
     _check_params(model.cfg, params)
 
 
-def _class_ids(model: ImageGPT, classes: Classes, n: int) -> np.ndarray | None:
-    """int32 [n], or None for a model without classes."""
+def class_ids(model: ImageGPT, classes: Classes, n: int) -> np.ndarray | None:
+    """int32 [n], or None for a model without classes; InputError if these are no classes of it."""
     count = model.cfg.cond_classes
     if classes is None:
         return np.full(n, -1, np.int32) if count else None

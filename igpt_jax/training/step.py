@@ -82,7 +82,7 @@ def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjec
       InputError: the objective does not fit the model, or sizes of the model do not divide over the mesh.
     """
     model = make_model(cfg)
-    bound = make_objective(cfg.objective, cfg.model, palette) if objective is None else objective(cfg.model, palette)
+    bound = make_objective(cfg, palette) if objective is None else objective(cfg, palette)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init, abstract = make_init(model, tx, cfg, mesh)
     train_step = make_train_step(model, bound, tx, cfg, abstract, mesh)

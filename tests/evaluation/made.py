@@ -45,5 +45,5 @@ def context(model, objective, batch_size=8, mesh=ONE_DEVICE, images=None, palett
         train=TrainConfig(eval_batch_size=batch_size),
     )
     data = Data(images or Images(), images or Images(), cfg, where)
-    bound = make_objective(objective, model.cfg, palette)
+    bound = make_objective(cfg, palette)
     return EvalContext(model, bound, palette, cfg, data, data.held_out)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from igpt_jax import Palette
+from igpt_jax import Config, Palette
 from igpt_jax.config import MeshConfig
 from igpt_jax.evaluation.base import eval_keys
 from igpt_jax.evaluation.baselines import histogram_nats, uniform_nats
@@ -18,7 +18,7 @@ from tests.evaluation.made import IMAGES, ONE_DEVICE, PALETTE, context, made
 
 
 def loss_of(model, params, name, keys):
-    objective = make_objective(name, model.cfg, PALETTE)
+    objective = make_objective(Config(objective=name, model=model.cfg), PALETTE)
     return float(score(model, params, objective.example({"image": IMAGES}, keys), objective.loss_name).loss())
 
 

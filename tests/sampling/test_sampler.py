@@ -49,7 +49,7 @@ def test_equals_decoding_without_cache_and_segments(long, start, order):
     if order != "raster":
         known = known.at[1, 100:120].set(True)  # another count in one image
     keys, rules = jax.random.split(jax.random.key(2), 3), Rules.of(SamplerConfig(temperature=0.9, top_k=12))
-    order_BT = jnp.asarray(ORDERS[order](np.asarray(known), keys))
+    order_BT = jnp.asarray(ORDERS[order](np.asarray(known).reshape(-1, 12, 12), keys))
     prefill = start if order == "raster" else known_slots(np.take_along_axis(np.asarray(known), order_BT, axis=1))
     drawn = decode(model, params, Prompt(tokens, known, order_BT), keys, rules, prefill)
     np.testing.assert_array_equal(drawn, without_cache(model, params, tokens, known, keys, rules, order_BT))
