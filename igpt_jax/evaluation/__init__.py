@@ -14,11 +14,16 @@ from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
 from igpt_jax.evaluation.baselines import baselines
 from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.evaluation.pictures import PICTURES
+from igpt_jax.evaluation.restoration import Restoration
 from igpt_jax.training.loop import Evaluator
 
 __all__ = ["EVALUATORS", "PICTURES", "EvalContext", "Evaluator", "Evaluators", "Figures", "summarize"]
 
-EVALUATORS: dict[str, MakeEvaluator] = {"likelihood": Likelihood, "accuracy": Accuracy}
+EVALUATORS: dict[str, MakeEvaluator] = {
+    "likelihood": Likelihood,
+    "accuracy": Accuracy,
+    "restoration": Restoration,
+}
 
 
 class Evaluators:

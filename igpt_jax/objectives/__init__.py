@@ -13,6 +13,7 @@ from igpt_jax.objectives.base import (
     Objective,
     Scores,
     batch_tokens,
+    check_damage,
     image_weights,
     loss_weights,
     score,
@@ -20,6 +21,7 @@ from igpt_jax.objectives.base import (
 )
 from igpt_jax.objectives.bert import make_bert
 from igpt_jax.objectives.joint import make_joint
+from igpt_jax.objectives.restore import make_restore
 from igpt_jax.palette import Palette
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Objective",
     "Scores",
     "batch_tokens",
+    "check_damage",
     "image_weights",
     "loss_weights",
     "make_objective",
@@ -37,7 +40,12 @@ __all__ = [
     "token_nats",
 ]
 
-OBJECTIVES: dict[str, MakeObjective] = {"ar": make_ar, "bert": make_bert, "joint": make_joint}
+OBJECTIVES: dict[str, MakeObjective] = {
+    "ar": make_ar,
+    "bert": make_bert,
+    "joint": make_joint,
+    "restore": make_restore,
+}
 
 
 def make_objective(name: str, cfg: ModelConfig, palette: Palette) -> Objective:

@@ -29,6 +29,8 @@ class Prompt(NamedTuple):
     """int [B, T], the position that each slot predicts; None for raster order."""
     class_id: Any = None
     """int [B] for a class-conditional model, -1 for no class."""
+    prefix: Any = None
+    """float [G, P, W] for a model with prefix slots. Each prefix serves the next B / G images."""
 
 
 def segment_ends(n_ctx: int) -> list[int]:
@@ -62,7 +64,7 @@ def decode(
     Returns:
       int32 [B, T] in raster order.
     """
-    tokens_BT, known_BT, order_BT, class_B = prompt
+    tokens_BT, known_BT, order_BT, class_B, prefix_GPW = prompt
     tokens_BT = tokens_BT.astype(jnp.int32)
     n, n_ctx = tokens_BT.shape
     if order_BT is None:
@@ -75,16 +77,17 @@ def decode(
         slot, target_B, known_token_B, known_B = xs
         first = jnp.broadcast_to(slot == 0, (1, 1))
         inputs = Inputs(token_B[:, None], ~first, first, target_B[:, None], source_B[:, None], class_B)
-        logits_BTV, cache = model.apply(variables, inputs, cache, slot, method="extend")
+        logits_BTV, cache = model.apply(variables, inputs, cache, p + slot, method="extend")
         drawn_B = draw(logits_BTV[:, 0], fold_in(keys_B, target_B), rules)
         token_B = jnp.where(known_B, known_token_B, drawn_B)
         return (token_B, target_B, cache), token_B
 
-    cache: Any = init_cache(model.cfg, model.compute, n, start)
+    p = model.cfg.prefix_slots
+    cache: Any = grow_cache(prefix_cache(model, variables, prefix_GPW, n), p + start)
     token_B = source_B = jnp.zeros(n, jnp.int32)
     if start:
         known = ordered_inputs(tokens_BT[:, :start], order_BT[:, :start], class_B)
-        _, cache = model.apply(variables, known, cache, 0, method="extend")
+        _, cache = model.apply(variables, known, cache, p, method="extend")
         token_B, source_B = tokens_BT[:, start - 1], order_BT[:, start - 1]
     parts = [tokens_BT[:, :start]]
     for end in segment_ends(n_ctx):
@@ -92,12 +95,26 @@ def decode(
             continue
         span = slice(start, end)
         xs = (jnp.arange(start, end), order_BT[:, span].T, tokens_BT[:, span].T, known_BT[:, span].T)
-        carry = (token_B, source_B, grow_cache(cache, end))
+        carry = (token_B, source_B, grow_cache(cache, p + end))
         (token_B, source_B, cache), drawn_TB = jax.lax.scan(step, carry, xs)
         parts.append(drawn_TB.T)
         start = end
     slots_BT = jnp.concatenate(parts, axis=1)
     return jnp.take_along_axis(slots_BT, jnp.argsort(order_BT, axis=1), axis=1)
+
+
+def prefix_cache(model: ImageGPT, variables: Any, prefix_GPW: jax.Array | None, n: int) -> Cache:
+    """The cache of n images that holds their prefixes alone: computed once each, and repeated for images that share it.
+
+    A prefix slot sees the prefix and nothing else, so its keys and values are the same for all of them.
+    """
+    if prefix_GPW is None:
+        return init_cache(model.cfg, model.compute, n, 0)
+    g, p = prefix_GPW.shape[:2]
+    no_slots = ordered_inputs(jnp.zeros((g, 0), jnp.int32), jnp.zeros((g, 0), jnp.int32))
+    cache: Any = init_cache(model.cfg, model.compute, g, p)
+    _, cache = model.apply(variables, no_slots._replace(prefix=prefix_GPW), cache, 0, method="extend")
+    return jax.tree.map(lambda x: jnp.repeat(x, n // g, axis=0), cache)
 
 
 def decoding_weights(model: ImageGPT, params: Params) -> Params:
@@ -134,9 +151,10 @@ def decode_in_batches(
     Batches are split over the mesh that the parameters lie on, over as many processes as it has.
     """
     n, mesh = len(prompt.tokens), mesh_of(params)
+    share = 1 if prompt.prefix is None else n // len(prompt.prefix)
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
     start = known_slots(ordered)
-    ways = 1 if mesh is None else batch_ways(mesh)
+    ways = share * (1 if mesh is None else batch_ways(mesh))  # images of one prefix stay together
     batch_size = -(-min(batch_size, n) // ways) * ways
     key_data = np.asarray(jax.random.key_data(keys))
     run = traced_on(mesh, decode)
@@ -144,7 +162,9 @@ def decode_in_batches(
     for first in range(0, n, batch_size):
         progress.report("drawing images", first, n)
         rows = np.arange(first, first + batch_size).clip(max=n - 1)
-        batch, data = jax.tree.map(lambda x, rows=rows: put_whole(x[rows], mesh), (prompt, key_data))
+        chosen = jax.tree.map(lambda x, rows=rows: x[rows], (prompt._replace(prefix=None), key_data))
+        prefix = None if prompt.prefix is None else prompt.prefix[rows[::share] // share]
+        batch, data = jax.tree.map(lambda x: put_whole(x, mesh), (chosen[0]._replace(prefix=prefix), chosen[1]))
         drawn_BT = run(model, params, batch, jax.random.wrap_key_data(data), rules, start)
         parts.append(fetch_whole(drawn_BT)[: n - first])
     progress.report("drawing images", n, n)
