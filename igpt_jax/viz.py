@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,15 @@ def restoration_strips(
     if originals is not None:
         columns.append(("original", originals[:, None]))
     return _titled([(title, _enlarge(images, scale)) for title, images in columns], scale)
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures uint8 [H, W, 3] one below the other, filled up on the right to one width."""
+    width = max(picture.shape[1] for picture in pictures)
+    filled = [np.broadcast_to(GAP, (picture.shape[0], width, 3)).copy() for picture in pictures]
+    for row, picture in zip(filled, pictures, strict=True):
+        row[:, : picture.shape[1]] = picture
+    return np.concatenate(filled)
 
 
 def _titled(columns: list[tuple[str, np.ndarray]], scale: int) -> np.ndarray:
