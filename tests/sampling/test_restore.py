@@ -63,6 +63,8 @@ def test_sharing_a_prefix_changes_nothing(restorer, batch_size):
         for p in (prefix, prefix.repeat(2, axis=0))
     ]
     np.testing.assert_array_equal(*draws)
+    whole = Prompt(jnp.asarray(zeros), jnp.asarray(zeros > 0), prefix=jnp.asarray(prefix.repeat(2, axis=0)))
+    np.testing.assert_array_equal(draws[0], decode(model, params, whole, keys, RULES))
     assert len({image.tobytes() for image in draws[0]}) == 6
 
 
