@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from igpt_jax.parallel.mesh import make_mesh
     from igpt_jax.run import evaluate, report, train
     from igpt_jax.sampling.inpaint import inpaint
+    from igpt_jax.sampling.restore import restore
     from igpt_jax.sampling.tasks import complete, sample
     from igpt_jax.sequence import Example, Inputs
     from igpt_jax.weights.load import load_pretrained
@@ -34,6 +35,7 @@ __all__ = [
     "load_pretrained",
     "make_mesh",
     "report",
+    "restore",
     "sample",
     "train",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "igpt_jax.parallel.mesh": ("make_mesh",),
     "igpt_jax.run": ("evaluate", "report", "train"),
     "igpt_jax.sampling.inpaint": ("inpaint",),
+    "igpt_jax.sampling.restore": ("restore",),
     "igpt_jax.sampling.tasks": ("complete", "sample"),
     "igpt_jax.sequence": ("Example", "Inputs"),
     "igpt_jax.weights.load": ("load_pretrained",),

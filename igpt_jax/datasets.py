@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import Config
+from igpt_jax.data.degrade import make_damage
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
 from igpt_jax.data.sources import absolute_source, open_source
 from igpt_jax.data.sources.base import Record, Source, Split
@@ -46,6 +47,7 @@ class Data:
         return train_batches(
             self.train,
             make_preprocess(cfg.data, self.size, train=True),
+            damage=make_damage(cfg.data.degrade, train=True),
             batch_size=cfg.data.batch_size,
             seed=cfg.seed,
             start_step=start,
@@ -60,6 +62,7 @@ class Data:
         return eval_batches(
             source,
             make_preprocess(self.cfg.data, self.size, train=False),
+            damage=make_damage(self.cfg.data.degrade, train=False),
             batch_size=batch_size,
             rows=local_rows(self.mesh, batch_size),
         )
@@ -70,6 +73,17 @@ class Data:
         records = (chosen[i] for i in range(len(chosen)))
         tracked = progress.track(records, "reading images", len(chosen))
         return preprocess_for_eval(self.cfg, (record["image"] for record in tracked))
+
+    def damaged(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, Y, X, C] with the damage that evaluation gives them, of the same shape.
+
+        Raises:
+          InputError: data.degrade names no damage.
+        """
+        damage, unused = make_damage(self.cfg.data.degrade, train=False), np.random.default_rng(0)
+        if damage is None:
+            raise InputError("data.degrade: names no damage to restore; gaussian:0.1 for example")
+        return np.stack([damage(image, unused) for image in images])
 
 
 def preprocess_for_eval(cfg: Config, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -107,6 +121,7 @@ def open_data(
     """
     with raise_on_all():
         picture_size(cfg)
+        make_damage(cfg.data.degrade, train=True)  # names a bad spec
         mesh = make_mesh(cfg.mesh) if mesh is None else mesh
         if whole:
             everything = open_source(cfg.data, "all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +56,48 @@ def completion_strips(
     y, x = np.indices(prompt.shape[1:3])
     known = np.broadcast_to(known, images.shape[:3])[..., None]
     prompt = np.where(_enlarge(known, scale), prompt, MISSING[(x + y) // 6 % 2])
-    n = completions.shape[1]
-    parts = [prompt[:, None], _enlarge(completions, scale)]
-    titles = [("prompt", 1), ("completions" if n > 1 else "completion", n)]
+    columns = [("prompt", prompt[:, None])]
+    columns.append(("completions" if completions.shape[1] > 1 else "completion", _enlarge(completions, scale)))
     if originals is not None:
-        parts.append(_enlarge(originals, scale)[:, None])
-        titles.append(("original", 1))
-    rows = np.concatenate(parts, axis=1)
+        columns.append(("original", _enlarge(originals, scale)[:, None]))
+    return _titled(columns, scale)
+
+
+def restoration_strips(
+    damaged: np.ndarray, draws: np.ndarray, means: np.ndarray, originals: np.ndarray | None = None
+) -> np.ndarray:
+    """One row for each image: damaged, n draws, their mean and, if there is one, the original, under column titles.
+
+    Args:
+      damaged, means, originals: uint8 [B, Y, X, C], C 1 or 3.
+      draws: uint8 [B, n, Y, X, C].
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    scale = _auto_scale(damaged)
+    columns = [("damaged", damaged[:, None]), ("draws" if draws.shape[1] > 1 else "draw", draws)]
+    columns.append(("mean", means[:, None]))
+    if originals is not None:
+        columns.append(("original", originals[:, None]))
+    return _titled([(title, _enlarge(images, scale)) for title, images in columns], scale)
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures uint8 [H, W, 3] one below the other, filled up on the right to one width."""
+    width = max(picture.shape[1] for picture in pictures)
+    filled = [np.broadcast_to(GAP, (picture.shape[0], width, 3)).copy() for picture in pictures]
+    for row, picture in zip(filled, pictures, strict=True):
+        row[:, : picture.shape[1]] = picture
+    return np.concatenate(filled)
+
+
+def _titled(columns: list[tuple[str, np.ndarray]], scale: int) -> np.ndarray:
+    """Rows of tiles under titles: (title, uint8 [B, n, H, W, 3]) of each group of n columns."""
+    tiles = np.concatenate([images for _, images in columns], axis=1)
     gap = max(2, min(scale, 6))
-    strips = _lay_out(rows.reshape(-1, *rows.shape[2:]), rows.shape[1], gap)
-    return _with_titles(strips, titles, prompt.shape[2], gap)
+    strips = _lay_out(tiles.reshape(-1, *tiles.shape[2:]), tiles.shape[1], gap)
+    return _with_titles(strips, [(title, images.shape[1]) for title, images in columns], tiles.shape[3], gap)
 
 
 def palette_swatch(palette: Palette) -> np.ndarray:

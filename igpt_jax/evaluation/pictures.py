@@ -1,4 +1,4 @@
-"""Pictures of what a model has learned: samples, completions and reconstructions."""
+"""Pictures of what a model has learned: samples, completions, reconstructions and restorations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.inpaint import inpaint
+from igpt_jax.sampling.restore import restore
 from igpt_jax.sampling.tasks import complete, sample, top_rows
 from igpt_jax.sequence import Inputs
-from igpt_jax.viz import completion_strips, image_grid, save_png
+from igpt_jax.viz import completion_strips, image_grid, restoration_strips, save_png
 
 CLASS_ROWS = 16
 """At most so many classes are shown, one a row."""
@@ -60,6 +61,14 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     return completion_strips(images, known, palette.decode(tokens)[:, None], originals=images)
 
 
+def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
+    """Held-out images: damaged, three draws, their mean, the original. An eighth of n rows."""
+    images = context.data.images(context.held_out, max(1, n // 8))
+    damaged = context.data.damaged(images)
+    restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
+    return restoration_strips(damaged, restored.draws[:, :3], restored.mean, images)
+
+
 @functools.partial(jax.jit, static_argnames="model")
 def most_likely(model: ImageGPT, params: Any, inputs: Inputs) -> jax.Array:
     """int32 [B, T]: the most likely colour of every slot's target."""
@@ -81,6 +90,7 @@ PICTURES: dict[str, MakePicture] = {
     "samples": samples,
     "completions": completions,
     "reconstructions": reconstructions,
+    "restorations": restorations,
 }
 
 
