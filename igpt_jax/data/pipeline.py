@@ -20,7 +20,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from igpt_jax.data.sources import Source
+from igpt_jax.data.sources import Record, Source, Windows
 from igpt_jax.data.transforms import Transform
 from igpt_jax.errors import InputError, require
 
@@ -53,7 +53,8 @@ def train_batches(
       workers: worker processes; 0 uses threads of this process. The batches are the same.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c] and label int32 [R], for R rows. `close()` stops its workers.
+      An iterator of image uint8 [R, y, x, c] (of clips [R, l, y, x, c], each cut at a random frame) and label int32
+      [R], for R rows. `close()` stops its workers.
 
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
@@ -68,8 +69,8 @@ def eval_batches(
     """Every record of the source once, in order. The number of batches does not depend on `rows`.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c], label int32 [R] and weight float32 [R]. The weight is 1 for a record, and
-      0 for the all-zero entries that fill the last batch.
+      An iterator of image uint8 [R, y, x, c] or [R, l, y, x, c], label int32 [R] and weight float32 [R]. The weight is
+      1 for a record, and 0 for the all-zero entries that fill the last batch.
 
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
@@ -90,7 +91,9 @@ def _train_batch(
     n, samples = len(source), []
     for g in (step * batch_size + rows).tolist():
         epoch, position = divmod(g, n)
-        samples.append(_read(source, transform, permuted(position, n, seed, epoch), _generator(seed, g)))
+        i, rng = permuted(position, n, seed, epoch), _generator(seed, g)
+        record = source.draw(i, rng) if isinstance(source, Windows) else source[i]
+        samples.append(_apply(transform, record, rng))
     images, labels = zip(*samples, strict=True)
     return {"image": np.stack(images), "label": np.array(labels, np.int32)}
 
@@ -101,7 +104,7 @@ def _eval_batch(source: Source, transform: Transform, batch_size: int, rows: np.
     real = indices < len(source)
     # a process without any record in this batch still reads one, to know the shape
     chosen = indices[real].tolist() or [0]
-    images, labels = zip(*(_read(source, transform, i, _generator(0, i)) for i in chosen), strict=True)
+    images, labels = zip(*(_apply(transform, source[i], _generator(0, i)) for i in chosen), strict=True)
     batch = {
         "image": np.zeros((len(rows), *images[0].shape), np.uint8),
         "label": np.zeros(len(rows), np.int32),
@@ -111,8 +114,7 @@ def _eval_batch(source: Source, transform: Transform, batch_size: int, rows: np.
     return batch
 
 
-def _read(source: Source, transform: Transform, i: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    record = source[i]
+def _apply(transform: Transform, record: Record, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     return transform(record["image"], rng), record["label"]
 
 
