@@ -92,9 +92,8 @@ def check_frames(cfg: Config, source: Source) -> None:
     image, (frames, *_) = source[0]["image"], cfg.model.grid
     if image.ndim != 4 or len(image) != frames:
         what = "pictures" if image.ndim == 3 else f"clips of {len(image)} frames"
-        raise InputError(
-            f"data.source: {source.name} holds {what}, but model.grid {cfg.model.grid} is one of clips of {frames} frames"
-        )
+        grid = f"model.grid {cfg.model.grid} is one of clips of {frames} frames"
+        raise InputError(f"data.source: {source.name} holds {what}, but {grid}")
 
 
 def with_absolute_source(cfg: Config) -> Config:

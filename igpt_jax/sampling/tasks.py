@@ -48,7 +48,7 @@ def sample(
       InputError: n below 1, a palette of another size, bad classes, an order the model cannot draw in, a BERT model.
     """
     sampler = sampler or SamplerConfig()
-    _check_model(model, params, palette)
+    check_drawable(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
@@ -89,7 +89,7 @@ def complete(
       InputError: images or mask of another shape or type, and as for `sample`.
     """
     sampler = sampler or SamplerConfig()
-    _check_model(model, params, palette)
+    check_drawable(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
     grid, images = model.cfg.grid, np.asarray(images)
@@ -104,10 +104,7 @@ def complete(
     b, t = len(images), model.cfg.n_ctx
     known = np.broadcast_to(known, images.shape[:-1]).reshape(b, t)
     tokens = np.where(known, np.asarray(palette.encode(images)).reshape(b, t), 0)
-    prompts = np.array(
-        [zlib.crc32(known[i].tobytes() + tokens[i].astype("<i4").tobytes()) for i in range(b)], np.uint32
-    )
-    keys = fold_in(fold_in(stream(sampler.seed, "sample"), prompts)[:, None], np.arange(n)[None]).reshape(-1)
+    keys = completion_keys(tokens, known, n, sampler.seed)
     tokens, known = tokens.repeat(n, axis=0), known.repeat(n, axis=0)
     class_ids = _class_ids(model, classes, b)
     class_ids = None if class_ids is None else class_ids.repeat(n)
@@ -115,8 +112,19 @@ def complete(
     return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
 
 
+def completion_keys(tokens_BT: np.ndarray, known_BT: np.ndarray, n: int, seed: int) -> jax.Array:
+    """The keys of n completions of each image, [B * n]: those of an image depend on the seed and what is known of it.
+
+    Args:
+      tokens_BT: 0 where they are not known.
+    """
+    known_bytes = zip(known_BT, tokens_BT.astype("<i4"), strict=True)
+    prompts = np.array([zlib.crc32(known.tobytes() + tokens.tobytes()) for known, tokens in known_bytes], np.uint32)
+    return fold_in(fold_in(stream(seed, "sample"), prompts)[:, None], np.arange(n)[None]).reshape(-1)
+
+
 def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
-    """bool [Y, X], True in the first `rows` rows; None for the top half."""
+    """bool of a grid, True in the first `rows` rows (of a grid of clips: frames); None for half of them."""
     known = np.zeros(grid, bool)
     known[: grid[0] // 2 if rows is None else rows] = True
     return known
@@ -139,7 +147,8 @@ def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, samp
     return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
 
 
-def _check_model(model: ImageGPT, params: Params, palette: Palette) -> None:
+def check_drawable(model: ImageGPT, params: Params, palette: Palette) -> None:
+    """Raises InputError if a model cannot draw, or the palette or parameters are not its own."""
     if not model.cfg.causal:
         raise InputError("model.causal: a BERT model sees all pixels at once and does not draw one after another")
     if palette.size != model.cfg.vocab_size:

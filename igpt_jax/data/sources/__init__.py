@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split
+from igpt_jax.data.sources.clips import ClipFolder
 from igpt_jax.data.sources.digits import open_digits
 from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
 from igpt_jax.data.sources.idx import open_idx
@@ -38,6 +39,7 @@ Opener = Callable[[DataConfig, Split, str], Source | ClipSource]
 """(the data settings, which split, what follows the colon in `data.source` or "") -> the source."""
 
 SOURCES: dict[str, Opener] = {
+    "clips": ClipFolder,
     "digits": open_digits,
     "folder": FolderSource,
     "idx": open_idx,
@@ -63,9 +65,9 @@ def register_source(kind: str, opener: Opener) -> None:
 
 
 def absolute_source(source: str) -> str:
-    """`data.source` with the path of a `folder:` or `idx:` made absolute, so that it means the same from everywhere."""
+    """`data.source` with the path after `folder:`, `clips:` or `idx:` made absolute: the same from everywhere."""
     kind, _, where = source.partition(":")
-    if kind not in ("folder", "idx") or not where:
+    if kind not in ("folder", "clips", "idx") or not where:
         return source
     return f"{kind}:{local_path(os.path.expanduser(where), 'data.source').absolute()}"
 

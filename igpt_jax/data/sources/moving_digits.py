@@ -52,7 +52,7 @@ class MovingDigits:
     def window(self, i: int, frames: int, rng: np.random.Generator | None) -> Record:
         """Frames of clip i; InputError if it has fewer."""
         try:
-            first = window_start(LENGTH, frames, self._step, rng)
+            first = window_start(LENGTH, (frames - 1) * self._step + 1, rng)
         except InputError as error:
             raise InputError(f"data.source: a clip of {self.name} {error}") from None
         draws = np.random.Generator(np.random.Philox(key=self._stream << 64 | i))
@@ -88,7 +88,7 @@ def _parse_size(where: str) -> tuple[int, int]:
     """(rows, columns) of ROWSxCOLUMNS."""
     match = re.fullmatch(r"([0-9]{1,3})x([0-9]{1,3})", where or "12x12")
     size = (int(match[1]), int(match[2])) if match else (0, 0)
-    possible = SIDE < min(size) and max(size) <= LARGEST
+    possible = min(size) > SIDE and max(size) <= LARGEST
     what = f"moving_digits:ROWSxCOLUMNS takes sizes of {SIDE + 1} to {LARGEST}, such as moving_digits:16x16"
     require(possible, "data.source", f"{what}, not {where!r}")
     return size

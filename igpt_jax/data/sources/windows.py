@@ -1,4 +1,4 @@
-"""Windows: the frames of a clip that a run reads. Clips may be of any length; a model reads a fixed number of frames."""
+"""Windows: the frames of a clip that a run reads. Clips have any length; a model reads a fixed number of frames."""
 
 from __future__ import annotations
 
@@ -65,14 +65,13 @@ class Windows:
         return record if self._frames else Record(image=record["image"][0], label=record["label"])
 
 
-def window_start(length: int, frames: int, step: int, rng: np.random.Generator | None) -> int:
-    """The first frame of a window in a clip of `length` frames: any place alike, or without `rng` the middle.
+def window_start(length: int, span: int, rng: np.random.Generator | None) -> int:
+    """Where a window of `span` frames begins in a clip of `length`: any place alike, or without `rng` in the middle.
 
     Raises:
       InputError: the clip is too short; the message is the end of a sentence about it.
     """
-    room = length - ((frames - 1) * step + 1)
+    room = length - span
     if room < 0:
-        every = f" ({frames}, every {step} frames one)" if step > 1 else ""
-        raise InputError(f"has {length} frames, but {length - room} are needed{every}")
+        raise InputError(f"has {length} frames, but {span} are needed")
     return room // 2 if rng is None else int(rng.integers(room + 1))
