@@ -45,7 +45,7 @@ def load_clip(
 ) -> np.ndarray:
     """Reads frames of an mp4, mov, WebM, mkv or GIF, or of a folder of numbered pictures: uint8 [frames, y, x, c].
 
-    Transparent pixels are laid over white, rotated clips are turned upright, and colour becomes grey by ITU-R 601 luma.
+    Transparent pixels of a GIF are white, rotated clips are turned upright, and colour becomes grey by ITU-R 601 luma.
 
     Args:
       step: every so many frames of the clip one is read.
@@ -186,12 +186,7 @@ def _after_seek(stream: Any, start: int, frames: Iterator[Any]) -> Iterator[Any]
 
 def _to_array(frame: Any, channels: int) -> np.ndarray:
     """A decoded frame as uint8 [y, x, channels]."""
-    if any(component.is_alpha for component in frame.format.components):
-        layer = Image.fromarray(frame.to_ndarray(format="rgba"))
-        picture = Image.new("RGB", layer.size, "white")
-        picture.paste(layer, mask=layer.getchannel("A"))
-    else:
-        picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    picture = Image.fromarray(frame.to_ndarray(format="rgb24"))  # FFmpeg has made transparent pixels of a GIF white
     array = np.array(picture if channels == 3 else picture.convert("L"))
     array = array if channels == 3 else array[..., None]
     return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90) % 4))
