@@ -76,12 +76,9 @@ def bounced(places: np.ndarray, room: np.ndarray) -> np.ndarray:
 
 
 def _velocity(draws: np.random.Generator, room: np.ndarray) -> np.ndarray:
-    """Rows and columns a frame, int [2]; not zero, and so small that a wall is not met in every frame."""
+    """Rows and columns a frame, int [2]: along each axis half of the digits rest. None meets a wall in every frame."""
     fastest = np.maximum(1, room // 4)
-    while True:
-        velocity = draws.integers(-fastest, fastest + 1)
-        if velocity.any():
-            return velocity
+    return draws.integers(2, size=2) * draws.choice((-1, 1), size=2) * draws.integers(1, fastest + 1)
 
 
 def _parse_size(where: str) -> tuple[int, int]:
