@@ -154,7 +154,7 @@ def blended(
 ) -> np.ndarray:
     """The probability of every wanted token, by counts of labels given the features so far, blended (Witten, Bell).
 
-    With each feature more, p = (count + kinds p_before) / (total + kinds), kinds being how many labels that context had.
+    With each feature more, p = (count + kinds p_before) / (total + kinds); kinds is how many labels a context has had.
     """
     probs = np.full(len(wanted), 1 / size)
     context, query = np.zeros(len(labels), np.int64), np.zeros(len(wanted), np.int64)
