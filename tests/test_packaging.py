@@ -96,7 +96,9 @@ def test_names_of_experiments_in_a_checkout(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()  # a folder is no file of that name
     assert load_config("digits").name == "digits"
     for wrong in ("digit", "nope.py"):
-        with pytest.raises(InputError, match=f"^experiment {wrong}: no such file.* digits, emoji, fashion_mnist, moving_digits"):
+        with pytest.raises(
+            InputError, match=f"^experiment {wrong}: no such file.* digits, emoji, fashion_mnist, moving_digits"
+        ):
             load_config(wrong)
     with pytest.raises(InputError, match="did you mean 'digits'"):
         load_config("digit")

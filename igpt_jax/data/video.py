@@ -163,7 +163,7 @@ def _decode(
 ) -> list[np.ndarray]:
     """Every `step`-th of the frames start, ..., start + span - 1; fewer where the file ends before."""
     with _opened(path) as stream:
-        # What a GIF shows needs all frames before it, and FFmpeg's reader does not know which ones.
+        # The frames of a GIF may last differently long, so that times do not number them.
         seeks = seek and start > 0 and stream.average_rate and stream.codec_context.name != "gif"
         frames = stream.container.decode(stream)
         decoded = _after_seek(stream, start, frames) if seeks else itertools.islice(frames, start, None)
@@ -171,7 +171,7 @@ def _decode(
 
 
 def _after_seek(stream: Any, start: int, frames: Iterator[Any]) -> Iterator[Any]:
-    """The frames from number `start` on, by their times; none where the seek does not arrive before it."""
+    """The frames from number `start` on, as the mean rate numbers them; none where the seek arrives after it."""
     first_pts = stream.start_time or 0
 
     def number(frame: Any) -> int:

@@ -22,7 +22,7 @@ def write_clip(path, frames, every=8, rate=10):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         first, *others = (Image.fromarray(frame) for frame in frames)
-        first.save(path, save_all=True, append_images=others, duration=80)
+        first.save(path, save_all=True, append_images=others, duration=([80, 400, 30] * len(frames))[: len(frames)])
         return path
     import av
 

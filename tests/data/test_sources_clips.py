@@ -250,7 +250,7 @@ def test_clips_that_cannot_be_used_are_skipped_named_and_limited(folder, caplog)
 def test_folders_without_clips_are_refused(tmp_path):
     refused("name the folder", open_source, DataConfig(source="clips"), "train")
     refused("there is no folder", open_source, DataConfig(source=f"clips:{tmp_path}/a"), "train")
-    Image.new("RGB", (3, 3)).save(tmp_path / "1.png")
+    write_frames(tmp_path, moving_frames(2))  # the frames of a clip are in a folder of their own
     refused("no clip in .* folders of numbered pictures", open_source, DataConfig(source=f"clips:{tmp_path}"), "train")
     write_clip(tmp_path / "1.gif", moving_frames(3))
     refused("has one clip; holding some out needs", open_source, DataConfig(source=f"clips:{tmp_path}"), "train")
