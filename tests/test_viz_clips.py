@@ -45,9 +45,10 @@ def test_a_gif_is_read_back_as_it_was_drawn(clips, tmp_path):
 def test_an_mp4_is_read_back_nearly_as_it_was_drawn(clips, tmp_path):
     import av
 
-    path = tmp_path / "a.mp4"
-    save_animation(path, clips[:, :, :, :7, :1], fps=12.5, text={"igpt": "x"})
-    grids = np.stack([image_grid(clips[:, t, :, :7, :1]) for t in range(5)])
+    path, clips = tmp_path / "a.mp4", np.pad(clips[..., :1], ((0, 0), (0, 0), (7, 7), (7, 7), (0, 0)))
+    save_animation(path, clips, fps=12.5, text={"igpt": "x"})
+    grids = np.stack([image_grid(clips[:, t]) for t in range(5)])
+    assert grids.shape[1] % 2 == 1  # which H.264 does not take
     back = load_clip(path, 5, 1, 3, lambda length, span: 0)[:, : grids.shape[1], : grids.shape[2]]
     assert np.abs(back.astype(int) - grids).mean() < 3
     with av.open(str(path)) as container:
