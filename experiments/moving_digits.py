@@ -1,6 +1,15 @@
 """Moving digits (clips of 6 frames of 12 x 12 pixels, 5 grey levels): two handwritten digits that bounce and overlap.
 
-igpt train moving_digits --workdir runs/moving_digits
+    igpt train moving_digits --workdir runs/moving_digits
+    python experiments/benchmarks/video.py --model runs/moving_digits --out video.json
+
+Expected after 8,800 clips (37 minutes on 2 CPU cores with much other work beside it; seed 0, all 500 held-out clips):
+0.488 ± 0.006 nats per token. Counts that look for motion are better, 0.305 ± 0.004: the model has begun to use the
+frames before, and is far from done. Counts of neighbours in the same frame give 0.658, with one moved pixel 0.512. The
+mean of 8 draws of the fourth frame is as near to it as constant velocity, 12.3 ± 0.2 and 12.0 ± 0.3 dB; a copy 10.9.
+
+For one GPU (not measured): --data.source moving_digits:16x16 --model.grid 8 16 16 --model.n-layer 8 --model.d-model 256
+--data.batch-size 64 --optim.lr 1e-3 --train.steps 20000, and --radius 2 for the benchmark.
 """
 
 from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
