@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from igpt_jax.sampling.inpaint import inpaint
     from igpt_jax.sampling.restore import restore
     from igpt_jax.sampling.tasks import complete, sample
+    from igpt_jax.sampling.video import continue_clip, in_between, sample_clips
     from igpt_jax.sequence import Example, Inputs
     from igpt_jax.weights.load import load_pretrained
 
@@ -29,7 +30,9 @@ __all__ = [
     "SamplerConfig",
     "__version__",
     "complete",
+    "continue_clip",
     "evaluate",
+    "in_between",
     "init_cache",
     "inpaint",
     "load_pretrained",
@@ -37,6 +40,7 @@ __all__ = [
     "report",
     "restore",
     "sample",
+    "sample_clips",
     "train",
 ]
 
@@ -50,6 +54,7 @@ _HOMES = {
     "igpt_jax.sampling.inpaint": ("inpaint",),
     "igpt_jax.sampling.restore": ("restore",),
     "igpt_jax.sampling.tasks": ("complete", "sample"),
+    "igpt_jax.sampling.video": ("continue_clip", "in_between", "sample_clips"),
     "igpt_jax.sequence": ("Example", "Inputs"),
     "igpt_jax.weights.load": ("load_pretrained",),
 }

@@ -124,8 +124,8 @@ class DataConfig:
     """Which pictures, in batches of which size, and what is done to them on the host."""
 
     source: str = "digits"
-    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, or a source of your own. A
-    run stores the absolute path."""
+    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, clips of `moving_digits` or
+    `clips:PATH`, or a source of your own. A run stores the absolute path."""
     batch_size: Positive = 128
     """Images per optimizer step over all processes."""
     train_split: str = "train"
@@ -139,6 +139,8 @@ class DataConfig:
     run continues."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
+    frame_step: Positive = 1
+    """Of clips, every so many frames one is read."""
 
     denoise: Literal["none", "tv", "bilateral", "nlmeans", "wavelet"] = "none"
     """Denoiser, run on the full-size picture (scikit-image)."""

@@ -236,14 +236,17 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
     """The model of a run that starts from weights: their sizes, with the additions that the run asks for.
 
     Sizes are grid, palette, layers, heads, width, biases, and whether it is causal. Classes, other orders and a
-    conditioning picture are those that are asked for, and where none are, those of the weights.
+    conditioning picture are those that are asked for, and where none are, those of the weights. So are the frames of a
+    model of clips that starts from a model of pictures.
 
     Raises:
       InputError: the two do not go together.
     """
     prefix = asked if asked.prefix_slots else weights
+    starts_clips = len(asked.grid) == 3 and len(weights.grid) == 2
     return replace(
         weights,
+        grid=(asked.grid[0], *weights.grid) if starts_clips else weights.grid,
         clf_classes=asked.clf_classes or weights.clf_classes,
         cond_classes=asked.cond_classes or weights.cond_classes,
         any_order=asked.any_order or weights.any_order,

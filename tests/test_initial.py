@@ -202,3 +202,10 @@ def test_the_setting_belongs_to_the_run():
     assert differences(cfg, other) == {"init_grid": ("same", "interpolate")}
     refused("init_grid: interpolate resizes", dataclasses.replace, other, init_from=None)
     refused("init_grid: 'near' is none of same, interpolate", dataclasses.replace, cfg, init_grid="near")
+
+
+def test_a_model_of_clips_keeps_its_frames_when_it_starts_from_one_of_pictures():
+    asked, pictures = ModelConfig(**SIZES | {"grid": (5, 9, 9)}), ModelConfig(**SIZES)
+    assert model_from_weights(asked, pictures).grid == (5, 8, 8)
+    assert model_from_weights(asked, dataclasses.replace(pictures, grid=(2, 8, 8))).grid == (2, 8, 8)
+    assert model_from_weights(pictures, asked).grid == (5, 9, 9)

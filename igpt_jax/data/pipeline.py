@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from igpt_jax.data.degrade import Damage
-from igpt_jax.data.sources import Source
+from igpt_jax.data.sources import Record, Source, Windows
 from igpt_jax.data.transforms import Transform
 from igpt_jax.errors import InputError, require
 
@@ -56,13 +56,13 @@ def train_batches(
       workers: worker processes; 0 uses threads of this process. The batches are the same.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c], label int32 [R] and with `damage` also damaged uint8 [R, y, x, c], for R
-      rows. `close()` stops its workers.
+      An iterator of image uint8 [R, y, x, c] (of clips [R, l, y, x, c], each cut at a random frame), label int32 [R]
+      and with `damage` also damaged, an array like image, for R rows. `close()` stops its workers.
 
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    read = functools.partial(_read, source, transform, damage)
+    read = functools.partial(_read_drawn, source, transform, damage)
     rows = _rows(rows, batch_size, source)
     batch = functools.partial(_train_batch, read, len(source), seed, batch_size, rows)
     return _Prefetched(grain.MapDataset.range(start_step, sys.maxsize).map(batch), workers)
@@ -127,8 +127,18 @@ def _stack(samples: list[Sample]) -> Batch:
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
+def _read_drawn(
+    source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator
+) -> Sample:
+    """A sample to train on: of a clip, a window that begins at a random frame."""
+    return _sample(source.draw(i, rng) if isinstance(source, Windows) else source[i], transform, damage, rng)
+
+
 def _read(source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator) -> Sample:
-    record = source[i]
+    return _sample(source[i], transform, damage, rng)
+
+
+def _sample(record: Record, transform: Transform, damage: Damage | None, rng: np.random.Generator) -> Sample:
     sample = {"image": transform(record["image"], rng), "label": np.int32(record["label"])}
     return sample if damage is None else sample | {"damaged": damage(sample["image"], rng)}
 

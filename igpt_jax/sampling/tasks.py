@@ -113,7 +113,7 @@ def complete(
 
 
 def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
-    """bool [Y, X], True in the first `rows` rows; None for the top half."""
+    """bool of a grid, True in the first `rows` rows (of a grid of clips: frames); None for half of them."""
     known = np.zeros(grid, bool)
     known[: grid[0] // 2 if rows is None else rows] = True
     return known
