@@ -36,6 +36,11 @@ def photos(tmp_path_factory):
     return folder
 
 
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def test_training_measures_orders_and_holes(any_order):
     lines = [json.loads(line) for line in (any_order / "metrics.jsonl").read_text().splitlines()]
     [last] = [line for line in lines if "eval/raster_nats" in line]
@@ -49,7 +54,7 @@ def test_only_the_hole_changes(any_order, photos, tmp_path):
     assert main([*command, str(tmp_path / "out"), "--mask", str(photos / "hole.png")]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"0-b-{part}.png" for part in ("mean", "deviation", "draw0", "draw1")}
-    before, hole = (np.asarray(Image.open(photos / name)) for name in ("b.png", "hole.png"))
+    before, hole = read(photos / "b.png"), read(photos / "hole.png")
     for part in ("mean", "draw0", "draw1"):
         with Image.open(tmp_path / "out" / f"0-b-{part}.png") as image:
             assert json.loads(image.text["igpt"])["method"] == "any_order"
@@ -57,14 +62,15 @@ def test_only_the_hole_changes(any_order, photos, tmp_path):
         np.testing.assert_array_equal(after[hole == 0], before[hole == 0])
         assert (after[hole > 0] != before[hole > 0]).mean() > 0.5
     colors = load_workdir(any_order).colors.decode(np.arange(17))
-    assert np.isin(np.asarray(Image.open(tmp_path / "out" / "0-b-draw0.png"))[hole > 0], colors).all()
+    assert np.isin(read(tmp_path / "out" / "0-b-draw0.png")[hole > 0], colors).all()
 
 
 def test_a_sheet_for_a_box_and_for_a_brush(any_order, workdir, photos, tmp_path):
     pictures = [str(photos / "a.png"), str(photos / "b.png")]
     box = ["--box", "1", "2", "3", "4", "--out", str(tmp_path / "box.png")]
     assert main(["inpaint", *pictures, "--model", str(any_order), "-n", "2", *box]) == 0
-    assert min(Image.open(tmp_path / "box.png").size) > 100
+    with Image.open(tmp_path / "box.png") as image:
+        assert min(image.size) > 100
     brush = ["--brush", "3", "--particles", "8", "--out", str(tmp_path / "brush.png")]
     assert main(["inpaint", *pictures[:1], "--model", str(workdir), "-n", "2", *brush]) == 0
     with Image.open(tmp_path / "brush.png") as image:
