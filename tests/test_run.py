@@ -262,8 +262,8 @@ def make_backwards(cfg, palette):
 
     def example(batch, keys_B):
         tokens_BT = batch_tokens(palette, batch)[:, ::-1]
-        order_BT = jnp.arange(cfg.n_ctx)[None, ::-1]
-        return Example(ordered_inputs(tokens_BT, order_BT), tokens_BT, jnp.ones(tokens_BT.shape) / cfg.n_ctx)
+        order_BT = jnp.arange(cfg.model.n_ctx)[None, ::-1]
+        return Example(ordered_inputs(tokens_BT, order_BT), tokens_BT, jnp.ones(tokens_BT.shape) / cfg.model.n_ctx)
 
     return Objective(example, "nats_per_token_backwards", evaluators=("likelihood",), pictures=("samples",))
 
