@@ -57,6 +57,7 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],  # it uses the latter without declaring it
         "plot": ["matplotlib>=3.9"],  # loss.png
+        "video": ["av>=14.2"],  # clips:PATH, igpt video to mp4
         "enhance": ["scikit-image>=0.24", "PyWavelets"],  # data.denoise, data.enhance
         # igpt fetch, and what it fetches; tensorflow-datasets, too, needs TensorFlow to prepare most image sets
         "openai": ["tensorflow", "pooch>=1.8", "requests>=2.32.2", "tqdm>=4.66"],
@@ -73,6 +74,7 @@ setup(
             "tqdm>=4.66",
             "matplotlib>=3.9",
             "setuptools>=77",  # builds the wheel that a test looks into
+            "av>=14.2",
             "scikit-image>=0.24",
             "PyWavelets",
             "tensorflow-datasets>=4.9.10",

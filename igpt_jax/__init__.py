@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from igpt_jax.parallel.mesh import make_mesh
     from igpt_jax.run import evaluate, report, train
     from igpt_jax.sampling.inpaint import inpaint
+    from igpt_jax.sampling.restore import restore
     from igpt_jax.sampling.tasks import complete, sample
+    from igpt_jax.sampling.video import continue_clip, in_between, sample_clips
     from igpt_jax.sequence import Example, Inputs
     from igpt_jax.weights.load import load_pretrained
 
@@ -28,13 +30,17 @@ __all__ = [
     "SamplerConfig",
     "__version__",
     "complete",
+    "continue_clip",
     "evaluate",
+    "in_between",
     "init_cache",
     "inpaint",
     "load_pretrained",
     "make_mesh",
     "report",
+    "restore",
     "sample",
+    "sample_clips",
     "train",
 ]
 
@@ -46,7 +52,9 @@ _HOMES = {
     "igpt_jax.parallel.mesh": ("make_mesh",),
     "igpt_jax.run": ("evaluate", "report", "train"),
     "igpt_jax.sampling.inpaint": ("inpaint",),
+    "igpt_jax.sampling.restore": ("restore",),
     "igpt_jax.sampling.tasks": ("complete", "sample"),
+    "igpt_jax.sampling.video": ("continue_clip", "in_between", "sample_clips"),
     "igpt_jax.sequence": ("Example", "Inputs"),
     "igpt_jax.weights.load": ("load_pretrained",),
 }

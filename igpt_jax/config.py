@@ -124,8 +124,8 @@ class DataConfig:
     """Which pictures, in batches of which size, and what is done to them on the host."""
 
     source: str = "digits"
-    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, or a source of your own. A
-    run stores the absolute path."""
+    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, clips of `moving_digits` or
+    `clips:PATH`, or a source of your own. A run stores the absolute path."""
     batch_size: Positive = 128
     """Images per optimizer step over all processes."""
     train_split: str = "train"
@@ -139,6 +139,8 @@ class DataConfig:
     run continues."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
+    frame_step: Positive = 1
+    """Of clips, every so many frames one is read."""
 
     denoise: Literal["none", "tv", "bilateral", "nlmeans", "wavelet"] = "none"
     """Denoiser, run on the full-size picture (scikit-image)."""
@@ -151,6 +153,10 @@ class DataConfig:
     """Largest move in pixels when `augment` is shift."""
     flip: bool = False
     """Mirror half of the training images left to right."""
+    degrade: tuple[str, ...] = ()
+    """Damage for objective restore, made when all else is done; one of these is drawn for each picture. `KIND`,
+    `KIND:STRENGTH` or `KIND:LOW-HIGH`, joined by + where several follow each other: `blur:1+gaussian:0.1`. Kinds are
+    gaussian, poisson, salt_pepper, blur, jpeg, downsample, scratches, stains and grey."""
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
@@ -299,10 +305,13 @@ class Config:
     objective: str = "ar"
     """ar: next-pixel prediction in raster order. bert: prediction of masked pixels (both paper section 2.1). joint: ar
     or bert, as model.causal says, plus classification (section 2.3). any_order: next-pixel prediction in many orders.
-    ardm: prediction of masked pixels at every mask rate. Or an objective of your own."""
+    ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a damaged one (data.degrade).
+    Or an objective of your own."""
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
-    name. A classification head, a class table, biases and position tables that are missing there start at zero."""
+    name. A classification head, a class table, biases and position tables that are missing there start at zero. The
+    parameters that read a damaged picture (model.prefix_slots) start at random: with them the model does not compute
+    the same as before, even at first."""
     init_grid: Literal["same", "interpolate"] = "same"
     """Which grid the weights in init_from may be of. same: model.grid. interpolate: another number of rows and columns,
     too; their position tables are then resized to model.grid."""

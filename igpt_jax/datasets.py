@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import Config
+from igpt_jax.data.degrade import make_damage
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
 from igpt_jax.data.sources import absolute_source, open_source
 from igpt_jax.data.sources.base import Record, Source, Split
@@ -37,7 +38,7 @@ class Data:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of every image."""
+        """Rows and columns of every image or frame."""
         return picture_size(self.cfg)
 
     def train_batches(self, start: int) -> Iterator[Batch]:
@@ -46,6 +47,7 @@ class Data:
         return train_batches(
             self.train,
             make_preprocess(cfg.data, self.size, train=True),
+            damage=make_damage(cfg.data.degrade, train=True),
             batch_size=cfg.data.batch_size,
             seed=cfg.seed,
             start_step=start,
@@ -60,30 +62,52 @@ class Data:
         return eval_batches(
             source,
             make_preprocess(self.cfg.data, self.size, train=False),
+            damage=make_damage(self.cfg.data.degrade, train=False),
             batch_size=batch_size,
             rows=local_rows(self.mesh, batch_size),
         )
 
     def images(self, source: Source, n: int) -> np.ndarray:
-        """At most n images, spread evenly over a source, as evaluation sees them: uint8 [n, Y, X, C]."""
+        """At most n images or clips, spread evenly over a source, as evaluation sees them: uint8 [n, *grid, C]."""
         chosen = subset(source, n)
         records = (chosen[i] for i in range(len(chosen)))
         tracked = progress.track(records, "reading images", len(chosen))
         return preprocess_for_eval(self.cfg, (record["image"] for record in tracked))
 
+    def damaged(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, Y, X, C] with the damage that evaluation gives them, of the same shape.
+
+        Raises:
+          InputError: data.degrade names no damage.
+        """
+        damage, unused = make_damage(self.cfg.data.degrade, train=False), np.random.default_rng(0)
+        if damage is None:
+            raise InputError("data.degrade: names no damage to restore; gaussian:0.1 for example")
+        return np.stack([damage(image, unused) for image in images])
+
 
 def preprocess_for_eval(cfg: Config, images: Iterable[np.ndarray]) -> np.ndarray:
-    """Images uint8 [y, x, C] of any size, brought to the model's grid without augmentation: uint8 [n, Y, X, C]."""
+    """Images uint8 [y, x, C] of any size, or clips [l, y, x, C], brought to the rows and columns of the model's grid
+    without augmentation: uint8 [n, Y, X, C] or [n, l, Y, X, C]."""
     preprocess = make_preprocess(cfg.data, picture_size(cfg), train=False)
     unused = np.random.default_rng(0)
     return np.stack([preprocess(image, unused) for image in images])
 
 
 def picture_size(cfg: Config) -> tuple[int, int]:
-    """Rows and columns of the model's grid; InputError if it is not a grid of pictures."""
-    if len(cfg.model.grid) != 2:
+    """Rows and columns of the model's grid; InputError if it is neither one of pictures nor of clips."""
+    if len(cfg.model.grid) < 2:
         raise InputError(f"model.grid: {cfg.model.grid} is not rows and columns, which pictures need")
-    return cfg.model.grid[0], cfg.model.grid[1]
+    return cfg.model.grid[-2], cfg.model.grid[-1]
+
+
+def check_frames(cfg: Config, source: Source) -> None:
+    """Raises InputError if a model of clips gets pictures, or clips of another number of frames."""
+    image, (frames, *_) = source[0]["image"], cfg.model.grid
+    if image.ndim != 4 or len(image) != frames:
+        what = "pictures" if image.ndim == 3 else f"clips of {len(image)} frames"
+        grid = f"model.grid {cfg.model.grid} is one of clips of {frames} frames"
+        raise InputError(f"data.source: {source.name} holds {what}, but {grid}")
 
 
 def with_absolute_source(cfg: Config) -> Config:
@@ -102,16 +126,21 @@ def open_data(
       whole: both halves are all images of data.source.
 
     Raises:
-      InputError: there is no such data, the processes see different images, the grid is not one of pictures, or the
+      InputError: there is no such data, the processes see different images, the grid is not one of such images, or the
         mesh does not fit the devices.
     """
     with raise_on_all():
         picture_size(cfg)
+        make_damage(cfg.data.degrade, train=True)  # names a bad spec
+        frames = cfg.model.n_frame if len(cfg.model.grid) == 3 else None
         mesh = make_mesh(cfg.mesh) if mesh is None else mesh
         if whole:
-            everything = open_source(cfg.data, "all")
+            everything = open_source(cfg.data, "all", frames)
             source = {"train": everything, "eval": everything}
-        source = source or {"train": open_source(cfg.data, "train"), "eval": open_source(cfg.data, "eval")}
+        if source is None:
+            source = {half: open_source(cfg.data, half, frames) for half in ("train", "eval")}
+        if frames is not None:
+            check_frames(cfg, source["train"])
         data = Data(source["train"], source["eval"], cfg, mesh)
     require_same(f"data.source {cfg.data.source}", str(data.digests))
     return data

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.files import local_path
-from igpt_jax.model import AXES, OPTIONAL, ImageGPT, abstract_params
+from igpt_jax.model import AXES, CONDITIONING, OPTIONAL, ImageGPT, abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
 from igpt_jax.parallel.processes import on_process_zero, raise_on_all
@@ -228,22 +228,25 @@ def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
         save_weights(workdir, meta, pretrained.params)
 
 
-_CAN_BE_ADDED = ("use_bias", "clf_classes", "cond_classes", "any_order")
-"""What weights to start from may lack: the parameters start at zero (`OPTIONAL`)."""
+_CAN_BE_ADDED = ("use_bias", "clf_classes", "cond_classes", "any_order", "prefix_slots", "prefix_values")
+"""What weights to start from may lack: the parameters are new (`OPTIONAL`, `CONDITIONING`)."""
 
 
 def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
     """The model of a run that starts from weights: their sizes, with the additions that the run asks for.
 
     Sizes are grid, palette, layers, heads, width, biases, and whether it is causal. Classes, other orders and a
-    conditioning picture are those that are asked for, and where none are, those of the weights.
+    conditioning picture are those that are asked for, and where none are, those of the weights. So are the frames of a
+    model of clips that starts from a model of pictures.
 
     Raises:
       InputError: the two do not go together.
     """
     prefix = asked if asked.prefix_slots else weights
+    starts_clips = len(asked.grid) == 3 and len(weights.grid) == 2
     return replace(
         weights,
+        grid=(asked.grid[0], *weights.grid) if starts_clips else weights.grid,
         clf_classes=asked.clf_classes or weights.clf_classes,
         cond_classes=asked.cond_classes or weights.cond_classes,
         any_order=asked.any_order or weights.any_order,
@@ -289,7 +292,7 @@ def _grid_faults(cfg: Config, there: ModelConfig) -> list[str]:
 def _misshaped(wanted: Any, params: Any) -> list[str]:
     """What two trees of (abstract) parameters differ in, without what may be missing."""
     here, there = ({path_name(p): x.shape for p, x in jax.tree.leaves_with_path(tree)} for tree in (wanted, params))
-    faults = [f"no {name}" for name in here.keys() - there.keys() - OPTIONAL]
+    faults = [f"no {name}" for name in here.keys() - there.keys() - OPTIONAL - CONDITIONING]
     faults += [f"{name} is not in this model" for name in there.keys() - here.keys()]
     both = [name for name in here.keys() & there if here[name] != there[name]]
     return sorted(faults + [f"{name} is {there[name]} there and {here[name]} here" for name in both])

@@ -7,10 +7,15 @@ slots; the decoder knows none of them. Dims: B image, T slot, P prefix slot, W v
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.config import ModelConfig
+from igpt_jax.errors import InputError
 
 
 class Inputs(NamedTuple):
@@ -92,6 +97,37 @@ def masked_inputs(tokens_BT: jax.Array, visible_BT: jax.Array | None = None) -> 
         target=t,
         source=t,
     )
+
+
+def patch_side(cfg: ModelConfig, channels: int) -> int:
+    """The side p, in pixels, of the square patches of a conditioning picture; each fills one prefix slot.
+
+    Raises:
+      InputError: the prefix slots do not hold a picture of the model's grid and of so many channels.
+    """
+    p = math.isqrt(cfg.prefix_values // channels)
+    divides = len(cfg.grid) == 2 and p > 0 and all(n % p == 0 for n in cfg.grid)
+    if divides and (cfg.prefix_slots, cfg.prefix_values) == (cfg.n_ctx // p**2, p**2 * channels):
+        return p
+    side = 1 if any(n % 2 for n in cfg.grid) else 2
+    raise InputError(
+        f"model.prefix_slots: {cfg.prefix_slots} slots of {cfg.prefix_values} values hold no picture of grid "
+        f"{cfg.grid} with {channels} channel(s); for patches of {side} x {side} pixels set model.prefix_slots "
+        f"{cfg.n_ctx // side**2} and model.prefix_values {side**2 * channels}"
+    )
+
+
+def patches(images: jax.Array | np.ndarray, side: int) -> jax.Array:
+    """Pictures as prefix slots: float32 [B, P, side * side * C] in [-1, 1], patches in raster order.
+
+    A slot holds its patch row by row, each pixel with its channels, as x / 127.5 - 1. No palette rounds it.
+
+    Args:
+      images: uint8 [B, Y, X, C]; `side` divides Y and X.
+    """
+    b, y, x, c = images.shape
+    blocks = images.reshape(b, y // side, side, x // side, side, c).swapaxes(2, 3)
+    return jnp.asarray(blocks.reshape(b, -1, side * side * c)).astype(jnp.float32) / 127.5 - 1
 
 
 def _previous(x_BT: jax.Array) -> jax.Array:

@@ -1,12 +1,15 @@
-"""Pictures for people: grids, completion strips, palettes, loss curves. Host arrays in, RGB arrays or PNGs out."""
+"""For people: grids, clips, completion strips, palettes, loss curves. Host arrays in, RGB arrays and files out."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -52,20 +55,133 @@ def completion_strips(
       uint8 [H, W, 3].
     """
     scale = _auto_scale(images)
-    prompt = _enlarge(images, scale)
-    y, x = np.indices(prompt.shape[1:3])
-    known = np.broadcast_to(known, images.shape[:3])[..., None]
-    prompt = np.where(_enlarge(known, scale), prompt, MISSING[(x + y) // 6 % 2])
-    n = completions.shape[1]
-    parts = [prompt[:, None], _enlarge(completions, scale)]
-    titles = [("prompt", 1), ("completions" if n > 1 else "completion", n)]
+    columns = [("prompt", _striped(images, known, scale)[:, None])]
+    columns.append(("completions" if completions.shape[1] > 1 else "completion", _enlarge(completions, scale)))
     if originals is not None:
-        parts.append(_enlarge(originals, scale)[:, None])
-        titles.append(("original", 1))
-    rows = np.concatenate(parts, axis=1)
+        columns.append(("original", _enlarge(originals, scale)[:, None]))
+    return _titled(columns, scale)
+
+
+def inpainting_strips(
+    images: np.ndarray, known: np.ndarray, draws: np.ndarray, means: np.ndarray, deviations: np.ndarray
+) -> np.ndarray:
+    """One row for each image: the hole, n draws, their mean, their deviation, and the image as it was, under titles.
+
+    Args:
+      images, means: uint8 [B, Y, X, C], C 1 or 3.
+      known: bool [Y, X] or [B, Y, X]; False where the hole is.
+      draws: uint8 [B, n, Y, X, C].
+      deviations: uint8 [B, Y, X, 1].
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    scale = _auto_scale(images)
+    columns = [("hole", _striped(images, known, scale)[:, None])]
+    columns.append(("draws" if draws.shape[1] > 1 else "draw", _enlarge(draws, scale)))
+    for title, tiles in (("mean", means), ("deviation", deviations), ("picture", images)):
+        columns.append((title, _enlarge(tiles, scale)[:, None]))
+    return _titled(columns, scale)
+
+
+def _striped(images: np.ndarray, known: np.ndarray, scale: int) -> np.ndarray:
+    """Enlarged images, with stripes where they are not known."""
+    enlarged = _enlarge(images, scale)
+    y, x = np.indices(enlarged.shape[1:3])
+    known = np.broadcast_to(known, images.shape[:3])[..., None]
+    return np.where(_enlarge(known, scale), enlarged, MISSING[(x + y) // 6 % 2])
+
+
+def restoration_strips(
+    damaged: np.ndarray, draws: np.ndarray, means: np.ndarray, originals: np.ndarray | None = None
+) -> np.ndarray:
+    """One row for each image: damaged, n draws, their mean and, if there is one, the original, under column titles.
+
+    Args:
+      damaged, means, originals: uint8 [B, Y, X, C], C 1 or 3.
+      draws: uint8 [B, n, Y, X, C].
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    scale = _auto_scale(damaged)
+    columns = [("damaged", damaged[:, None]), ("draws" if draws.shape[1] > 1 else "draw", draws)]
+    columns.append(("mean", means[:, None]))
+    if originals is not None:
+        columns.append(("original", originals[:, None]))
+    return _titled([(title, _enlarge(images, scale)) for title, images in columns], scale)
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures uint8 [H, W, 3] one below the other, filled up on the right to one width."""
+    width = max(picture.shape[1] for picture in pictures)
+    filled = [np.broadcast_to(GAP, (picture.shape[0], width, 3)).copy() for picture in pictures]
+    for row, picture in zip(filled, pictures, strict=True):
+        row[:, : picture.shape[1]] = picture
+    return np.concatenate(filled)
+
+
+def _titled(columns: list[tuple[str, np.ndarray]], scale: int) -> np.ndarray:
+    """Rows of tiles under titles: (title, uint8 [B, n, H, W, 3]) of each group of n columns."""
+    tiles = np.concatenate([images for _, images in columns], axis=1)
     gap = max(2, min(scale, 6))
-    strips = _lay_out(rows.reshape(-1, *rows.shape[2:]), rows.shape[1], gap)
-    return _with_titles(strips, titles, prompt.shape[2], gap)
+    strips = _lay_out(tiles.reshape(-1, *tiles.shape[2:]), tiles.shape[1], gap)
+    return _with_titles(strips, [(title, images.shape[1]) for title, images in columns], tiles.shape[3], gap)
+
+
+def clip_sheet(clips: np.ndarray, titles: Sequence[tuple[str, int]] = ()) -> np.ndarray:
+    """One row a clip, its frames side by side.
+
+    Args:
+      clips: uint8 [n, L, Y, X, C], C 1 or 3.
+      titles: (text, frames it stands above), from the left; none for no titles.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    frames = clips.reshape(-1, *clips.shape[2:])
+    scale = _auto_scale(frames)
+    gap = max(2, min(scale, 6))
+    sheet = _lay_out(_enlarge(frames, scale), clips.shape[1], gap)
+    return _with_titles(sheet, titles, scale * clips.shape[3], gap) if titles else sheet
+
+
+def save_animation(
+    path: str | os.PathLike[str], clips: np.ndarray, fps: float = 8.0, text: Mapping[str, str] | None = None
+) -> None:
+    """Writes clips beside each other as one .gif or .mp4, which appears whole or not at all.
+
+    GIFs have at most 256 colours a frame, and repeat for ever. The mp4 is H.264 with half the resolution of colour.
+
+    Args:
+      clips: uint8 [n, L, Y, X, C], C 1 or 3.
+      fps: frames a second; a GIF counts in hundredths of a second.
+      text: stored in the file as a comment.
+
+    Raises:
+      InputError: PyAV is missing, which writes mp4.
+    """
+    pictures = [image_grid(clips[:, i]) for i in range(clips.shape[1])]
+    comment = json.dumps(dict(text or {}))
+    if Path(path).suffix == ".gif":
+        first, *others = (Image.fromarray(picture) for picture in pictures)
+        options: dict[str, Any] = dict(save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        with replace_file(path) as file:
+            first.save(file, format="GIF", comment=comment.encode(), **options)
+        return
+    if importlib.util.find_spec("av") is None:
+        raise InputError(f"writing {str(path)!r} needs PyAV; pip install 'igpt_jax[video]', or write a .gif")
+    import av
+
+    height, width = (n + n % 2 for n in pictures[0].shape[:2])  # H.264 takes even sizes
+    with replace_file(path) as file, av.open(file, "w", format="mp4") as container:
+        container.metadata["comment"] = comment
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for picture in pictures:
+            padded = np.pad(picture, ((0, height - len(picture)), (0, width - picture.shape[1]), (0, 0)), "edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def palette_swatch(palette: Palette) -> np.ndarray:
@@ -167,7 +283,7 @@ def _lay_out(tiles: np.ndarray, columns: int, gap: int) -> np.ndarray:
     return picture
 
 
-def _with_titles(picture: np.ndarray, titles: list[tuple[str, int]], width: int, gap: int) -> np.ndarray:
+def _with_titles(picture: np.ndarray, titles: Sequence[tuple[str, int]], width: int, gap: int) -> np.ndarray:
     """Puts (text, columns spanned) above the columns of `width` pixels."""
     font = ImageFont.load_default(size=12)
     header = Image.new("RGB", (picture.shape[1], 20), tuple(GAP.tolist()))

@@ -53,9 +53,9 @@ ENDING = "; set model.* as it was made"
         ({"use_bias": True}, {}, "use_bias is True there and False here" + ENDING),
         ({"cond_classes": 3}, {"cond_classes": 4}, "cond_classes is 3 there and 4 here" + ENDING),
         (
-            {},
-            {"prefix_slots": 2, "prefix_values": 3},
-            "prefix_slots is 0 there and 2 here; prefix_values is 0 there and 3 here" + ENDING,
+            {"prefix_slots": 16, "prefix_values": 4},
+            {"prefix_slots": 64, "prefix_values": 1},
+            "prefix_slots is 16 there and 64 here; prefix_values is 4 there and 1 here" + ENDING,
         ),
         (
             {},
@@ -88,6 +88,25 @@ def test_shapes_are_named_where_the_settings_agree():
     assert "does not fit: extra is not in this model; no wte; sos is (16, 16) there and (16,) here" in line
     clips = refused("", check, weights(any_order=True), any_order=True, grid=(3, 8, 8))
     assert "wpe_source is (64, 16) there and (192, 16) here" in clips
+
+
+def test_raster_weights_start_a_model_that_restores():
+    """What reads the damaged picture is new and random; everything else is that of the weights."""
+    cfg, source = restoring(), weights()
+    program = make_program(cfg, Palette.levels(16), make_mesh())
+    check_initial(program.abstract, cfg, source)
+    fresh = {name: np.asarray(x) for name, x in program.init().params.items() if name.startswith("prefix")}
+    state = init_from_pretrained(program.init(), source, cfg.model.grid)
+    for name, x in state.params.items():
+        expected = fresh[name] if name in fresh else source.params[name]
+        jax.tree.map(np.testing.assert_array_equal, x, expected)
+    assert all(x.std() > 0.005 for x in fresh.values())
+
+
+def restoring():
+    model = ModelConfig(**SIZES, prefix_slots=16, prefix_values=4)
+    data = DataConfig(channels=1, degrade=("gaussian:0.1",))
+    return Config(init_from="runs/a", objective="restore", model=model, data=data)
 
 
 def test_a_run_takes_the_sizes_of_the_weights_and_its_own_additions():
@@ -183,3 +202,10 @@ def test_the_setting_belongs_to_the_run():
     assert differences(cfg, other) == {"init_grid": ("same", "interpolate")}
     refused("init_grid: interpolate resizes", dataclasses.replace, other, init_from=None)
     refused("init_grid: 'near' is none of same, interpolate", dataclasses.replace, cfg, init_grid="near")
+
+
+def test_a_model_of_clips_keeps_its_frames_when_it_starts_from_one_of_pictures():
+    asked, pictures = ModelConfig(**SIZES | {"grid": (5, 9, 9)}), ModelConfig(**SIZES)
+    assert model_from_weights(asked, pictures).grid == (5, 8, 8)
+    assert model_from_weights(asked, dataclasses.replace(pictures, grid=(2, 8, 8))).grid == (2, 8, 8)
+    assert model_from_weights(pictures, asked).grid == (5, 9, 9)

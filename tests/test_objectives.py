@@ -9,13 +9,15 @@ import optax
 import pytest
 
 from igpt_jax import Config, ImageGPT, InputError, ModelConfig, Palette
-from igpt_jax.config import MeshConfig, OptimConfig, TrainConfig
+from igpt_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from igpt_jax.keys import fold_in
+from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import make_objective, score, token_nats
 from igpt_jax.objectives.bert import MASKED, draw_visible
 from igpt_jax.parallel.mesh import make_mesh, put_batch
+from igpt_jax.sequence import patch_side, patches, raster_inputs
 from igpt_jax.training.optimizer import make_optimizer
-from igpt_jax.training.step import make_init, make_train_step
+from igpt_jax.training.step import make_init, make_program, make_train_step
 from tests.conftest import randomized
 
 PALETTE = Palette.levels(16)
@@ -151,6 +153,53 @@ def test_padding_rows_do_not_count(name, cfg):
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for key in means:
         np.testing.assert_allclose(value(padded[key]), value(means[key]), rtol=1e-6)
+
+
+RESTORE = {"prefix_slots": 16, "prefix_values": 4}
+
+
+def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
+    """The prefix against numpy: patches of 2 x 2 in raster order, unrounded; then the loss of `ar` given that."""
+    model = ImageGPT(ModelConfig.preset("tiny", **RESTORE))
+    params = randomized(jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"], 0.1)
+    clean, damaged = images(3), np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    batch = {"image": clean, "damaged": damaged, "weight": np.array([1, 1, 0], np.float32)}
+    prefix = np.stack(
+        [damaged[:, y : y + 2, x : x + 2].reshape(3, 4) for y in range(0, 8, 2) for x in range(0, 8, 2)], axis=1
+    )
+    prefix = prefix / np.float32(127.5) - 1
+    example = make_objective(Config(objective="restore", model=model.cfg), PALETTE).example(batch, keys(3))
+    np.testing.assert_allclose(example.inputs.prefix, prefix, atol=1e-6)  # XLA multiplies by 1 / 127.5
+    tokens = np.asarray(PALETTE.encode(clean)).reshape(3, 64)
+    np.testing.assert_array_equal(example.labels, tokens)
+    logits = model.apply({"params": params}, raster_inputs(jnp.asarray(tokens))._replace(prefix=prefix))
+    loss, means = run("restore", model, params, batch, keys(3))
+    np.testing.assert_allclose([loss, value(means["nats_per_token"])], nats_of(logits, tokens)[:2].mean(), rtol=1e-6)
+
+
+def test_patches_of_colours_hold_pixel_after_pixel():
+    picture = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(1, 4, 4, 3)
+    second = [*range(6, 12), *range(18, 24)]  # columns 2 and 3 of the first two rows
+    np.testing.assert_allclose(patches(picture, 2)[0, 1], np.array(second) / 127.5 - 1, rtol=1e-6)
+    whole = ModelConfig(grid=(4, 4), prefix_slots=1, prefix_values=48)
+    assert (patch_side(whole, 3), patches(picture, 4).shape) == (4, (1, 1, 48))
+
+
+@pytest.mark.parametrize(
+    ("objective", "prefix", "degrade", "named"),
+    [
+        ("restore", RESTORE, (), "data.degrade: names no damage"),
+        ("ar", {}, ("blur",), "data.degrade: objective 'ar' does not read damaged images"),
+        ("restore", {}, ("blur",), "set model.prefix_slots 16 and model.prefix_values 4"),
+        ("restore", {"prefix_slots": 16, "prefix_values": 12}, ("blur",), "16 slots of 12 values hold no picture"),
+        ("restore", {"prefix_slots": 7, "prefix_values": 9}, ("blur",), "hold no picture of grid .8, 8."),
+    ],
+)
+def test_damage_objective_and_prefix_go_together(objective, prefix, degrade, named):
+    model = ModelConfig.preset("tiny", **prefix)
+    cfg = Config(objective=objective, model=model, data=DataConfig(channels=1, degrade=degrade))
+    with pytest.raises(InputError, match=named):
+        make_program(cfg, PALETTE, make_mesh(MeshConfig()))
 
 
 def make_step(cfg, mesh, tx=None):

@@ -20,7 +20,7 @@ from igpt_jax.plugins import load_config, load_module, shipped_experiments
 from igpt_jax.version import __version__
 from tests.test_layering import ROOT
 
-EXPERIMENTS = ["digits", "emoji", "fashion_mnist"]
+EXPERIMENTS = ["denoise", "digits", "emoji", "fashion_mnist", "moving_digits"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_lowest_versions_are_those_that_are_claimed(wheel):
     lines = (ROOT / "constraints" / "lowest.txt").read_text().splitlines()
     pins = {name: Version(version) for name, version in (line.split("==") for line in lines if line[:1] != "#")}
     claimed = bounds(metadata)
-    for extra in ("tfds", "plot", "enhance", "openai"):
+    for extra in ("tfds", "plot", "enhance", "video", "openai"):
         claimed |= bounds(metadata, extra)
     assert pins == claimed
 
@@ -96,7 +96,9 @@ def test_names_of_experiments_in_a_checkout(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()  # a folder is no file of that name
     assert load_config("digits").name == "digits"
     for wrong in ("digit", "nope.py"):
-        with pytest.raises(InputError, match=f"^experiment {wrong}: no such file.* digits, emoji, fashion_mnist"):
+        with pytest.raises(
+            InputError, match=f"^experiment {wrong}: no such file.* digits, emoji, fashion_mnist, moving_digits"
+        ):
             load_config(wrong)
     with pytest.raises(InputError, match="did you mean 'digits'"):
         load_config("digit")

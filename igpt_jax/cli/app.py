@@ -25,13 +25,16 @@ from igpt_jax.cli.convert import Convert
 from igpt_jax.cli.evaluate import Evaluate
 from igpt_jax.cli.fetch import Fetch
 from igpt_jax.cli.info import Info
+from igpt_jax.cli.inpaint import Inpaint
 from igpt_jax.cli.output import fail
 from igpt_jax.cli.palette import FitPalette
 from igpt_jax.cli.parse import parse
 from igpt_jax.cli.plan import PlanRun
 from igpt_jax.cli.progress import ConsoleHandler, show_progress
+from igpt_jax.cli.restore import Restore
 from igpt_jax.cli.sample import Sample
 from igpt_jax.cli.train import Train
+from igpt_jax.cli.video import Video
 from igpt_jax.errors import InputError, first_line, nearest
 from igpt_jax.version import __version__
 
@@ -39,6 +42,9 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "sample": Sample,
     "complete": Complete,
+    "inpaint": Inpaint,
+    "restore": Restore,
+    "video": Video,
     "eval": Evaluate,
     "info": Info,
     "palette": FitPalette,
@@ -67,8 +73,8 @@ MODEL is a workdir of igpt train, an OpenAI checkpoint, a Hugging Face directory
 igpt COMMAND --help lists the options of a command, igpt --version prints the version, and igpt completion
 {"|".join(SHELLS)} prints a script that completes commands and options with the tab key.
 
-train, sample, complete and eval run over several processes where Slurm, Open MPI, Kubernetes or Cloud TPU started
-them, or where each is given --coordinator HOST:PORT --num-processes N --process-id I.
+train, sample, complete, inpaint, restore, video and eval run over several processes where Slurm, Open MPI, Kubernetes
+or Cloud TPU started them, or where each is given --coordinator HOST:PORT --num-processes N --process-id I.
 
 Exit codes other than 0: """ + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
 

@@ -187,6 +187,12 @@ class ModelArgs:
         return local_path(out or (workdir / name if (workdir / "checkpoints").is_dir() else Path(name)), "--out")
 
 
+def require_pictures(path: str, grid: tuple[int, ...]) -> None:
+    """Raises InputError if the weights at `path` are of a model of clips."""
+    if len(grid) == 3:
+        raise InputError(f"--model {path}: draws clips of {grid[0]} frames; igpt video draws with it")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplerArgs:
     """How images are drawn. An option that is left out has the run's own setting, but for the seed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs
+from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, require_pictures
 from igpt_jax.cli.output import Drawn, check_result_path, write_images
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -55,6 +55,7 @@ class Complete(JoinedCommand):
         from igpt_jax.viz import completion_strips
 
         weights = self.weights.load()
+        require_pictures(self.weights.path, weights.config.model.grid)
         with raise_on_all():
             images, known = self.read(weights.config)
         require_same("the images", hashlib.sha256(images.tobytes() + known.tobytes()).hexdigest())

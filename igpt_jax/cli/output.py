@@ -34,14 +34,14 @@ def fail(code: int, message: object) -> int:
 class Drawn:
     """Images that a command has drawn, and what is written beside them."""
 
-    images: np.ndarray
-    """uint8 [n, Y, X, C]."""
+    images: np.ndarray | Sequence[np.ndarray]
+    """uint8 [n, Y, X, C], or n pictures of several sizes."""
     names: Sequence[str]
     """Of each image's file in a directory, without the suffix."""
     picture: Callable[[], np.ndarray]
     """All of them as one picture, uint8 [Y, X, 3]."""
     shape: tuple[int, ...]
-    """Of the array in a .npy."""
+    """Of the array in a .npy; unused where the pictures have several sizes."""
     settings: Mapping[str, Any]
     """How they were drawn; stored in PNGs."""
     labels: np.ndarray | None = None
@@ -67,6 +67,12 @@ def check_result_path(path: Path) -> Path:
 
 def write_images(path: Path, drawn: Drawn) -> None:
     """Writes images as `check_result_path` says, on process 0, and prints where."""
+    save_images(path, drawn)
+    print(path)
+
+
+def save_images(path: Path, drawn: Drawn) -> None:
+    """Writes images as `check_result_path` says, on process 0."""
     from igpt_jax.files import replace_file
     from igpt_jax.parallel.processes import on_process_zero
     from igpt_jax.viz import save_png
@@ -77,9 +83,10 @@ def write_images(path: Path, drawn: Drawn) -> None:
                 save_png(path, drawn.picture(), png_text(drawn.settings))
             elif path.suffix == ".npy":
                 with replace_file(path) as file:
-                    np.save(file, drawn.images.reshape(drawn.shape))
+                    np.save(file, np.reshape(drawn.images, drawn.shape))
             elif path.suffix == ".npz":
-                rgb = np.broadcast_to(drawn.images, (*drawn.images.shape[:-1], 3))
+                images = np.asarray(drawn.images)
+                rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
                 arrays = [rgb] if drawn.labels is None else [rgb, drawn.labels]
                 with replace_file(path) as file:
                     np.savez(file, *arrays)
@@ -91,7 +98,6 @@ def write_images(path: Path, drawn: Drawn) -> None:
             raise InputError(f"--out {path}: {error.strerror}") from None
 
     on_process_zero(write)
-    print(path)
 
 
 def png_text(settings: Mapping[str, Any]) -> dict[str, str]:

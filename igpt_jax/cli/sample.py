@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs
+from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, require_pictures
 from igpt_jax.cli.output import Drawn, check_result_path, write_images
 from igpt_jax.errors import InputError
 
@@ -39,6 +39,7 @@ class Sample(JoinedCommand):
         from igpt_jax.viz import image_grid
 
         weights = self.weights.load()
+        require_pictures(self.weights.path, weights.config.model.grid)
         sampler = self.sampler.over(weights.config.sampler)
         chosen = [class_index(weights, name) for name in self.classes or ()]
         classes = np.resize(chosen, self.n) if chosen else None

@@ -14,13 +14,14 @@ import signal
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
-from igpt_jax.data.sources import Source
+from igpt_jax.data.degrade import Damage
+from igpt_jax.data.sources import Record, Source, Windows
 from igpt_jax.data.transforms import Transform
 from igpt_jax.errors import InputError, require
 
@@ -33,6 +34,7 @@ def train_batches(
     source: Source,
     transform: Transform,
     *,
+    damage: Damage | None = None,
     batch_size: int,
     seed: int,
     start_step: int = 0,
@@ -45,7 +47,8 @@ def train_batches(
     batch may hold the end of one epoch and the start of the next. Only the rows asked for are read.
 
     Args:
-      source, transform: can be pickled if `workers` > 0. The transform's results have one shape.
+      source, transform, damage: can be pickled if `workers` > 0. The transform's results have one shape.
+      damage: makes of each transformed image the `damaged` one beside it; None for none.
       batch_size: images over all processes.
       seed: of order and augmentation.
       start_step: index of the first global batch.
@@ -53,28 +56,38 @@ def train_batches(
       workers: worker processes; 0 uses threads of this process. The batches are the same.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c] and label int32 [R], for R rows. `close()` stops its workers.
+      An iterator of image uint8 [R, y, x, c] (of clips [R, l, y, x, c], each cut at a random frame), label int32 [R]
+      and with `damage` also damaged, an array like image, for R rows. `close()` stops its workers.
 
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    batch = functools.partial(_train_batch, source, transform, seed, batch_size, _rows(rows, batch_size, source))
+    read = functools.partial(_read_drawn, source, transform, damage)
+    rows = _rows(rows, batch_size, source)
+    batch = functools.partial(_train_batch, read, len(source), seed, batch_size, rows)
     return _Prefetched(grain.MapDataset.range(start_step, sys.maxsize).map(batch), workers)
 
 
 def eval_batches(
-    source: Source, transform: Transform, *, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
+    source: Source,
+    transform: Transform,
+    *,
+    damage: Damage | None = None,
+    batch_size: int,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every record of the source once, in order. The number of batches does not depend on `rows`.
 
     Returns:
-      An iterator of image uint8 [R, y, x, c], label int32 [R] and weight float32 [R]. The weight is 1 for a record, and
-      0 for the all-zero entries that fill the last batch.
+      An iterator of what `train_batches` yields and weight float32 [R]. The weight is 1 for a record, and 0 for the
+      all-zero entries that fill the last batch.
 
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    batch = functools.partial(_eval_batch, source, transform, batch_size, _rows(rows, batch_size, source))
+    read = functools.partial(_read, source, transform, damage)
+    rows = _rows(rows, batch_size, source)
+    batch = functools.partial(_eval_batch, read, len(source), batch_size, rows)
     return _Prefetched(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch), workers=0)
 
 
@@ -83,37 +96,51 @@ def _rows(rows: Sequence[int] | np.ndarray | None, batch_size: int, source: Sour
     return np.arange(batch_size) if rows is None else np.array(rows)
 
 
-def _train_batch(
-    source: Source, transform: Transform, seed: int, batch_size: int, rows: np.ndarray, step: int
-) -> Batch:
-    """These rows of global batch `step`."""
-    n, samples = len(source), []
+Sample = dict[str, np.ndarray]
+"""One row of a batch: name -> array."""
+Read = Callable[[int, np.random.Generator], Sample]
+"""(index of a record, generator) -> the sample."""
+
+
+def _train_batch(read: Read, n: int, seed: int, batch_size: int, rows: np.ndarray, step: int) -> Batch:
+    """These rows of global batch `step` over n records."""
+    samples = []
     for g in (step * batch_size + rows).tolist():
         epoch, position = divmod(g, n)
-        samples.append(_read(source, transform, permuted(position, n, seed, epoch), _generator(seed, g)))
-    images, labels = zip(*samples, strict=True)
-    return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        samples.append(read(permuted(position, n, seed, epoch), _generator(seed, g)))
+    return _stack(samples)
 
 
-def _eval_batch(source: Source, transform: Transform, batch_size: int, rows: np.ndarray, step: int) -> Batch:
-    """These rows of batch `step`. Rows after the last record are zeros."""
+def _eval_batch(read: Read, n: int, batch_size: int, rows: np.ndarray, step: int) -> Batch:
+    """These rows of batch `step` over n records. Rows after the last record are zeros."""
     indices = step * batch_size + rows
-    real = indices < len(source)
-    # a process without any record in this batch still reads one, to know the shape
-    chosen = indices[real].tolist() or [0]
-    images, labels = zip(*(_read(source, transform, i, _generator(0, i)) for i in chosen), strict=True)
-    batch = {
-        "image": np.zeros((len(rows), *images[0].shape), np.uint8),
-        "label": np.zeros(len(rows), np.int32),
-        "weight": real.astype(np.float32),
-    }
-    batch["image"][real], batch["label"][real] = np.stack(images)[: real.sum()], labels[: real.sum()]
-    return batch
+    real = indices < n
+    # a process without any record in this batch still reads one, to know the shapes
+    samples = _stack([read(i, _generator(0, i)) for i in indices[real].tolist() or [0]])
+    batch = {key: np.zeros((len(rows), *x.shape[1:]), x.dtype) for key, x in samples.items()}
+    for key, x in samples.items():
+        batch[key][real] = x[: real.sum()]
+    return batch | {"weight": real.astype(np.float32)}
 
 
-def _read(source: Source, transform: Transform, i: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    record = source[i]
-    return transform(record["image"], rng), record["label"]
+def _stack(samples: list[Sample]) -> Batch:
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _read_drawn(
+    source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator
+) -> Sample:
+    """A sample to train on: of a clip, a window that begins at a random frame."""
+    return _sample(source.draw(i, rng) if isinstance(source, Windows) else source[i], transform, damage, rng)
+
+
+def _read(source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator) -> Sample:
+    return _sample(source[i], transform, damage, rng)
+
+
+def _sample(record: Record, transform: Transform, damage: Damage | None, rng: np.random.Generator) -> Sample:
+    sample = {"image": transform(record["image"], rng), "label": np.int32(record["label"])}
+    return sample if damage is None else sample | {"damaged": damage(sample["image"], rng)}
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -1,10 +1,12 @@
-"""What is done to one image on the host: denoising, contrast, geometry, mirroring.
+"""What is done to one image or clip on the host: denoising, contrast, geometry, mirroring.
 
-Images are uint8 [y, x, c] with c = 1 or 3. Every random choice comes from a generator that the caller passes.
+Images are uint8 [y, x, c] with c = 1 or 3, clips uint8 [l, y, x, c]. Every random choice comes from a generator that
+the caller passes, and is the same for all frames of a clip.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -27,6 +29,8 @@ Box = tuple[float, float, float, float]
 
 def make_preprocess(cfg: DataConfig, size: tuple[int, int], *, train: bool) -> Transform:
     """The transform that `cfg` asks for: (uint8 [y, x, c], generator) -> uint8 [*size, c]. It can be pickled.
+
+    Of a clip, uint8 [l, y, x, c], it treats every frame alike and gives uint8 [l, *size, c].
 
     First `cfg.denoise` and `cfg.enhance` at full size, then the geometry of `cfg.augment`, then mirroring:
 
@@ -52,6 +56,8 @@ def make_preprocess(cfg: DataConfig, size: tuple[int, int], *, train: bool) -> T
 def _preprocess(
     cfg: DataConfig, size: tuple[int, int], train: bool, image: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
+    if image.ndim == 4:  # copies of the generator draw the same for every frame
+        return np.stack([_preprocess(cfg, size, train, frame, copy.deepcopy(rng)) for frame in image])
     image = enhance(denoise(image, cfg.denoise), cfg.enhance)
     if cfg.augment == "imagenet":
         image = resize(image, size, imagenet_box(image.shape[:2], size, rng if train else None))

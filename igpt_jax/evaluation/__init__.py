@@ -16,6 +16,7 @@ from igpt_jax.evaluation.holes import Holes
 from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.evaluation.orders import Orders
 from igpt_jax.evaluation.pictures import PICTURES
+from igpt_jax.evaluation.restoration import Restoration
 from igpt_jax.training.loop import Evaluator
 
 __all__ = ["EVALUATORS", "PICTURES", "EvalContext", "Evaluator", "Evaluators", "Figures", "summarize"]
@@ -25,6 +26,7 @@ EVALUATORS: dict[str, MakeEvaluator] = {
     "accuracy": Accuracy,
     "orders": Orders,
     "holes": Holes,
+    "restoration": Restoration,
 }
 
 

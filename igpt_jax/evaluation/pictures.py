@@ -1,9 +1,9 @@
-"""Pictures of what a model has learned: samples, completions and reconstructions."""
+"""Pictures of what a model has learned: samples, completions, reconstructions and restorations."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,46 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.inpaint import inpaint
+from igpt_jax.sampling.restore import restore
 from igpt_jax.sampling.tasks import complete, sample, top_rows
 from igpt_jax.sequence import Inputs
-from igpt_jax.viz import completion_strips, image_grid, save_png
+from igpt_jax.viz import clip_sheet, completion_strips, image_grid, restoration_strips, save_png
 
 CLASS_ROWS = 16
 """At most so many classes are shown, one a row."""
+
+CLIPS_FOR_IMAGES = 8
+"""So many images have the place of a clip."""
 
 MakePicture = Callable[[EvalContext, Any, int], np.ndarray]
 """(context, params, how many images) -> uint8 [Y, X, 3]."""
 
 
 def samples(context: EvalContext, params: Any, n: int) -> np.ndarray:
-    """A grid of new images; of a class-conditional model 8 of each of the first 16 classes."""
+    """A grid of new images; of a class-conditional model 8 of each of the first 16 classes. Or rows of new clips."""
     model, classes, columns = context.model, None, None
     if model.cfg.cond_classes:
         columns = 8
         classes = np.repeat(np.arange(min(model.cfg.cond_classes, CLASS_ROWS)), columns)
         n = len(classes)
-    return image_grid(sample(model, params, context.palette, n, sampler=context.cfg.sampler, classes=classes), columns)
+    if len(model.cfg.grid) == 3 and classes is None:
+        n = max(1, n // CLIPS_FOR_IMAGES)
+    drawn = sample(model, params, context.palette, n, sampler=context.cfg.sampler, classes=classes)
+    return clip_sheet(drawn) if drawn.ndim == 5 else image_grid(drawn, columns)
 
 
 def completions(context: EvalContext, params: Any, n: int) -> np.ndarray:
-    """Held-out images: the top half, five completions, the original. An eighth of n rows."""
+    """Held-out images: the top half, five completions, the original. An eighth of n rows.
+
+    Of held-out clips, the first half of the frames is known; below each clip are two completions.
+    """
     images = context.data.images(context.held_out, max(1, n // 8))
-    known = top_rows(context.data.size)
-    drawn = complete(context.model, params, context.palette, images, known, 5, sampler=context.cfg.sampler)
+    known, is_clip = top_rows(context.model.cfg.grid), images.ndim == 5
+    count = 2 if is_clip else 5
+    drawn = complete(context.model, params, context.palette, images, known, count, sampler=context.cfg.sampler)
+    if is_clip:
+        half = len(known) // 2
+        return _clip_rows(images, drawn, [("known", half), ("original, then two drawn", len(known) - half)])
     return completion_strips(images, known, drawn, originals=images)
 
 
@@ -57,7 +71,24 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     most_likely_BT = fetch_whole(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
     known = np.asarray(example.inputs.fed).reshape(images.shape[:-1])
     tokens = np.where(known, np.asarray(example.labels).reshape(known.shape), most_likely_BT.reshape(known.shape))
-    return completion_strips(images, known, palette.decode(tokens)[:, None], originals=images)
+    filled = np.asarray(palette.decode(tokens))[:, None]
+    if images.ndim == 5:
+        return _clip_rows(images, filled)
+    return completion_strips(images, known, filled, originals=images)
+
+
+def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[str, int]] = ()) -> np.ndarray:
+    """Each original clip, uint8 [B, L, Y, X, C], above what was drawn for it, [B, n, L, Y, X, C]."""
+    rows = np.concatenate([originals[:, None], drawn], axis=1)
+    return clip_sheet(rows.reshape(-1, *rows.shape[2:]), titles)
+
+
+def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
+    """Held-out images: damaged, three draws, their mean, the original. An eighth of n rows."""
+    images = context.data.images(context.held_out, max(1, n // 8))
+    damaged = context.data.damaged(images)
+    restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
+    return restoration_strips(damaged, restored.draws[:, :3], restored.mean, images)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -81,6 +112,7 @@ PICTURES: dict[str, MakePicture] = {
     "samples": samples,
     "completions": completions,
     "reconstructions": reconstructions,
+    "restorations": restorations,
 }
 
 

@@ -1,11 +1,12 @@
 """The pure function from slots to logits."""
 
-from igpt_jax.model.axes import AXES, OPTIONAL, PROJECTIONS
+from igpt_jax.model.axes import AXES, CONDITIONING, OPTIONAL, PROJECTIONS
 from igpt_jax.model.cache import Cache, LayerCache, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.decoder import ImageGPT, abstract_params, count_params
 
 __all__ = [
     "AXES",
+    "CONDITIONING",
     "OPTIONAL",
     "PROJECTIONS",
     "Cache",

@@ -15,6 +15,7 @@ from igpt_jax.objectives.base import (
     Objective,
     Scores,
     batch_tokens,
+    check_damage,
     image_weights,
     loss_weights,
     score,
@@ -22,6 +23,7 @@ from igpt_jax.objectives.base import (
 )
 from igpt_jax.objectives.bert import make_bert
 from igpt_jax.objectives.joint import make_joint
+from igpt_jax.objectives.restore import make_restore
 from igpt_jax.palette import Palette
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Objective",
     "Scores",
     "batch_tokens",
+    "check_damage",
     "image_weights",
     "loss_weights",
     "make_objective",
@@ -45,6 +48,7 @@ OBJECTIVES: dict[str, MakeObjective] = {
     "joint": make_joint,
     "any_order": make_any_order,
     "ardm": make_ardm,
+    "restore": make_restore,
 }
 
 

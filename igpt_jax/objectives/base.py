@@ -1,8 +1,8 @@
 """What an objective is, and the one loss that all of them share: a weighted cross-entropy.
 
-A batch holds uint8 `image` [B, Y, X, C], int `label` [B] (-1 for none) and, where some rows are padding, float32
-`weight` [B]. Colours become tokens here, on the device. Every image has a key of its own, so what is drawn for it does
-not depend on other images.
+A batch holds uint8 `image` [B, Y, X, C], int `label` [B] (-1 for none), where some rows are padding float32 `weight`
+[B], and with data.degrade uint8 `damaged` [B, Y, X, C]. Colours become tokens here, on the device. Every image has a
+key of its own, so what is drawn for it does not depend on other images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from igpt_jax.config import Config
+from igpt_jax.errors import require
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example
@@ -39,10 +40,20 @@ class Objective:
     """What is measured on held-out images: names in `igpt_jax.evaluation.EVALUATORS`."""
     pictures: tuple[str, ...] = ("samples", "completions")
     """What is drawn while training and at the end: names in `igpt_jax.evaluation.PICTURES`."""
+    restores: bool = False
+    """Whether it reads `damaged` of a batch, the images with the damage of data.degrade."""
 
 
 MakeObjective = Callable[[Config, Palette], Objective]
 """Raises InputError if the objective does not fit the configuration."""
+
+
+def check_damage(cfg: Config, objective: Objective) -> None:
+    """Raises InputError if an objective that restores has no damage to undo, or data.degrade makes damage in vain."""
+    missing = "names no damage, which this objective undoes; --data.degrade gaussian:0.1 for example"
+    require(bool(cfg.data.degrade) or not objective.restores, "data.degrade", missing)
+    unread = f"objective {cfg.objective!r} does not read damaged images; leave it out, or take objective 'restore'"
+    require(objective.restores or not cfg.data.degrade, "data.degrade", unread)
 
 
 class Mean(NamedTuple):

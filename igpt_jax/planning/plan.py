@@ -86,8 +86,9 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
     cfg = resolve_auto(cfg, target)
     mesh, program = program_for(cfg, target)
     state, n = program.abstract, cfg.data.batch_size
-    picture = (n, *cfg.model.grid, cfg.data.channels)
-    batch = abstract_arrays({"image": (picture, jnp.uint8), "label": ((n,), jnp.int32)}, mesh)
+    picture = ((n, *cfg.model.grid, cfg.data.channels), jnp.uint8)
+    arrays = {"image": picture, "label": ((n,), jnp.int32)} | ({"damaged": picture} if cfg.data.degrade else {})
+    batch = abstract_arrays(arrays, mesh)
     arguments = Memory(
         params=bytes_at_one_device(state.params),
         moments=bytes_at_one_device((state.opt_state, state.step)),

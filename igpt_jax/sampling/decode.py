@@ -30,6 +30,8 @@ class Prompt(NamedTuple):
     """int [B, T], the position that each slot predicts; None for raster order."""
     class_id: Any = None
     """int [B] for a class-conditional model, -1 for no class."""
+    prefix: Any = None
+    """float [G, P, W] for a model with prefix slots. Each prefix serves the next B / G images."""
 
 
 def segment_ends(n_ctx: int) -> list[int]:
@@ -63,7 +65,7 @@ def decode(
     Returns:
       int32 [B, T] in raster order.
     """
-    tokens_BT, known_BT, order_BT, class_B = prompt
+    tokens_BT, known_BT, order_BT, class_B, prefix_GPW = prompt
     tokens_BT = tokens_BT.astype(jnp.int32)
     n_ctx = tokens_BT.shape[1]
     if order_BT is None:
@@ -78,9 +80,9 @@ def decode(
         token_B = jnp.where(known_B, known_token_B, drawn_B)
         return Decoded(token_B, target_B, cache), token_B
 
-    last = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B)
+    last = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW)
     xs = (jnp.arange(n_ctx), order_BT.T, tokens_BT.T, known_BT.T)
-    _, drawn_TB = scan_segments(step, last, xs, start)
+    _, drawn_TB = scan_segments(step, last, xs, start, model.cfg.prefix_slots)
     slots_BT = jnp.concatenate([tokens_BT[:, :start], drawn_TB.T], axis=1)
     return jnp.take_along_axis(slots_BT, jnp.argsort(order_BT, axis=1), axis=1)
 
@@ -96,15 +98,20 @@ class Decoded(NamedTuple):
 
 
 def prefill(
-    model: ImageGPT, variables: Any, tokens_BT: jax.Array, order_BT: jax.Array, class_B: jax.Array | None
+    model: ImageGPT,
+    variables: Any,
+    tokens_BT: jax.Array,
+    order_BT: jax.Array,
+    class_B: jax.Array | None,
+    prefix_GPW: jax.Array | None = None,
 ) -> Decoded:
-    """Reads the first slots of all images at once; there may be none."""
-    n, start = tokens_BT.shape
-    cache: Any = init_cache(model.cfg, model.compute, n, start)
+    """Reads the prefixes, and the first slots of all images at once; there may be none of either."""
+    (n, start), p = tokens_BT.shape, model.cfg.prefix_slots
+    cache: Any = grow_cache(prefix_cache(model, variables, prefix_GPW, n), p + start)
     if not start:
         return Decoded(jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), cache)
-    _, cache = model.apply(variables, ordered_inputs(tokens_BT, order_BT, class_B), cache, 0, method="extend")  # pyright: ignore
-    return Decoded(tokens_BT[:, -1], order_BT[:, -1], cache)
+    extended: Any = model.apply(variables, ordered_inputs(tokens_BT, order_BT, class_B), cache, p, method="extend")
+    return Decoded(tokens_BT[:, -1], order_BT[:, -1], extended[1])
 
 
 def next_logits(
@@ -113,30 +120,47 @@ def next_logits(
     """Logits [B, V] of the next slot's target, and the cache with that slot. `last` has the fields of `Decoded`."""
     first = jnp.broadcast_to(slot == 0, (1, 1))
     inputs = Inputs(last.token[:, None], ~first, first, target_B[:, None], last.source[:, None], class_B)
-    extended: Any = model.apply(variables, inputs, last.cache, slot, method="extend")
+    extended: Any = model.apply(variables, inputs, last.cache, model.cfg.prefix_slots + slot, method="extend")
     return extended[0][:, 0], extended[1]
 
 
-def scan_segments(step: Any, carry: Any, xs: tuple[jax.Array, ...], start: int) -> tuple[Any, Any]:
+def scan_segments(
+    step: Any, carry: Any, xs: tuple[jax.Array, ...], start: int, prefix_slots: int = 0
+) -> tuple[Any, Any]:
     """`jax.lax.scan` over the slots from `start` on, with a cache that grows from segment to segment.
 
     Args:
       step: as for `jax.lax.scan`.
       carry: a named tuple with a `cache`.
       xs: for every slot, those before `start` included; slots on the leading axis.
+      prefix_slots: rows of the cache before the first slot.
     """
     n_ctx, outputs = len(xs[0]), []
     for end in segment_ends(n_ctx):
         if end <= start:
             continue
         span = slice(start, end)
-        carry = carry._replace(cache=grow_cache(carry.cache, end))
+        carry = carry._replace(cache=grow_cache(carry.cache, prefix_slots + end))
         carry, output = jax.lax.scan(step, carry, jax.tree.map(lambda x, span=span: x[span], xs))
         outputs.append(output)
         start = end
     if not outputs:
         return carry, jnp.zeros((0, len(carry.token)), jnp.int32)
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
+
+
+def prefix_cache(model: ImageGPT, variables: Any, prefix_GPW: jax.Array | None, n: int) -> Cache:
+    """The cache of n images that holds their prefixes alone: computed once each, and repeated for images that share it.
+
+    A prefix slot sees the prefix and nothing else, so its keys and values are the same for all of them.
+    """
+    if prefix_GPW is None:
+        return init_cache(model.cfg, model.compute, n, 0)
+    g, p = prefix_GPW.shape[:2]
+    no_slots = ordered_inputs(jnp.zeros((g, 0), jnp.int32), jnp.zeros((g, 0), jnp.int32))
+    cache: Any = init_cache(model.cfg, model.compute, g, p)
+    _, cache = model.apply(variables, no_slots._replace(prefix=prefix_GPW), cache, 0, method="extend")
+    return jax.tree.map(lambda x: jnp.repeat(x, n // g, axis=0), cache)
 
 
 def decoding_weights(model: ImageGPT, params: Params) -> Params:
@@ -188,14 +212,17 @@ def in_batches(
       The same arrays for all images, in numpy.
     """
     n, mesh = len(prompt.tokens), mesh_of(params)
-    ways = 1 if mesh is None else batch_ways(mesh)
+    share = 1 if prompt.prefix is None else n // len(prompt.prefix)
+    ways = share * (1 if mesh is None else batch_ways(mesh))  # images of one prefix stay together
     batch_size = -(-min(batch_size, n) // ways) * ways
     key_data = np.asarray(jax.random.key_data(keys))
     parts = []
     for first in range(0, n, batch_size):
         progress.report("drawing images", first, n)
         rows = np.arange(first, first + batch_size).clip(max=n - 1)
-        batch, data = jax.tree.map(lambda x, rows=rows: put_whole(x[rows], mesh), (prompt, key_data))
+        chosen = jax.tree.map(lambda x, rows=rows: x[rows], (prompt._replace(prefix=None), key_data))
+        prefix = None if prompt.prefix is None else prompt.prefix[rows[::share] // share]
+        batch, data = jax.tree.map(lambda x: put_whole(x, mesh), (chosen[0]._replace(prefix=prefix), chosen[1]))
         drawn = draw_batch(batch, jax.random.wrap_key_data(data))
         parts.append(jax.tree.map(lambda x, left=n - first: fetch_whole(x)[:left], drawn))
     progress.report("drawing images", n, n)

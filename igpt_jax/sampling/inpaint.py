@@ -24,8 +24,8 @@ from igpt_jax.sampling.orders import ORDERS, check_is_order
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import smc
 from igpt_jax.sampling.tasks import Classes, check_weights, class_ids, prompt_keys
+from igpt_jax.sampling.tiles import windows_over
 from igpt_jax.sampling.unmask import unmask
-from igpt_jax.sampling.windows import windows_over
 
 UNMASK_PASSES = 8
 
@@ -90,7 +90,7 @@ def inpaint(
     keys = prompt_keys(sampler.seed, tokens, known, n)
     drawn, filled = tokens[:, None].repeat(n, axis=1), known.copy()
     class_id = class_ids(model, classes, b)
-    for i, window in enumerate(windows_over(np.any(~known, axis=0), model.cfg.grid)):
+    for i, window in enumerate(windows_over(np.any(~known, axis=0), (model.cfg.grid[0], model.cfg.grid[1]))):
         here = (slice(None), *window)
         if filled[here].all():
             continue

@@ -48,7 +48,7 @@ def sample(
       InputError: n below 1, a palette of another size, bad classes, an order the model cannot draw in, a BERT model.
     """
     sampler = sampler or SamplerConfig()
-    _check_model(model, params, palette)
+    check_model(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
@@ -89,7 +89,7 @@ def complete(
       InputError: images or mask of another shape or type, and as for `sample`.
     """
     sampler = sampler or SamplerConfig()
-    _check_model(model, params, palette)
+    check_model(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
     grid, images = model.cfg.grid, np.asarray(images)
@@ -113,7 +113,7 @@ def complete(
 
 
 def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
-    """bool [Y, X], True in the first `rows` rows; None for the top half."""
+    """bool of a grid, True in the first `rows` rows (of a grid of clips: frames); None for half of them."""
     known = np.zeros(grid, bool)
     known[: grid[0] // 2 if rows is None else rows] = True
     return known
@@ -149,7 +149,14 @@ def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, samp
     return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
 
 
-def _check_model(model: ImageGPT, params: Params, palette: Palette) -> None:
+def check_model(model: ImageGPT, params: Params, palette: Palette, prefix: bool = False) -> None:
+    """Raises InputError unless a model can draw, and the parameters and the palette are its own.
+
+    Args:
+      prefix: whether it is given a damaged picture to draw from.
+    """
+    if model.cfg.prefix_slots and not prefix:
+        raise InputError("model: draws from a damaged picture, which `igpt restore` and `igpt_jax.restore` take")
     if not model.cfg.causal:
         raise InputError(
             "model.causal: a BERT model sees all pixels at once and does not draw one after another; it can inpaint"

@@ -40,7 +40,7 @@ def unmask(
     Returns:
       int32 [B, T] in raster order.
     """
-    tokens_BT, known_BT, order_BT, _ = prompt
+    tokens_BT, known_BT, order_BT = prompt[:3]
     b, t = tokens_BT.shape
     unknown_B = jnp.sum(~known_BT, axis=1)
     rank_BT = jnp.argsort(order_BT, axis=1) - (t - unknown_B)[:, None]  # 0 for the first unknown one

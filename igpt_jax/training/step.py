@@ -24,6 +24,7 @@ from igpt_jax.objectives import (
     MakeObjective,
     Mean,
     Objective,
+    check_damage,
     loss_weights,
     make_objective,
     score,
@@ -83,6 +84,7 @@ def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjec
     """
     model = make_model(cfg)
     bound = make_objective(cfg, palette) if objective is None else objective(cfg, palette)
+    check_damage(cfg, bound)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init, abstract = make_init(model, tx, cfg, mesh)
     train_step = make_train_step(model, bound, tx, cfg, abstract, mesh)

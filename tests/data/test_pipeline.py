@@ -14,6 +14,7 @@ import pytest
 
 import igpt_jax
 from igpt_jax.config import DataConfig
+from igpt_jax.data.degrade import make_damage
 from igpt_jax.data.pipeline import eval_batches, permuted, train_batches
 from igpt_jax.data.sources import Record
 from igpt_jax.data.transforms import make_preprocess
@@ -85,6 +86,31 @@ def test_batches_have_the_promised_types():
         "label": ("int32", (8,)),
     }
     assert all(type(value) is np.ndarray for value in batch.values())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_does_not_depend_on_processes_workers_or_the_start(workers):
+    """Nor does it change the images: it comes after all that is drawn for them."""
+    damage = make_damage(["gaussian:0.1", "scratches"], train=True)
+    whole, plain = batches(5, Counting(21), damage=damage), batches(5, Counting(21))
+    late = batches(2, Counting(21), damage=damage, start_step=3, rows=[5, 2], workers=workers)
+    for batch, same in zip(whole, plain, strict=True):
+        np.testing.assert_array_equal(batch["image"], same["image"])
+        assert (batch["damaged"] != batch["image"]).any(axis=(1, 2, 3)).mean() > 0.8
+    for batch, part in zip(whole[3:], late, strict=True):
+        for key in ("image", "damaged", "label"):
+            np.testing.assert_array_equal(part[key], batch[key][[5, 2]])
+
+
+def test_held_out_damage_is_that_of_the_picture():
+    """In batches of any size, and among other records."""
+    damage = make_damage(["gaussian:0.1"], train=False)
+    small, large = ([*eval_batches(Counting(5), PLAIN, damage=damage, batch_size=n)] for n in (2, 8))
+    whole = np.concatenate([batch["damaged"] for batch in small])
+    np.testing.assert_array_equal(whole[:5], large[0]["damaged"][:5])
+    assert not large[0]["damaged"][5:].any()
+    image = Counting(5)[3]["image"]
+    np.testing.assert_array_equal(damage(image, np.random.default_rng(9)), whole[3])
 
 
 def test_starting_at_a_step_gives_the_batches_of_an_uninterrupted_run():

@@ -82,7 +82,12 @@ def test_a_kind_belongs_to_one_opener(toy_kind):
 
 @pytest.mark.parametrize("name", ["mnist", "s3:bucket", "Digits", ""])
 def test_an_unknown_kind_is_refused_in_one_line_with_the_kinds_that_exist(toy_kind, name):
-    refused("there are digits, folder, idx, tfds, toy, and", open_source, DataConfig(source=name), "train")
+    refused(
+        "there are clips, digits, folder, idx, moving_digits, tfds, toy, and",
+        open_source,
+        DataConfig(source=name),
+        "train",
+    )
 
 
 @pytest.mark.parametrize(

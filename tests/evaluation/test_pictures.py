@@ -2,14 +2,22 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax import SamplerConfig, sample
-from igpt_jax.evaluation.pictures import PictureEvaluator
+from igpt_jax import ImageGPT, ModelConfig, SamplerConfig, sample
+from igpt_jax.evaluation.pictures import PICTURES, PictureEvaluator
 from igpt_jax.viz import image_grid
-from tests.evaluation.made import IMAGES, PALETTE, context, made
+from tests.conftest import randomized
+from tests.evaluation.made import IMAGES, PALETTE, Images, context, made
+
+
+def made_clips(**cfg):
+    """A model of clips of four frames of 3 x 5 pixels."""
+    model = ImageGPT(ModelConfig.preset("tiny", grid=(4, 3, 5), n_layer=1, **cfg))
+    return model, randomized(jax.jit(model.init)(jax.random.key(0), np.zeros((1, 60), np.int32))["params"], 0.3)
 
 
 def test_samples_are_written_by_step(tmp_path):
@@ -43,3 +51,33 @@ def test_reconstructions_keep_what_is_seen(tmp_path, monkeypatch, objective):
     assert 0.5 < known.mean() < 1
     assert (filled[~known] != quantised[~known]).any()
     assert (images[0] == IMAGES[0]).all()
+
+
+def test_pictures_of_clips_are_sheets(monkeypatch):
+    """Rows of new clips; held-out clips above two completions, whose first half is known."""
+    clips = np.random.default_rng(1).integers(0, 256, (5, 4, 3, 5, 1), np.uint8)
+    model, params = made_clips()
+    made_from = context(model, "ar", images=Images(clips, np.full(5, -1)))
+    rows = []
+    monkeypatch.setattr(
+        "igpt_jax.evaluation.pictures.clip_sheet", lambda clips, titles=(): rows.append((clips, titles)) or clips
+    )
+    PICTURES["samples"](made_from, params, 16)
+    PICTURES["completions"](made_from, params, 16)
+    (drawn, _), (sheet, titles) = rows
+    assert drawn.shape == (2, 4, 3, 5, 1)
+    assert sheet.shape == (6, 4, 3, 5, 1)
+    assert titles == [("known", 2), ("original, then two drawn", 2)]
+    quantised = np.asarray(PALETTE.decode(PALETTE.encode(clips)))
+    for i, clip in ((0, 0), (3, 4)):
+        np.testing.assert_array_equal(sheet[i], clips[clip])
+        for row in sheet[i + 1 : i + 3]:
+            np.testing.assert_array_equal(row[:2], quantised[clip, :2])
+            assert (row[2:] != quantised[clip, 2:]).any()
+
+
+def test_reconstructions_of_clips_are_sheets():
+    model, params = made_clips(causal=False)
+    clips = np.random.default_rng(1).integers(0, 256, (2, 4, 3, 5, 1), np.uint8)
+    sheet = PICTURES["reconstructions"](context(model, "bert", images=Images(clips, np.full(2, -1))), params, 16)
+    assert sheet.shape == (4 * (3 * 22 + 6) + 6, 4 * (5 * 22 + 6) + 6, 3)  # each clip above its reconstruction

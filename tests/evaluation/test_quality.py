@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
 
-from igpt_jax.evaluation.quality import psnr
+from igpt_jax.evaluation.quality import psnr, psnr_of_each, ssim_of_each
 
 
 def test_psnr_in_decibels():
@@ -15,3 +16,23 @@ def test_psnr_in_decibels():
     assert psnr(a, b) == psnr(b, a) == pytest.approx(10 * np.log10(255**2 / 128))
     with pytest.raises(ValueError, match="one shape"):
         psnr(a, a[:1])
+
+
+def test_psnr_of_each_image_alone():
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (3, 5, 4, 3), np.uint8) for _ in range(2))
+    np.testing.assert_allclose(psnr_of_each(a, b), [psnr(a[i : i + 1], b[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose(psnr_of_each(a, a), 10 * np.log10(255**2 * 12))  # finite, so that means are
+    with pytest.raises(ValueError, match="one shape"):
+        psnr_of_each(a, b[:1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_is_that_of_scikit_image(channels):
+    rng = np.random.default_rng(0)
+    a = np.cumsum(rng.integers(0, 9, (3, 12, 20, channels)), axis=2).astype(np.uint8)
+    b = np.clip(a + rng.normal(0, 20, a.shape), 0, 255).astype(np.uint8)
+    expected = [structural_similarity(x, y, channel_axis=-1, data_range=255) for x, y in zip(a, b)]
+    np.testing.assert_allclose(ssim_of_each(a, b), expected, atol=1e-6)
+    assert ssim_of_each(a, a) == pytest.approx(1)
+    assert ssim_of_each(a[:, :4], a[:, :4]) == pytest.approx(1)  # smaller than a window

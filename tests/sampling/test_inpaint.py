@@ -13,7 +13,7 @@ from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.inpaint import METHODS, pick_method
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import effective, smc, systematic
-from igpt_jax.sampling.windows import windows_over
+from igpt_jax.sampling.tiles import windows_over
 from igpt_jax.sequence import masked_inputs
 from tests.conftest import randomized
 from tests.sampling.toy import IMAGES, PALETTE, chi_square, conditional, log_p, toy

@@ -11,16 +11,20 @@ from collections.abc import Callable
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split
+from igpt_jax.data.sources.clips import ClipFolder
 from igpt_jax.data.sources.digits import open_digits
 from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
 from igpt_jax.data.sources.idx import open_idx
+from igpt_jax.data.sources.moving_digits import MovingDigits
 from igpt_jax.data.sources.tfds import TfdsSource
+from igpt_jax.data.sources.windows import ClipSource, Windows
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.files import local_path
 
 __all__ = [
     "SOURCES",
     "ArraySource",
+    "ClipSource",
     "Opener",
     "Record",
     "Selection",
@@ -31,13 +35,15 @@ __all__ = [
     "register_source",
 ]
 
-Opener = Callable[[DataConfig, Split, str], Source]
+Opener = Callable[[DataConfig, Split, str], Source | ClipSource]
 """(the data settings, which split, what follows the colon in `data.source` or "") -> the source."""
 
 SOURCES: dict[str, Opener] = {
+    "clips": ClipFolder,
     "digits": open_digits,
     "folder": FolderSource,
     "idx": open_idx,
+    "moving_digits": MovingDigits,
     "tfds": TfdsSource,
 }
 """Every kind of source. Add one of your own with `register_source`."""
@@ -59,18 +65,19 @@ def register_source(kind: str, opener: Opener) -> None:
 
 
 def absolute_source(source: str) -> str:
-    """`data.source` with the path of a `folder:` or `idx:` made absolute, so that it means the same from everywhere."""
+    """`data.source` with the path after `folder:`, `clips:` or `idx:` made absolute: the same from everywhere."""
     kind, _, where = source.partition(":")
-    if kind not in ("folder", "idx") or not where:
+    if kind not in ("folder", "clips", "idx") or not where:
         return source
     return f"{kind}:{local_path(os.path.expanduser(where), 'data.source').absolute()}"
 
 
-def open_source(cfg: DataConfig, split: Selection) -> Source:
+def open_source(cfg: DataConfig, split: Selection, frames: int | None = None) -> Source:
     """Opens one split of `cfg.source`, or every record of both; the module of each kind says how it finds the splits.
 
     Args:
       split: `all` for the records of `train`, then those of `eval`; of a folder without split folders, by file name.
+      frames: of a record from a source of clips; None for single frames as pictures.
 
     Raises:
       InputError: there is no such kind; or the source is missing, empty or damaged.
@@ -81,8 +88,9 @@ def open_source(cfg: DataConfig, split: Selection) -> Source:
             f"data.source: {cfg.source!r} is of no known kind{nearest(kind, SOURCES)}; there are {', '.join(SOURCES)}, "
             "and those of a file named with --plugin"
         )
-    if split != "all":
-        return SOURCES[kind](cfg, split, where)
-    if SOURCES[kind] is FolderSource:
-        return open_whole_folder(cfg, where)
-    return Joined(SOURCES[kind](cfg, "train", where), SOURCES[kind](cfg, "eval", where))
+    if split == "all":
+        if SOURCES[kind] is FolderSource:
+            return open_whole_folder(cfg, where)
+        return Joined(open_source(cfg, "train", frames), open_source(cfg, "eval", frames))
+    source = SOURCES[kind](cfg, split, where)
+    return Windows(source, frames) if isinstance(source, ClipSource) else source

@@ -16,7 +16,7 @@ class Record(TypedDict):
     """One image with its class."""
 
     image: np.ndarray
-    """uint8 [y, x, c] of any height and width, c = data.channels."""
+    """uint8 [y, x, c] of any height and width, c = data.channels; of a clip [l, y, x, c]."""
     label: int
     """-1 for no label."""
 

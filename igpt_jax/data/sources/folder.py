@@ -18,6 +18,7 @@ from pathlib import Path
 from igpt_jax.config import DataConfig
 from igpt_jax.data.reading import FORMATS, SUFFIXES, load_image
 from igpt_jax.data.sources.base import Joined, Record, Selection, Source, Split
+from igpt_jax.data.sources.unreadable import Unreadable
 from igpt_jax.errors import InputError, require
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class FolderSource:
         require(bool(where), "data.source", "name the folder: folder:PATH")
         root = Path(where)
         require(root.is_dir(), "data.source", f"there is no folder {where!r}")
-        folders = _split_folders(root) or {split: root}
+        folders = split_folders(root) or {split: root}
         skipped: Counter[str] = Counter()
         try:
             listed = {name: sorted(_list_images(folder, "", (), skipped)) for name, folder in folders.items()}
@@ -57,7 +58,7 @@ class FolderSource:
         paths = listed[split]
         self.name = cfg.source
         self._root = str(folders[split])
-        self._skipped = _say(skipped)
+        self._skipped = say_skipped(skipped)
         formats = f"(formats read: {', '.join(FORMATS)})"
         require(bool(paths), "data.source", f"no image in {self._root!r}{self._skipped} {formats}")
         if skipped and split != "eval":  # the half `train` says it for both
@@ -65,12 +66,12 @@ class FolderSource:
         # the classes of both splits, so that a class that one split lacks does not change the numbers of the others
         self.class_names = tuple(sorted({p.partition("/")[0] for half in listed.values() for p in half if "/" in p}))
         self._labels = {name: i for i, name in enumerate(self.class_names)}
-        self._total = len(paths)
+        total = len(paths)
         if len(folders) == 1 and split != "all":
-            paths = _hold_out(paths, cfg.holdout, self._root)[split]
+            paths = hold_out(paths, cfg.holdout, self._root)[split]
         self._paths = paths
-        self.digest = hashlib.sha256(b"".join(_name_bytes(path) + b"\0" for path in self._paths)).hexdigest()
-        self._unreadable: dict[str, None] = {}  # an ordered set
+        self.digest = hashlib.sha256(b"".join(name_bytes(path) + b"\0" for path in self._paths)).hexdigest()
+        self._unreadable = Unreadable("images", self._root, total, cfg.max_unreadable)
         self._cfg = cfg
         _ = self[0]  # raises if no image can be read
 
@@ -88,22 +89,10 @@ class FolderSource:
             try:
                 image = load_image(os.path.join(self._root, path), self._cfg.channels)
             except InputError as error:
-                self._count_unreadable(path, error)
+                self._unreadable.add(path, error)
                 continue
             return Record(image=image, label=self._labels[path.partition("/")[0]] if "/" in path else -1)
         raise InputError(f"data.source: none of the {n} images in {self._root!r} can be read{self._skipped}")
-
-    def _count_unreadable(self, path: str, error: InputError) -> None:
-        if path not in self._unreadable:  # two threads at once may both warn
-            log.warning("skipped: %s", error)
-        self._unreadable[path] = None
-        names, limit = list(self._unreadable), self._cfg.max_unreadable
-        if len(names) > limit * self._total:
-            raise InputError(
-                f"data.source: at least {len(names)} of {self._total} images in {self._root!r} cannot be read, such as "
-                f"{', '.join(map(repr, names[:3]))}; repair or remove them, or raise data.max_unreadable "
-                f"(--data.max-unreadable {min(1.0, max(0.2, 2 * limit)):g})"
-            )
 
 
 def open_whole_folder(cfg: DataConfig, where: str) -> Source:
@@ -112,18 +101,18 @@ def open_whole_folder(cfg: DataConfig, where: str) -> Source:
     Raises:
       InputError: as FolderSource does.
     """
-    if _split_folders(Path(where)) is None:
+    if split_folders(Path(where)) is None:
         return FolderSource(cfg, "all", where)
     return Joined(FolderSource(cfg, "train", where), FolderSource(cfg, "eval", where))
 
 
-def _split_folders(root: Path) -> dict[Selection, Path] | None:
+def split_folders(root: Path) -> dict[Selection, Path] | None:
     """The folders of both splits, if both exist."""
     held_out = next((root / name for name in EVAL_FOLDERS if (root / name).is_dir()), None)
     return {"train": root / "train", "eval": held_out} if held_out and (root / "train").is_dir() else None
 
 
-def _say(skipped: Counter[str]) -> str:
+def say_skipped(skipped: Counter[str]) -> str:
     """The end of a message about pictures that are not read, or nothing."""
     counts = " and ".join(f"{n} {suffix}" for suffix, n in skipped.most_common())
     return f"; {counts} files are not read" if skipped else ""
@@ -150,21 +139,22 @@ def _list_images(folder: Path, prefix: str, parents: tuple[Path, ...], skipped: 
                 skipped[suffix] += 1
 
 
-def _hold_out(paths: Sequence[str], share: float, root: str) -> dict[Split, list[str]]:
+def hold_out(paths: Sequence[str], share: float, root: str, what: str = "image") -> dict[Split, list[str]]:
     """Both splits. The hash of a path decides, so that a new file moves no other one.
 
     Neither split is empty: the path with the lowest hash is always held out, the one with the highest never.
     """
-    require(len(paths) > 1, "data.source", f"{root!r} has one image; holding some out needs at least two")
+    require(len(paths) > 1, "data.source", f"{root!r} has one {what}; holding some out needs at least two")
 
     def rank(path: str) -> float:
-        return int.from_bytes(hashlib.blake2b(_name_bytes(path), digest_size=8).digest(), "big") / 2**64
+        return int.from_bytes(hashlib.blake2b(name_bytes(path), digest_size=8).digest(), "big") / 2**64
 
     ranked = sorted(paths, key=rank)
     count = min(max(1, bisect.bisect_left(ranked, share, key=rank)), len(paths) - 1)
     return {"train": sorted(ranked[count:]), "eval": sorted(ranked[:count])}
 
 
-def _name_bytes(path: str) -> bytes:
+def name_bytes(path: str) -> bytes:
+    """The same bytes for the same name on every file system."""
     # file systems differ in whether they return a name in composed or in decomposed Unicode
     return unicodedata.normalize("NFC", path).encode("utf-8", "surrogateescape")

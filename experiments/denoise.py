@@ -1,0 +1,56 @@
+"""Restoration of damaged Fashion-MNIST (14 x 14 grey pixels, 16 levels), sized for an hour on two CPU cores.
+
+    igpt train denoise --workdir runs/denoise
+    python experiments/benchmarks/restoration.py --model runs/denoise
+
+Expected after 64,000 images, one seed: 0.733 nats per token on 256 of the test images. PSNR in dB of 64 test images,
+the model's mean of 8 draws beside the best of the classical methods, ridge regression and a small network, which are
+told the damage (the model is not); standard errors are 0.1 to 0.4:
+
+    gaussian:0.2    model 21.75   classical 19.28   ridge 20.41   network 21.93
+    blur:1          model 23.59   classical 27.42   ridge 30.20   network 30.42
+    downsample:2    model 24.21   classical 21.08   ridge 21.48   network 24.47
+    jpeg:10         model 24.10   classical 22.82   ridge 22.76   network 24.57
+
+So it beats the classical methods but for blur, and not the network. For an accelerator, not run yet: --model.grid 28 28
+--model.prefix-slots 196 --model.n-layer 8 --model.n-head 8 --model.d-model 512 --data.batch-size 128 --train.steps
+20000; or 32 x 32 emoji: --data.source folder:PATH --data.channels 3 --palette.kind kmeans --model.vocab-size 512
+--model.grid 32 32 --model.prefix-slots 256 --model.prefix-values 12.
+"""
+
+from igpt_jax.config import Config, DataConfig, ModelConfig, OptimConfig, PaletteConfig, TrainConfig
+
+
+def config(tiny: bool = False) -> Config:
+    """The run; `tiny` only shows that it works."""
+    return Config(
+        name="denoise",
+        objective="restore",
+        model=ModelConfig(
+            grid=(14, 14),
+            vocab_size=16,
+            n_layer=1 if tiny else 3,
+            n_head=2,
+            d_model=16 if tiny else 96,
+            prefix_slots=49,
+            prefix_values=4,
+        ),
+        data=DataConfig(
+            source="idx:/usr/share/datasets/fashion-mnist",
+            batch_size=8 if tiny else 16,
+            channels=1,
+            flip=True,
+            degrade=("gaussian:0.2", "blur:1", "downsample:2", "jpeg:10"),
+        ),
+        palette=PaletteConfig(kind="levels"),
+        optim=OptimConfig(lr=3e-3, warmup_steps=2 if tiny else 100, clip_norm=1.0, ema_decay=0.99),
+        train=TrainConfig(
+            steps=4 if tiny else 4000,
+            log_every=2 if tiny else 50,
+            eval_every=4 if tiny else 500,
+            checkpoint_every=4 if tiny else 500,
+            sample_every=0 if tiny else 2000,
+            eval_batch_size=16 if tiny else 64,
+            eval_images=16 if tiny else 256,
+        ),
+    )

@@ -1,0 +1,148 @@
+"""igpt video and training on clips: from files to files, with a model that started from one of pictures."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import igpt_jax
+from igpt_jax import Config, ImageGPT, Palette
+from igpt_jax.cli import main
+from igpt_jax.config import DataConfig, ModelConfig, PaletteConfig
+from igpt_jax.data.video import load_clip
+from igpt_jax.plugins import load_config
+from igpt_jax.pretrained import Pretrained, save_pretrained
+from tests.conftest import F32_ATOL, randomized
+from tests.data.made_clips import moving_frames, write_clip, write_frames
+
+pytest.importorskip("av")
+
+F, Y, X = 3, 5, 7
+LEVELS = Palette.levels(5)
+
+
+def saved(workdir, grid, any_order=False):
+    """Random weights of a size that shows, as a workdir."""
+    import jax
+
+    cfg = ModelConfig(grid=grid, vocab_size=5, n_layer=1, n_head=2, d_model=16, any_order=any_order)
+    model = ImageGPT(cfg)
+    params = randomized(jax.jit(model.init)(jax.random.key(0), np.zeros((1, cfg.n_ctx), np.int32))["params"], 0.3)
+    config = Config(model=cfg, data=DataConfig(channels=1), palette=PaletteConfig("levels"))
+    save_pretrained(Pretrained(model, params, LEVELS, config, None), workdir)
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return {
+        "clips": saved(root / "clips", (F, Y, X), any_order=True),
+        "raster": saved(root / "raster", (F, Y, X)),
+        "pictures": saved(root / "pictures", (Y, X)),
+    }
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("files")
+    write_clip(root / "a.mp4", moving_frames(9))
+    write_clip(root / "b.gif", moving_frames(6, 1))
+    write_frames(root / "c", moving_frames(4, 2))
+    Image.fromarray(moving_frames(1)[0]).save(root / "p.png")
+    return root
+
+
+def test_new_clips_in_every_form(models, tmp_path):
+    model = ["video", "sample", "--model", models["clips"], "-n", "3", "--frames", "5", "--seed", "2"]
+    assert main([*model, "--out", str(tmp_path / "a.npy")]) == 0
+    clips = np.load(tmp_path / "a.npy")
+    assert (clips.dtype, clips.shape) == (np.uint8, (3, 5, Y, X, 1))
+    for name in ("a.gif", "a.mp4", "a.png", "clips"):
+        assert main([*model, "--out", str(tmp_path / name)]) == 0
+    for path in (tmp_path / "a.gif", tmp_path / "a.mp4", *(tmp_path / "clips").iterdir()):
+        assert len(load_clip(path, 5, 1, 3, lambda length, span: length - span)) == 5
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["0.gif", "1.gif", "2.gif"]
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert json.loads(sheet.text["igpt"])["seed"] == 2
+    assert main(["video", "sample", "--model", models["clips"]]) == 0
+    with Image.open(f"{models['clips']}/video-seed0.gif") as image:
+        assert image.n_frames == F
+
+
+def test_clips_and_pictures_go_on(models, files, tmp_path):
+    out = str(tmp_path / "x.npy")
+    model = ["--model", models["clips"], "--out", out]
+    assert main(["video", "complete", *(str(files / name) for name in ("a.mp4", "b.gif", "c")), "-n", "2", *model]) == 0
+    drawn = np.load(out)
+    assert drawn.shape == (6, F, Y, X, 1)  # two frames of each clip, and one new one
+    last = load_clip(files / "c", 2, 1, 1, lambda length, span: length - span)
+    from igpt_jax.data.transforms import fit
+
+    context = np.asarray(LEVELS.decode(LEVELS.encode(np.stack([fit(frame, (Y, X)) for frame in last]))))
+    np.testing.assert_array_equal(drawn[4:, :2], context[None].repeat(2, axis=0))
+    assert main(["video", "complete", str(files / "p.png"), "--frames", "6", *model]) == 0
+    assert np.load(out).shape == (1, 7, Y, X, 1)
+
+
+def test_frames_between_two_files(models, files, tmp_path):
+    sheet = tmp_path / "x.png"
+    ends = [str(files / "p.png"), str(files / "c")]
+    assert main(["video", "between", *ends, "-n", "2", "--model", models["clips"], "--out", str(sheet)]) == 0
+    with Image.open(sheet) as image:
+        assert image.size[0] > 3 * 64
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["smaple"], "'smaple' is none of between, complete, sample"),
+        (["sample", "FILES/a.mp4", "--model", "clips"], "video sample: takes no file, not 1"),
+        (["complete", "--model", "clips"], "video complete: takes at least one file, not 0"),
+        (["between", "FILES/a.mp4", "--model", "clips"], "takes two files"),
+        (["between", "FILES/a.mp4", "FILES/c", "--frames", "9", "--model", "clips"], "leave out --frames"),
+        (["between", "FILES/a.mp4", "FILES/c", "--model", "raster"], "model.any_order: frames between others"),
+        (["sample", "--model", "pictures"], "is one of pictures, not of clips"),
+        (["sample", "-n", "0", "--model", "clips"], "-n 0: must be at least 1"),
+        (["sample", "--frames", "0", "--model", "clips"], "--frames 0: must be at least 1"),
+        (["sample", "--keep", "3", "--model", "clips"], "keep: must be in 1..2 of the model's 3 frames, not 3"),
+        (["sample", "--fps", "0", "--model", "clips"], "--fps 0: must be in 0.1..100"),
+        (["sample", "--out", "x.avi", "--model", "clips"], "--out x.avi: must end in .gif, .mp4, .png or .npy"),
+        (["sample", "--out", "FILES", "--model", "clips"], "is a directory that holds something"),
+        (["sample"], "--model: missing"),
+        (["complete", "FILES/none.mp4", "--model", "clips"], "none.mp4' cannot be read as a clip: No such file"),
+        (["complete", "FILES/none.png", "--model", "clips"], "none.png' cannot be read as an image"),
+        (["complete", "FILES/a.mp4", "FILES/p.png", "--model", "clips"], "different numbers of frames (1, 2)"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(models, files, tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    words = [models.get(word, word.replace("FILES", str(files))) for word in words]
+    assert main(["video", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert says in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["sample"], ["complete", "FILES/p.png"]])
+def test_commands_for_pictures_name_the_one_for_clips(models, files, capsys, command):
+    words = [word.replace("FILES", str(files)) for word in command]
+    assert main([*words, "--model", models["clips"]]) == 2
+    assert "draws clips of 3 frames; igpt video draws with it" in capsys.readouterr().err
+
+
+def test_a_model_of_pictures_starts_one_of_clips(tmp_path):
+    """Its first frame is what the model of pictures says, before training and with steps that change nothing."""
+    pictures = saved(tmp_path / "pictures", (9, 9))
+    cfg = load_config("moving_digits", True)
+    optim, steps = dataclasses.replace(cfg.optim, lr=1e-30), dataclasses.replace(cfg.train, steps=3)
+    trained = igpt_jax.train(dataclasses.replace(cfg, init_from=pictures, optim=optim, train=steps), tmp_path / "clips")
+    there, here = (igpt_jax.load_pretrained(tmp_path / name) for name in ("pictures", "clips"))
+    assert (trained.step, here.model.cfg.grid) == (3, (3, 9, 9))
+    tokens = np.random.default_rng(0).integers(0, 5, (2, 3 * 81))
+    first = here.model.apply({"params": here.params}, tokens)[:, :81]
+    picture = there.model.apply({"params": there.params}, tokens[:, :81])
+    assert np.abs(picture).max() > 0.5
+    np.testing.assert_allclose(first, picture, atol=F32_ATOL)

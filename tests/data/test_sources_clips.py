@@ -1,0 +1,271 @@
+"""Sources of clips: digits that move pixel by pixel, folders of clip files, and windows that only (seed, k) decides."""
+
+import hashlib
+import itertools
+import logging
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igpt_jax.config import Config, DataConfig, ModelConfig
+from igpt_jax.data.pipeline import eval_batches, train_batches
+from igpt_jax.data.sources import Record, Windows, absolute_source, open_source
+from igpt_jax.data.sources.moving_digits import LENGTH, SIDE, MovingDigits
+from igpt_jax.data.sources.windows import window_start
+from igpt_jax.data.transforms import make_preprocess
+from igpt_jax.datasets import open_data
+from tests.data.made import refused
+from tests.data.made_clips import moving_frames, write_clip, write_frames
+
+pytest.importorskip("av")
+
+
+def digits(split="train", where="16x20", **settings):
+    return MovingDigits(DataConfig(source=f"moving_digits:{where}", channels=1, **settings), split, where)
+
+
+def whole(source, i):
+    return source.window(i, LENGTH, None)["image"][..., 0]
+
+
+def front_places(source, i, rows, columns):
+    """Where the front digit is in every frame, found by looking for all of its ink: int [L, 2]."""
+    front = np.random.Generator(np.random.Philox(key=source._stream << 64 | i)).integers(len(source._digits), size=2)[1]
+    ink, places = source._digits[front], []
+    for frame in whole(source, i):
+        corners = np.ndindex(rows - SIDE + 1, columns - SIDE + 1)
+        fits = [(y, x) for y, x in corners if (frame[y : y + SIDE, x : x + SIDE] == ink)[ink > 0].all()]
+        assert len(fits) == 1
+        places += fits
+    return np.array(places)
+
+
+def walked(place, velocity, room):
+    """The same, one step after another: at a wall the digit turns, and walks the rest of its step back."""
+    places = []
+    for _ in range(LENGTH):
+        places.append(place)
+        place += velocity
+        if not 0 <= place <= room:
+            place, velocity = (-place if place < 0 else 2 * room - place), -velocity
+    return places
+
+
+def test_digits_move_by_whole_pixels_and_bounce_off_the_walls():
+    source, speeds = digits(), set()
+    for i in range(6):
+        places = front_places(source, i, 16, 20)
+        for axis, room in ((0, 8), (1, 12)):
+            velocities = [
+                v for v in range(-room, room + 1) if walked(places[0, axis], v, room) == places[:, axis].tolist()
+            ]
+            assert velocities
+            speeds.add(min(map(abs, velocities)))
+        assert (places != places[0]).any()
+    assert speeds <= {0, 1, 2, 3}
+    assert len(speeds) > 2
+
+
+def test_the_second_digit_hides_the_first():
+    """Where both have ink, the pixel is that of the second; elsewhere of the one that has; else black."""
+    source, hidden = digits(where="12x12"), 0
+    for i in range(20):
+        back, front = np.random.Generator(np.random.Philox(key=i)).integers(len(source._digits), size=2)
+        alone = MovingDigits(DataConfig(channels=1), "train", "12x12")
+        alone._digits = source._digits.copy()
+        layers = []
+        for shown in (back, front):  # the same clip with the other digit black
+            alone._digits[:] = 0
+            alone._digits[shown] = source._digits[shown]
+            layers.append(whole(alone, i).copy())
+        if back == front:
+            continue
+        np.testing.assert_array_equal(whole(source, i), np.where(layers[1] > 0, layers[1], layers[0]))
+        hidden += ((layers[0] > 0) & (layers[1] > 0)).sum()
+    assert hidden > 1000
+
+
+def test_a_clip_is_a_function_of_split_and_index():
+    train, held_out = digits(), digits("eval")
+    assert (len(train), len(held_out)) == (10_000, 500)
+    np.testing.assert_array_equal(whole(train, 7), whole(digits(), 7))
+    assert len({whole(source, i).tobytes() for source in (train, held_out) for i in range(5)}) == 10
+    assert len({source.digest for source in (train, held_out, digits(where="16x16"))}) == 3
+    assert train.digest == digits().digest
+    shown = {digit.tobytes() for digit in held_out._digits}
+    assert len(held_out._digits) == 297
+    assert not shown & {digit.tobytes() for digit in train._digits}
+
+
+def test_windows_are_parts_of_the_clip(rng):
+    source, clip = digits(frame_step=2), whole(digits(), 3)
+    middle = source.window(3, 6, None)["image"][..., 0]
+    np.testing.assert_array_equal(middle, clip[(LENGTH - 11) // 2 :][:11:2])
+    drawn = [source.window(3, 6, rng)["image"][..., 0] for _ in range(300)]
+    parts = [clip[s : s + 11 : 2] for s in range(LENGTH - 10)]
+    seen = [any((part == window).all() for window in drawn) for part in parts]
+    assert all(seen)
+    assert all(any((part == window).all() for part in parts) for window in drawn)
+    refused("has 64 frames, but 65 are needed", source.window, 0, 33, None)
+    assert [window_start(9, 4, rng) for _ in range(200)].count(5) > 10  # the last place is one of them
+
+
+@pytest.mark.parametrize("where", ["8x12", "12", "300x12", "ax9", "12x12x12"])
+def test_sizes_of_moving_digits_are_checked(where):
+    refused("takes sizes of 9 to 256", open_source, DataConfig(source=f"moving_digits:{where}"), "train")
+
+
+def batch_digests(count, source, rows=(None,), **options):
+    transform = make_preprocess(DataConfig(channels=1, augment="shift", flip=True), (16, 20), train=True)
+    iterators = [
+        train_batches(source, transform, **({"batch_size": 8, "seed": 5} | options), rows=part) for part in rows
+    ]
+    digests = []
+    for parts in itertools.islice(zip(*iterators, strict=True), count):
+        images = np.concatenate([part["image"] for part in parts])
+        assert images.shape == (8, 6, 16, 20, 1)
+        digests.append(hashlib.sha256(images.tobytes()).hexdigest())
+    for iterator in iterators:
+        iterator.close()
+    return digests
+
+
+def test_windows_do_not_depend_on_processes_workers_or_where_a_run_resumes():
+    source = Windows(digits(), 6)
+    straight = batch_digests(5, source)
+    assert len(set(straight)) == 5
+    assert batch_digests(5, source, np.arange(8).reshape(4, 2)) == straight
+    assert batch_digests(5, source, workers=1) == straight
+    assert batch_digests(3, source, start_step=2) == straight[2:]
+    assert batch_digests(5, source, seed=6) != straight
+
+
+class Few:
+    """Two clips, so that an epoch is one batch of two."""
+
+    name, class_names, digest = "few", (), ""
+
+    def __len__(self):
+        return 2
+
+    def window(self, i, frames, rng):
+        start = window_start(50, frames, rng)
+        image = (i * 100 + start + np.arange(frames, dtype=np.uint8))[:, None, None, None]
+        return Record(image=image, label=i)
+
+
+def test_every_epoch_cuts_other_windows_and_evaluation_always_the_middle():
+    def plain(image, rng):
+        return image
+
+    iterator = train_batches(Windows(Few(), 3), plain, batch_size=2, seed=0)
+    starts = [int(image[0, 0, 0, 0]) % 100 for batch in itertools.islice(iterator, 20) for image in batch["image"]]
+    iterator.close()
+    assert len(set(starts)) > 15
+    for _ in range(2):
+        (batch,) = eval_batches(Windows(Few(), 3), plain, batch_size=2)
+        assert batch["image"][:, :, 0, 0, 0].tolist() == [[23, 24, 25], [123, 124, 125]]
+
+
+def test_one_draw_of_the_geometry_serves_all_frames_of_a_clip(rng):
+    clip = rng.integers(0, 256, (1, 30, 40, 3), np.uint8).repeat(5, axis=0)  # a clip that does not move
+    for augment in ("shift", "cifar", "imagenet"):
+        transform = make_preprocess(DataConfig(augment=augment, flip=True), (12, 12), train=True)
+        results = [transform(clip, np.random.default_rng(seed)) for seed in range(8)]
+        assert len({result.tobytes() for result in results}) > 2
+        for result in results:
+            np.testing.assert_array_equal(result, result[:1].repeat(5, axis=0))
+        np.testing.assert_array_equal(transform(clip[0], np.random.default_rng(2)), results[2][0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six clips in two classes: files and a folder of pictures; and what is no clip."""
+    for i in range(4):
+        write_clip(tmp_path / "walk" / f"{i}.mp4", moving_frames(12, i))
+    write_clip(tmp_path / "run" / "b.gif", moving_frames(12, 9))
+    write_frames(tmp_path / "run" / "c", moving_frames(12, 8))
+    write_frames(tmp_path / "run" / "one", moving_frames(1))
+    (tmp_path / "run" / "notes.txt").write_text("")
+    write_clip(tmp_path / "run" / ".hidden" / "d.gif", moving_frames(3))
+    return tmp_path
+
+
+def both(folder, frames=4, **settings):
+    cfg = DataConfig(**({"source": f"clips:{folder}", "holdout": 0.4} | settings))
+    return [open_source(cfg, split, frames) for split in ("train", "eval")]
+
+
+def test_clips_are_listed_labelled_and_held_out(folder):
+    train, held_out = both(folder)
+    records = [source[i] for source in (train, held_out) for i in range(len(source))]
+    assert len(records) == 6
+    assert len(held_out) >= 1
+    assert {record["image"].shape for record in records} == {(4, 32, 48, 3)}
+    assert train.class_names == ("run", "walk")
+    assert sorted(record["label"] for record in records) == [0, 0, 1, 1, 1, 1]
+    assert len(open_source(DataConfig(source=f"clips:{folder}"), "all", 4)) == 6
+    assert train.digest != held_out.digest
+    assert train.digest == both(folder)[0].digest
+    assert absolute_source("clips:somewhere").startswith("clips:/")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[0]["image"], train[0]["image"])
+    assert both(folder, None)[0][0]["image"].shape == (32, 48, 3)  # single frames, for a model of pictures
+    (folder / "flat.gif").write_bytes((folder / "run" / "b.gif").read_bytes())
+    assert -1 in {source[i]["label"] for source in both(folder) for i in range(len(source))}
+
+
+def test_split_folders_and_classes_of_both(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("split")
+    (root / "train").symlink_to(folder / "walk")
+    (root / "val").symlink_to(folder / "run")
+    train, held_out = both(root)
+    assert (len(train), len(held_out)) == (4, 2)
+
+
+def test_clips_that_cannot_be_used_are_skipped_named_and_limited(folder, caplog):
+    names = {path.name for path in (folder / "walk").iterdir()}
+    assert len(names) == 4
+    (folder / "walk" / "0.mp4").write_bytes(b"")
+    write_clip(folder / "walk" / "1.mp4", moving_frames(3))
+    mixed = folder / "run" / "c" / "frame004.png"
+    Image.new("RGB", (3, 3)).save(mixed)
+    train, held_out = both(folder, 4, max_unreadable=0.6)
+    with caplog.at_level(logging.WARNING):
+        for source in (train, held_out, train, held_out):
+            assert {source[i]["image"].shape for i in range(len(source))} == {(4, 32, 48, 3)}
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    for words in ("0.mp4' cannot be read", "1.mp4' has 3 frames, but 4 are needed", "different sizes (3 x 3, 48 x 32)"):
+        assert sum(words in line for line in lines) == 1
+    strict = both(folder, 4, max_unreadable=0.0)
+    refused(
+        "at least 1 of 6 clips in .* cannot be read, such as .*--data.max-unreadable 0.2",
+        lambda: [source[i] for source in strict for i in range(len(source))],
+    )
+    refused("none of the", lambda: both(folder, 40, max_unreadable=1.0)[0][0])
+
+
+def test_folders_without_clips_are_refused(tmp_path):
+    refused("name the folder", open_source, DataConfig(source="clips"), "train")
+    refused("there is no folder", open_source, DataConfig(source=f"clips:{tmp_path}/a"), "train")
+    write_frames(tmp_path, moving_frames(2))  # the frames of a clip are in a folder of their own
+    refused("no clip in .* folders of numbered pictures", open_source, DataConfig(source=f"clips:{tmp_path}"), "train")
+    write_clip(tmp_path / "1.gif", moving_frames(3))
+    refused("has one clip; holding some out needs", open_source, DataConfig(source=f"clips:{tmp_path}"), "train")
+
+
+def test_grids_and_sources_must_agree(folder):
+    def opened(source, grid):
+        cfg = Config(model=ModelConfig.preset("tiny", grid=grid), data=DataConfig(source=source, channels=1))
+        return open_data(cfg)
+
+    refused("digits holds pictures, but model.grid .4, 8, 8. is one of clips of 4 frames", opened, "digits", (4, 8, 8))
+    refused("is not rows and columns", opened, "moving_digits", (64,))
+    data = opened("moving_digits", (4, 12, 12))
+    assert next(data.train_batches(0))["image"].shape == (128, 4, 12, 12, 1)
+    assert data.images(data.held_out, 3).shape == (3, 4, 12, 12, 1)
+    assert data.size == (12, 12)
+    frames = opened("moving_digits", (12, 12))
+    assert next(frames.train_batches(0))["image"].shape == (128, 12, 12, 1)

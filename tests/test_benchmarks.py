@@ -1,0 +1,51 @@
+"""The cheap methods that models are compared with are honest: they see no pixel that is yet to come, and sum to 1."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from tests.test_layering import ROOT
+
+
+@pytest.fixture(scope="module")
+def video():
+    spec = importlib.util.spec_from_file_location("benchmark_video", ROOT / "experiments" / "benchmarks" / "video.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_counts_of_video_look_at_no_pixel_to_come(video, rng):
+    """Other colours from a token on change nothing of what its counts look at."""
+    tokens = rng.integers(0, 5, (1, 4, 6, 7)).astype(np.int8)
+    before = video.pixel_features(tokens, 1)
+    for f, y, x in ((0, 0, 0), (1, 2, 3), (2, 0, 6), (3, 5, 0), (3, 3, 3)):
+        at = np.ravel_multi_index((f, y, x), (4, 6, 7))
+        other = tokens.copy().reshape(-1)
+        other[at:] = (other[at:] + rng.integers(1, 5, other[at:].shape)) % 5
+        after = video.pixel_features(other.reshape(tokens.shape), 1)
+        for name, feature in before.items():
+            assert feature[0, f, y, x] == after[name][0, f, y, x], name
+
+
+def test_blended_counts_are_probabilities(video, rng):
+    labels = rng.integers(0, 4, 200)
+    known = [rng.integers(0, 3, 200), rng.integers(0, 9, 200)]
+    asked = [np.array([0, 2, 2, 7]), np.array([1, 8, 30, 0])]  # contexts that were counted, and some that never were
+    sums = sum(video.blended(known, labels, asked, np.full(4, v), 4) for v in range(4))
+    np.testing.assert_allclose(sums, 1)
+    one = video.blended([], np.array([1, 1, 2]), [], np.array([1]), 4)
+    np.testing.assert_allclose(one, (2 + 2 / 4) / (3 + 2))  # by hand
+
+
+def test_motion_is_found_where_it_is_plain(video, rng):
+    """A frame that moves by one pixel is brought here exactly by the motion that the frames before it show."""
+    still = np.pad(rng.integers(0, 5, (6, 6)).astype(np.int8), 5)
+    clip = np.stack([np.roll(still, (t, -t), (0, 1)) for t in range(4)])[None]
+    features = video.pixel_features(clip, 1)
+    inside = (slice(None), 3, slice(4, 13), slice(3, 12))
+    np.testing.assert_array_equal(features["before 3: best"][inside], clip[inside])
