@@ -12,6 +12,7 @@ scikit-image, and OpenCV (pip install opencv-python-headless) for Telea's method
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -230,8 +231,7 @@ class Telea:
 
     def __call__(self, images: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Filled pictures."""
-        import cv2
-
+        cv2: Any = importlib.import_module("cv2")
         out = [
             cv2.inpaint(np.ascontiguousarray(x), (~k).astype(np.uint8), self.radius, cv2.INPAINT_TELEA)
             for x, k in zip(images, known, strict=True)
