@@ -14,6 +14,7 @@ from igpt_jax.sampling.inpaint import METHODS, pick_method
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import effective, smc, systematic
 from igpt_jax.sampling.tiles import windows_over
+from igpt_jax.sampling.unmask import unmask
 from igpt_jax.sequence import masked_inputs
 from tests.conftest import randomized
 from tests.sampling.toy import IMAGES, PALETTE, chi_square, conditional, log_p, toy
@@ -42,9 +43,13 @@ def test_an_any_order_model_draws_the_hole_given_all_that_is_known(order):
 def test_particles_draw_the_hole_given_what_comes_after_it_and_clamping_does_not():
     model, params = toy()
     p = conditional(np.exp(log_p(model, params, np.arange(4)[None])), IMAGE, HOLE)
-    independent = smc_draws(model, params, particles=256, images=DRAWS)
-    value, bound = chi_square(independent, p)
-    assert value < bound
+    other = np.array([0, 1, 0, 0])  # another picture in the same batch
+    draws = smc_draws(model, params, np.stack([IMAGE, other]), particles=256, n=DRAWS)
+    for image, independent in zip((IMAGE, other), draws):
+        value, bound = chi_square(
+            independent, conditional(np.exp(log_p(model, params, np.arange(4)[None])), image, HOLE)
+        )
+        assert value < bound
     value, bound = chi_square(drawn(model, params, method="clamp", batch_size=DRAWS), p)
     assert value > 3 * bound
     together = drawn(model, params, 512, method="smc", particles=2048, batch_size=1)  # the draws of one call agree, too
@@ -52,11 +57,11 @@ def test_particles_draw_the_hole_given_what_comes_after_it_and_clamping_does_not
     assert abs(shares - p).sum() / 2 < 0.08
 
 
-def smc_draws(model, params, particles, images):
-    """One draw each of many runs, each with particles of its own."""
-    prompt = Prompt(np.tile(IMAGE, (images, 1)), np.tile(~HOLE, (images, 1)))
-    keys = jax.random.split(jax.random.key(3), images)
-    return np.asarray(smc(model, params, prompt, keys, PLAIN, particles, 1)[0][:, 0])
+def smc_draws(model, params, images, particles, n):
+    """[B, n, 4]: n runs for each image, one draw each, each with particles of its own."""
+    prompt = Prompt(images.repeat(n, axis=0), np.tile(~HOLE, (len(images) * n, 1)))
+    keys = jax.random.split(jax.random.key(3), len(images) * n)
+    return np.asarray(smc(model, params, prompt, keys, PLAIN, particles, 1)[0]).reshape(len(images), n, 4)
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -109,12 +114,25 @@ def test_a_bert_model_draws_in_an_order_pixel_by_pixel():
 
 def test_iterative_unmasking_fills_everything_and_the_surest_first():
     model, params = toy(causal=False)
-    logits = model.apply({"params": params}, masked_inputs(IMAGE[None], ~HOLE[None]))[0]
-    probs = np.asarray(jax.nn.softmax(logits))
-    first = max((0, 2), key=lambda t: probs[t].max())
-    filled = drawn(model, params, 1, method="unmask", passes=2, temperature=0.0)[0]
-    assert filled[first] == probs[first].argmax()
-    np.testing.assert_array_equal(filled[~HOLE], IMAGE[~HOLE])
+
+    def most_likely(images, visible):
+        """Of each pixel, and its probability."""
+        probs = jax.nn.softmax(model.apply({"params": params}, masked_inputs(images, visible)))
+        return np.asarray(probs.argmax(axis=-1)), np.asarray(probs.max(axis=-1))
+
+    def two_passes(surest_first):
+        colors, probability = most_likely(IMAGES, np.tile(~HOLE, (81, 1)))
+        first = np.where((probability[:, 0] > probability[:, 2]) == surest_first, 0, 2)
+        filled, rows = np.where(HOLE, colors, IMAGES), np.arange(81)
+        after, _ = most_likely(filled, ~HOLE | (np.arange(4) == first[:, None]))
+        filled[rows, 2 - first] = after[rows, 2 - first]
+        return filled
+
+    prompt = Prompt(IMAGES, np.tile(~HOLE, (81, 1)), np.tile([1, 3, 0, 2], (81, 1)))
+    rules = Rules.of(SamplerConfig(temperature=0.0))
+    filled = unmask(model, params, prompt, jax.random.split(jax.random.key(0), 81), rules, 2, by_confidence=True)
+    np.testing.assert_array_equal(filled, two_passes(surest_first=True))
+    assert (two_passes(surest_first=True) != two_passes(surest_first=False)).any()
 
 
 @pytest.fixture(scope="module")

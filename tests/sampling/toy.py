@@ -23,7 +23,8 @@ def toy(**cfg):
     """(model, params) with every parameter random, those that start at zero included."""
     model = ImageGPT(ModelConfig(**SIZES, **cfg))
     params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
-    return model, randomized(params, 0.6)
+    params = randomized(params, 0.6)
+    return model, params | {"wtet": 3 * params["wtet"]}  # so that some colours are far more likely than others
 
 
 @functools.partial(jax.jit, static_argnames="model")
