@@ -146,9 +146,10 @@ class DataConfig:
     """Denoiser, run on the full-size picture (scikit-image)."""
     enhance: Literal["none", "stretch", "equalize", "clahe"] = "none"
     """Contrast enhancement after denoising (scikit-image)."""
-    augment: Literal["none", "shift", "cifar", "imagenet"] = "none"
+    augment: Literal["none", "shift", "cifar", "imagenet", "crop"] = "none"
     """Geometry while training. cifar: reflect-pad by 4 and crop. imagenet: shorter side 256-384, 224 crop, downsample.
-    shift: half of the images move by up to `shift` pixels, edges repeated. none: centre square, resized to the grid."""
+    shift: half of the images move by up to `shift` pixels, edges repeated. crop: a part of the grid's size at the
+    picture's own resolution, for models that repair large pictures. none: centre square, resized to the grid."""
     shift: NotNegative = 1
     """Largest move in pixels when `augment` is shift."""
     flip: bool = False

@@ -25,6 +25,8 @@ class Evaluate(JoinedCommand):
     """Largest share of a folder's images that may be unreadable and skipped."""
     batch_size: int | None = None
     """Images at once; it does not change the figures."""
+    orders: int | None = None
+    """For a model of any order: in how many random orders each image is measured."""
     json: Flag = False
     """Print JSON."""
 
@@ -42,5 +44,9 @@ class Evaluate(JoinedCommand):
             data = replace(data, max_unreadable=self.max_unreadable)
         if self.batch_size is not None:
             train = replace(train, eval_batch_size=self.batch_size)
+        if self.orders is not None:
+            if not weights.config.model.any_order:
+                raise InputError(f"--orders {self.orders}: this model reads images in raster order only")
+            train = replace(train, eval_orders=self.orders)
         weights = replace(weights, config=replace(weights.config, data=data, train=train))
         print_figures(evaluate(weights, split=self.split), self.json)

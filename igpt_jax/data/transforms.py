@@ -40,6 +40,9 @@ def make_preprocess(cfg: DataConfig, size: tuple[int, int], *, train: bool) -> T
       imagenet  in training the shorter side becomes 256 to 384, with a random 224 crop; in evaluation the shorter side
                 becomes 224, with the centre crop (paper section 3)
 
+      crop      a part of `size` at the picture's own resolution: in training anywhere, in evaluation the centre; a
+                picture that is smaller is treated as by none
+
     `cfg.flip` alone decides about mirroring (the paper mirrors CIFAR images). Evaluation has no random choice.
 
     Raises:
@@ -61,6 +64,8 @@ def _preprocess(
     image = enhance(denoise(image, cfg.denoise), cfg.enhance)
     if cfg.augment == "imagenet":
         image = resize(image, size, imagenet_box(image.shape[:2], size, rng if train else None))
+    elif cfg.augment == "crop":
+        image = crop(image, size, rng if train else None)
     else:
         image = fit(image, size)
     if train and cfg.augment == "cifar":
@@ -100,6 +105,18 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows, cols = min(y, max(1, round(x * size[0] / size[1]))), min(x, max(1, round(y * size[1] / size[0])))
     top, left = (y - rows) // 2, (x - cols) // 2
     return resize(image[top : top + rows, left : left + cols], size)
+
+
+def crop(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray:
+    """A part of an image that has the shape of `size`: anywhere, or without `rng` the centre.
+
+    An image that is smaller is fitted as a whole.
+    """
+    room = image.shape[0] - size[0], image.shape[1] - size[1]
+    if min(room) < 0:
+        return fit(image, size)
+    top, left = (n // 2 if rng is None else int(rng.integers(n + 1)) for n in room)
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

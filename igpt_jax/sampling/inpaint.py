@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from igpt_jax import progress
 from igpt_jax.config import ModelConfig, SamplerConfig
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.keys import fold_in
@@ -90,7 +91,10 @@ def inpaint(
     keys = prompt_keys(sampler.seed, tokens, known, n)
     drawn, filled = tokens[:, None].repeat(n, axis=1), known.copy()
     class_id = class_ids(model, classes, b)
-    for i, window in enumerate(windows_over(np.any(~known, axis=0), (model.cfg.grid[0], model.cfg.grid[1]))):
+    windows = windows_over(np.any(~known, axis=0), (model.cfg.grid[0], model.cfg.grid[1]))
+    for i, window in enumerate(windows):
+        if len(windows) > 1:
+            progress.report("filling windows", i, len(windows))
         here = (slice(None), *window)
         if filled[here].all():
             continue
@@ -106,6 +110,8 @@ def inpaint(
         result = fill(model, params, prompt, window_keys, sampler)
         drawn[(slice(None), slice(None), *window)] = result.reshape(b, n, *model.cfg.grid)
         filled[here] = True
+    if len(windows) > 1:
+        progress.report("filling windows", len(windows), len(windows))
     draws = np.where(known[:, None, ..., None], images[:, None], palette.decode(drawn))
     mean = np.rint(draws.mean(axis=1)).astype(np.uint8)
     deviation = np.sqrt(draws.var(axis=1, dtype=np.float64).mean(axis=-1)).astype(np.float32)

@@ -49,6 +49,19 @@ def test_training_measures_orders_and_holes(any_order):
     assert (any_order / "inpaintings.png").exists()
 
 
+def test_eval_takes_as_many_orders_as_asked_for(any_order, workdir, capsys):
+    figures = []
+    for words in ([], ["--orders", "3"]):
+        assert main(["eval", "--model", str(any_order), "--json", *words]) == 0
+        figures.append(json.loads(capsys.readouterr().out))
+    assert figures[0]["raster_nats"] == figures[1]["raster_nats"]
+    assert figures[0]["random_nats"] != figures[1]["random_nats"]
+    assert main(["eval", "--model", str(workdir), "--orders", "3"]) == 2
+    assert "--orders 3: this model reads images in raster order only" in capsys.readouterr().err
+    assert main(["eval", "--model", str(any_order), "--orders", "1"]) == 2
+    assert "train.eval_orders: must be at least 2" in capsys.readouterr().err
+
+
 def test_only_the_hole_changes(any_order, photos, tmp_path):
     command = ["inpaint", str(photos / "b.png"), "--model", str(any_order), "-n", "2", "--out"]
     assert main([*command, str(tmp_path / "out"), "--mask", str(photos / "hole.png")]) == 0

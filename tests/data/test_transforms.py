@@ -37,6 +37,16 @@ def test_fit_takes_the_centre_and_leaves_the_right_size_alone():
     np.testing.assert_array_equal(fit(wide, (4, 16)), resize(wide[1:6], (4, 16)))
 
 
+def test_crop_keeps_the_resolution_and_reaches_every_place():
+    image = picture(6, 9)
+    train = make_preprocess(DataConfig(augment="crop"), (4, 8), train=True)
+    places = {image[y : y + 4, x : x + 8].tobytes() for y in range(3) for x in range(2)}
+    assert outcomes(lambda rng: train(image, rng), 200) == places
+    held_out = make_preprocess(DataConfig(augment="crop"), (4, 8), train=False)
+    np.testing.assert_array_equal(held_out(image, np.random.default_rng(0)), image[1:5, :8])
+    np.testing.assert_array_equal(train(image[:3], np.random.default_rng(0)), fit(image[:3], (4, 8)))
+
+
 def test_resize_neither_rings_nor_aliases():
     edge = np.full((64, 64, 3), 60, np.uint8)
     edge[:, 31:] = 200
@@ -103,7 +113,7 @@ def test_imagenet_evaluation_is_the_centre_of_the_shorter_side():
     np.testing.assert_array_equal(result, resize(image, (32, 32), (0, 276, 448, 724)))
 
 
-@pytest.mark.parametrize("augment", ["none", "shift", "cifar", "imagenet"])
+@pytest.mark.parametrize("augment", ["none", "shift", "cifar", "imagenet", "crop"])
 @pytest.mark.parametrize("train", [False, True])
 def test_every_recipe_takes_images_of_any_size(augment, train):
     for c in (1, 3):
