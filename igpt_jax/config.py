@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from igpt_jax.errors import check_fields, nearest, require
+from igpt_jax.errors import InputError, check_fields, nearest, require
 
 Positive = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0)]
@@ -134,6 +135,9 @@ class DataConfig:
     """Held-out split (tfds split syntax; idx file prefix; `test` also accepts idx files named `t10k`)."""
     holdout: Annotated[float, Interval(gt=0, lt=1)] = 0.05
     """Share of a folder's images that is held out for evaluation, chosen by file name."""
+    group: str = ""
+    """A regular expression. Files whose names are alike without what it matches go to the same side when a share is
+    held out: variants of one picture must not be in both. For emoji with skin tones: `-(1f3f[b-f]|fe0f)`."""
     max_unreadable: Annotated[float, Interval(ge=0, le=1)] = 0.01
     """Largest share of a folder's images that may be unreadable and skipped before the run stops. It may change when a
     run continues."""
@@ -161,6 +165,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            raise InputError(f"data.group: {self.group!r} is no regular expression: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,21 @@ def test_which_images_are_held_out_is_pinned(tmp_path):
         assert sorted(values(open_folder(tmp_path / form, holdout=0.2)[1])) == [7, 15, 16]
 
 
+def test_variants_of_one_picture_are_on_the_same_side(tmp_path):
+    for i in range(60):
+        write(tmp_path / f"hand{i // 6:02}-skin{i % 6}.png", i)
+
+    def hands(**options):
+        return [{v // 6 for v in values(half)} for half in open_folder(tmp_path, holdout=0.4, **options)]
+
+    assert set.intersection(*hands())
+    train, held_out = hands(group=r"-skin\d")
+    assert not train & held_out
+    assert train | held_out == set(range(10))
+    refused("at least two", open_folder, tmp_path, group=".*")
+    refused("data.group", open_folder, tmp_path, group="(")
+
+
 def test_neither_split_of_a_small_folder_is_empty(tmp_path):
     write(tmp_path / "0.png", 0)
     refused("at least two", open_folder, tmp_path)

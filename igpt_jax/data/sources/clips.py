@@ -53,7 +53,7 @@ class ClipFolder:
         self._labels = {name: i for i, name in enumerate(self.class_names)}
         self._unreadable = Unreadable("clips", self._root, len(paths), cfg.max_unreadable)
         if len(folders) == 1:
-            paths = hold_out(paths, cfg.holdout, self._root, "clip")[split]
+            paths = hold_out(paths, cfg, self._root, "clip")[split]
         self._paths, self._cfg = paths, cfg
         self.digest = hashlib.sha256(b"".join(name_bytes(path) + b"\0" for path in paths)).hexdigest()
 

@@ -1,15 +1,16 @@
 """`folder:PATH`: the image files of a folder, with subfolders as classes.
 
 The splits are the folders `train/` and `val/` (or `valid/`, `validation/`, `test/`) where both exist. Otherwise
-`data.holdout` of the images are held out, by a hash of each file name. The log counts pictures in formats not read.
+`data.holdout` of the images are held out, by a hash of what `data.group` leaves of each file name. The log counts
+pictures in formats not read.
 """
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -68,7 +69,7 @@ class FolderSource:
         self._labels = {name: i for i, name in enumerate(self.class_names)}
         total = len(paths)
         if len(folders) == 1 and split != "all":
-            paths = hold_out(paths, cfg.holdout, self._root)[split]
+            paths = hold_out(paths, cfg, self._root)[split]
         self._paths = paths
         self.digest = hashlib.sha256(b"".join(name_bytes(path) + b"\0" for path in self._paths)).hexdigest()
         self._unreadable = Unreadable("images", self._root, total, cfg.max_unreadable)
@@ -139,19 +140,26 @@ def _list_images(folder: Path, prefix: str, parents: tuple[Path, ...], skipped: 
                 skipped[suffix] += 1
 
 
-def hold_out(paths: Sequence[str], share: float, root: str, what: str = "image") -> dict[Split, list[str]]:
-    """Both splits. The hash of a path decides, so that a new file moves no other one.
+def hold_out(paths: Sequence[str], cfg: DataConfig, root: str, what: str = "image") -> dict[Split, list[str]]:
+    """Both splits, `data.holdout` of the paths held out. The hash of a path decides, so that a new file moves no other.
 
-    Neither split is empty: the path with the lowest hash is always held out, the one with the highest never.
+    The hash leaves out what `data.group` matches. Neither split is empty: the paths with the lowest hash are always
+    held out, those with the highest never.
+
+    Raises:
+      InputError: all paths have the same hash.
     """
-    require(len(paths) > 1, "data.source", f"{root!r} has one {what}; holding some out needs at least two")
 
     def rank(path: str) -> float:
-        return int.from_bytes(hashlib.blake2b(name_bytes(path), digest_size=8).digest(), "big") / 2**64
+        name = name_bytes(re.sub(cfg.group, "", path) if cfg.group else path)
+        return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
 
-    ranked = sorted(paths, key=rank)
-    count = min(max(1, bisect.bisect_left(ranked, share, key=rank)), len(paths) - 1)
-    return {"train": sorted(ranked[count:]), "eval": sorted(ranked[:count])}
+    ranks = {path: rank(path) for path in paths}
+    lowest, highest = min(ranks.values()), max(ranks.values())
+    alike = f" whose names differ without data.group {cfg.group!r}" if cfg.group else ""
+    require(lowest < highest, "data.source", f"{root!r} has one {what}{alike}; holding some out needs at least two")
+    held_out = {path for path, at in ranks.items() if at == lowest or at < min(cfg.holdout, highest)}
+    return {"train": sorted(ranks.keys() - held_out), "eval": sorted(held_out)}
 
 
 def name_bytes(path: str) -> bytes:
