@@ -296,15 +296,15 @@ def report(trained: Trained) -> Report:
     return Report(trained.step, figures, tuple(pictures))
 
 
-def evaluate(pretrained: Pretrained, split: Selection = "eval") -> Figures:
+def evaluate(pretrained: Pretrained, split: Selection = "eval", network: bool = False) -> Figures:
     """Figures of a trained model on the images of its configuration.
 
     Computed on the mesh that the parameters lie on; if they lie on one device, all devices split the batch.
 
     Args:
-      split: `eval` for the held-out images, `train` for the others, `all` for every image once. The histograms of the
-        baseline are counted on the images of `train` or, with `all`, on all; so with these two they have seen what
-        they are measured on.
+      split: `eval` for the held-out images, `train` for the others, `all` for every image once. The baselines learn
+        from the images of `train` or, with `all`, from all; so with these two they have seen what they are measured on.
+      network: one of the baselines is a small network of neighbours, which takes minutes to train.
 
     Raises:
       InputError: as `open_data`; the palette does not fit; or a model that knows classes gets images of others.
@@ -322,4 +322,6 @@ def evaluate(pretrained: Pretrained, split: Selection = "eval") -> Figures:
     objective = make_objective(cfg, palette)
     images = data.train if split == "train" else data.held_out
     context = EvalContext(pretrained.model, objective, palette, cfg, data, images)
-    return summarize(dict(Evaluators(context).run(params, pretrained.step or 0)), context)
+    evaluators = Evaluators(context)
+    measured = dict(evaluators.run(params, pretrained.step or 0))
+    return summarize(measured, context, evaluators.image_nats, network)

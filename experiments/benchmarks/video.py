@@ -25,6 +25,8 @@ import tyro
 import igpt_jax
 from igpt_jax.data.sources import Windows, open_source
 from igpt_jax.datasets import preprocess_for_eval
+from igpt_jax.evaluation.baselines import histogram_nats
+from igpt_jax.evaluation.counts import blended_counts
 from igpt_jax.objectives import token_nats
 from igpt_jax.sequence import raster_inputs
 
@@ -109,13 +111,6 @@ def model_nats(weights: Any, tokens: np.ndarray, batch: int = 20) -> np.ndarray:
     return np.concatenate(parts).reshape(tokens.shape)
 
 
-def histogram_nats(counted: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:
-    """The nats of every token under a histogram of its own position, of the counted clips and one of each colour."""
-    counts = np.stack([(counted == v).sum(axis=0) + 1 for v in range(size)], axis=-1)
-    probs = counts / counts.sum(axis=-1, keepdims=True)
-    return -np.log(np.take_along_axis(probs[None], tokens[..., None].astype(int), axis=-1)[..., 0])
-
-
 def counts_nats(
     counted: np.ndarray, tokens: np.ndarray, size: int, args: Args
 ) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
@@ -132,7 +127,7 @@ def counts_nats(
         names[part] = choose_chain(train_part, counted[:, frames], size, args.choose)
         for name, chain in {CHOSEN: names[part], **SIMPLE_CHAINS}.items():
             flat = [[features[k].ravel() for k in chain] for features in (train_part, test_part)]
-            probs = blended(flat[0], counted[:, frames].ravel(), flat[1], tokens[:, frames].ravel(), size)
+            probs = blended_counts(flat[0], counted[:, frames].ravel(), flat[1], tokens[:, frames].ravel(), size)
             nats[name][:, frames] = -np.log(probs).reshape(tokens[:, frames].shape)
     return names, nats
 
@@ -148,7 +143,7 @@ def choose_chain(features: Features, tokens: np.ndarray, size: int, n: int) -> l
     def nats(names: Sequence[str]) -> float:
         parts = ([part[k] for k in names] for part in (kept, tested))
         known, asked = parts
-        return -float(np.log(blended(known, labels, asked, wanted, size)).mean())
+        return -float(np.log(blended_counts(known, labels, asked, wanted, size)).mean())
 
     while len(chain) < len(features):
         scores = {name: nats([*chain, name]) for name in features if name not in chain}
@@ -158,29 +153,6 @@ def choose_chain(features: Features, tokens: np.ndarray, size: int, n: int) -> l
         best = scores[name]
         chain.append(name)
     return chain
-
-
-def blended(
-    known: Sequence[np.ndarray], labels: np.ndarray, asked: Sequence[np.ndarray], wanted: np.ndarray, size: int
-) -> np.ndarray:
-    """The probability of every wanted token, by counts of labels given the features so far, blended (Witten, Bell).
-
-    With each feature more, p = (count + kinds p_before) / (total + kinds); kinds is how many labels a context has had.
-    """
-    probs = np.full(len(wanted), 1 / size)
-    context, query = np.zeros(len(labels), np.int64), np.zeros(len(wanted), np.int64)
-    for i in range(len(known) + 1):
-        if i:
-            base = int(max(known[i - 1].max(), asked[i - 1].max())) + 1
-            both = np.concatenate([context * base + known[i - 1], query * base + asked[i - 1]])
-            numbers = np.unique(both, return_inverse=True)[1]
-            context, query = numbers[: len(labels)], numbers[len(labels) :]
-        rows = int(max(context.max(), query.max())) + 1
-        counts = np.bincount(context * size + labels, minlength=rows * size).reshape(rows, size)
-        total, kinds = counts.sum(axis=1)[query], (counts > 0).sum(axis=1)[query]
-        seen = counts[query, wanted]
-        probs = np.where(total > 0, (seen + kinds * probs) / np.maximum(total + kinds, 1), probs)
-    return probs
 
 
 # Pixels around, and motion

@@ -14,7 +14,7 @@ from igpt_jax.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(JoinedCommand):
-    """Likelihood (and accuracy) of a trained model on images, beside two baselines."""
+    """Likelihood (and accuracy) of a trained model on images, beside cheap methods."""
 
     weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
     source: str | None = None
@@ -27,6 +27,8 @@ class Evaluate(JoinedCommand):
     """Images at once; it does not change the figures."""
     orders: int | None = None
     """For a model of any order: in how many random orders each image is measured."""
+    network: Flag = False
+    """Train a small network on the neighbours of each pixel as one more cheap method: minutes."""
     json: Flag = False
     """Print JSON."""
 
@@ -49,4 +51,4 @@ class Evaluate(JoinedCommand):
                 raise InputError(f"--orders {self.orders}: this model reads images in raster order only")
             train = replace(train, eval_orders=self.orders)
         weights = replace(weights, config=replace(weights.config, data=data, train=train))
-        print_figures(evaluate(weights, split=self.split), self.json)
+        print_figures(evaluate(weights, split=self.split, network=self.network), self.json)

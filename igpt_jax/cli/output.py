@@ -113,13 +113,18 @@ def figures_as_dict(figures: Figures) -> dict[str, Any]:
         "metric": figures.metric,
         "nats": dict(figures.nats),
         "bits": bits,
+        "nats_se": {name: None if math.isnan(error) else error for name, error in figures.errors.items()},
+        "nats_minus_model": {name: list(pair) for name, pair in figures.differences.items()},
         "accuracy": figures.accuracy,
         **dict(figures.others),
     }
 
 
 def print_figures(figures: Figures, as_json: bool = False) -> None:
-    """A table of nats and bits per token, with the accuracy and other values below it; or all of it as JSON."""
+    """A table of nats and bits per token with standard errors, and other values below it; or all of it as JSON.
+
+    Where they are known, the table has the differences of the cheap methods to the model: below 0, the model loses.
+    """
     if as_json:
         print(json.dumps(figures_as_dict(figures), indent=2))
         return
@@ -129,8 +134,13 @@ def print_figures(figures: Figures, as_json: bool = False) -> None:
     table = Table("", title=f"{figures.images} images", title_justify="left")
     for unit in ("nats", "bits"):
         table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
+    if figures.differences:
+        table.add_column("minus the model", justify="right")
     for name, nats in figures.nats.items():
-        table.add_row(name, f"{nats:.4f}", f"{nats / math.log(2):.4f}")
+        error, (gap, gap_error) = figures.errors[name], figures.differences.get(name, (math.nan, math.nan))
+        gap_text = f"{gap:+.4f} ± {gap_error:.4f}" if name in figures.differences else ""
+        cells = (f"{nats:.4f} ± {error:.4f}", f"{nats / math.log(2):.4f}", gap_text)
+        table.add_row(name, *cells[: len(table.columns) - 1])
     Console().print(table)
     others = {} if figures.accuracy is None else {"accuracy": figures.accuracy}
     for name, value in (others | dict(figures.others)).items():

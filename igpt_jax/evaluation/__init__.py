@@ -5,15 +5,18 @@ An evaluator of your own is one row more: `EVALUATORS["mine"] = make_mine`, name
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
 from igpt_jax.evaluation.baselines import baselines
 from igpt_jax.evaluation.holes import Holes
-from igpt_jax.evaluation.likelihood import Likelihood
+from igpt_jax.evaluation.likelihood import Likelihood, ratio_error
 from igpt_jax.evaluation.orders import Orders
 from igpt_jax.evaluation.pictures import PICTURES
 from igpt_jax.evaluation.restoration import Restoration
@@ -37,6 +40,11 @@ class Evaluators:
         rows = {name: EVALUATORS[name] for name in context.objective.evaluators} | dict(more or {})
         self._evaluators = [make(context) for make in rows.values()]
 
+    @property
+    def image_nats(self) -> np.ndarray | None:
+        """float64 [M]: the nats per token of each held-out image in the last run, if a likelihood was measured."""
+        return next((x.nats for x in self._evaluators if isinstance(x, Likelihood)), None)
+
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the (name, value) of all of them."""
         for evaluator in self._evaluators:
@@ -49,6 +57,10 @@ class Figures:
 
     nats: Mapping[str, float]
     """Nats per (masked) token: of the model and of the baselines."""
+    errors: Mapping[str, float]
+    """Their standard errors over images; NaN where there is one image."""
+    differences: Mapping[str, tuple[float, float]]
+    """Of each baseline: its nats minus the model's, and the standard error of that, image by image."""
     metric: str
     """What is averaged, as the objective names it: nats_per_token, nats_per_masked_token, ..."""
     images: int
@@ -58,11 +70,31 @@ class Figures:
     """Everything else that was measured, by name."""
 
 
-def summarize(measured: Mapping[str, float], context: EvalContext) -> Figures:
-    """The measured values (name -> value), with the baselines beside them."""
+def summarize(
+    measured: Mapping[str, float], context: EvalContext, image_nats: np.ndarray | None = None, network: bool = False
+) -> Figures:
+    """The measured values (name -> value), with the baselines beside them.
+
+    Args:
+      image_nats: float64 [M], the model's nats of each held-out image, to compare the baselines with image by image.
+      network: one of the baselines is a small network that is trained now.
+    """
     metric = context.objective.loss_name
-    nats = {"model": measured[metric], **baselines(context)}
+    cheap = baselines(context, network)
+    nats = {"model": measured[metric]} | {name: float(values.mean()) for name, values in cheap.items()}
+    errors = {"model": measured.get(f"{metric}_se", math.nan)} | {
+        name: mean_error(values) for name, values in cheap.items()
+    }
+    differences = {}
+    if image_nats is not None:
+        gaps = {name: values - image_nats for name, values in cheap.items()}
+        differences = {name: (float(gap.mean()), mean_error(gap)) for name, gap in gaps.items()}
     accuracy = measured.get("accuracy", measured.get("clf_accuracy"))
-    shown = {metric, metric.replace("nats", "bits"), "accuracy", "clf_accuracy"}
+    shown = {metric, f"{metric}_se", metric.replace("nats", "bits"), "accuracy", "clf_accuracy"}
     others = {name: value for name, value in measured.items() if name not in shown}
-    return Figures(nats, metric, len(context.held_out), accuracy, others)
+    return Figures(nats, errors, differences, metric, len(context.held_out), accuracy, others)
+
+
+def mean_error(values: np.ndarray) -> float:
+    """The standard error of a mean over images; NaN for one image."""
+    return ratio_error(values, np.ones(len(values)))

@@ -24,33 +24,55 @@ class Likelihood:
     """The objective's losses and metrics, averaged over the held-out images.
 
     What is drawn for image i is drawn from fold_in(stream, i), so neither the batch size nor the mesh matters.
+
+    Attributes:
+      nats: float64 [M], the mean nats per token of each held-out image, once `run` has ended.
     """
 
     def __init__(self, context: EvalContext):
         self._context, objective = context, context.objective
+        self.nats: np.ndarray | None = None
         key = stream(context.cfg.seed, "eval")
 
-        def means(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> dict[str, Mean]:
+        def measure(
+            params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array
+        ) -> tuple[dict[str, Mean], Mean]:
             example = objective.example(batch, eval_keys(key, first, len(batch["image"]), draw))
-            return score(context.model, params, example, objective.loss_name).means
+            scores = score(context.model, params, example, objective.loss_name)
+            return scores.means, scores.images
 
-        self._means = jax.jit(traced_on(context.mesh, means), out_shardings=replicated(context.mesh))
+        self._measure = jax.jit(traced_on(context.mesh, measure), out_shardings=replicated(context.mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields the means, and bits beside nats."""
-        parts: list[dict[str, Mean]] = []
-        first, n = 0, len(self._context.held_out)
+        """Yields the means, bits beside nats, and the standard error over images of the nats per token."""
+        parts: list[tuple[dict[str, Mean], Mean]] = []
+        first, n, draws = 0, len(self._context.held_out), self._context.objective.draws
         for host in self._context.batches():
             progress.report("measuring the likelihood", min(first, n), n)
             batch = put_batch(host, self._context.mesh)
-            draws = range(self._context.objective.draws)
-            parts += [self._means(params, batch, np.int32(first), np.int32(i)) for i in draws]
+            parts += [self._measure(params, batch, np.int32(first), np.int32(i)) for i in range(draws)]
             first += len(batch["image"])
-        sums = jax.device_get(parts)
+        measured = jax.device_get(parts)
         progress.report("measuring the likelihood", n, n)
-        for name in sums[0]:
-            total, weight = (sum(float(part[name][i]) for part in sums) for i in range(2))
+        for name in measured[0][0]:
+            total, weight = (sum(float(means[name][i]) for means, _ in measured) for i in range(2))
             mean = total / (weight or 1.0)
             yield name, mean
             if name.startswith("nats_per_"):
                 yield name.replace("nats", "bits"), mean / math.log(2)
+        of_batches = [[images for _, images in measured[at : at + draws]] for at in range(0, len(measured), draws)]
+        sums = [np.sum(images, axis=0, dtype=np.float64) for images in of_batches]  # [2, B] each
+        totals, weights = np.concatenate(sums, axis=1)
+        counted = weights > 0
+        totals, weights = totals[counted], weights[counted]
+        self.nats = totals / weights
+        if len(totals) > 1:
+            yield f"{self._context.objective.loss_name}_se", ratio_error(totals, weights)
+
+
+def ratio_error(totals: np.ndarray, weights: np.ndarray) -> float:
+    """The standard error over images of sum(totals) / sum(weights), to first order. NaN for one image."""
+    n, mean = len(totals), totals.sum() / weights.sum()
+    if n < 2:
+        return math.nan
+    return float(np.sqrt(np.sum((totals - mean * weights) ** 2) * n / (n - 1)) / weights.sum())

@@ -66,6 +66,11 @@ class Mean(NamedTuple):
     def value(self) -> jax.Array:
         return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
 
+    @property
+    def summed(self) -> Mean:
+        """Of several means in arrays, the one over all of them."""
+        return Mean(jnp.sum(self.total), jnp.sum(self.weight))
+
 
 class Scores(NamedTuple):
     """What an example costs."""
@@ -74,6 +79,8 @@ class Scores(NamedTuple):
     """The loss is the sum of their values."""
     metrics: dict[str, Mean]
     """Logged only; not part of the loss."""
+    images: Mean
+    """Of the tokens' loss, image by image: float32 [B] each."""
 
     @property
     def means(self) -> dict[str, Mean]:
@@ -89,33 +96,33 @@ def score(model: ImageGPT, params: Any, example: Example, loss_name: str) -> Sco
     """Runs the decoder on an example: cross-entropy of the tokens, and of the class where one is to be predicted."""
     if example.class_label is None:
         logits: Any = model.apply({"params": params}, example.inputs)
-        return Scores({loss_name: cross_entropy(logits, example.labels, example.weights)}, {})
+        images = cross_entropy(logits, example.labels, example.weights)
+        return Scores({loss_name: images.summed}, {}, images)
     assert example.class_weight is not None
     both: Any = model.apply({"params": params}, example.inputs, method="logits_and_classes")
     logits, class_logits_BC = both
     right_B = (jnp.argmax(class_logits_BC, axis=-1) == example.class_label) * example.class_weight
     known_B = jnp.maximum(example.class_label, 0)  # -1 has weight 0
-    losses = {
-        loss_name: cross_entropy(logits, example.labels, example.weights),
-        CLASS_LOSS: cross_entropy(class_logits_BC, known_B, example.class_weight),
-    }
-    return Scores(losses, {"clf_accuracy": Mean(jnp.sum(right_B), jnp.sum(example.class_weight))})
+    images = cross_entropy(logits, example.labels, example.weights)
+    classes = cross_entropy(class_logits_BC, known_B, example.class_weight)
+    accuracy = Mean(right_B, example.class_weight).summed
+    return Scores({loss_name: images.summed, CLASS_LOSS: classes.summed}, {"clf_accuracy": accuracy}, images)
 
 
 def loss_weights(example: Example, loss_name: str) -> dict[str, jax.Array]:
     """What each loss of an example is divided by."""
-    weights = {loss_name: _sum(example.weights)}
-    return weights if example.class_weight is None else weights | {CLASS_LOSS: _sum(example.class_weight)}
+    weights = {loss_name: jnp.sum(_of_each(example.weights))}
+    return weights if example.class_weight is None else weights | {CLASS_LOSS: jnp.sum(example.class_weight)}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
-    """The weighted mean of -log p, in nats. logits [..., V], labels int [...], weights float32 [...]."""
-    return Mean(_sum(token_nats(logits, labels) * weights), _sum(weights))
+    """-log p in nats, weighted, of each image. logits [B, ..., V], labels int [B, ...], weights float32 [B, ...]."""
+    return Mean(_of_each(token_nats(logits, labels) * weights), _of_each(weights))
 
 
-def _sum(x: jax.Array) -> jax.Array:
-    """The sum over images of the mean over slots: more accurate in float32 than one sum over all of them."""
-    return jnp.sum(jnp.mean(x, axis=1) if x.ndim == 2 else x)
+def _of_each(x: jax.Array) -> jax.Array:
+    """float32 [B]: the mean over slots. Its sum over images is more accurate than one sum over all of them."""
+    return jnp.mean(x, axis=1) if x.ndim == 2 else x
 
 
 def token_nats(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,25 +1,22 @@
-"""Every held-out image counts once, and the baselines are what a hand computes."""
+"""Every held-out image counts once, and the standard error is over images."""
 
 import math
 
-import jax
 import numpy as np
 import pytest
 
-from igpt_jax import Config, Palette
+from igpt_jax import Config
 from igpt_jax.config import MeshConfig
 from igpt_jax.evaluation.base import eval_keys
-from igpt_jax.evaluation.baselines import histogram_nats, uniform_nats
-from igpt_jax.evaluation.likelihood import Likelihood
+from igpt_jax.evaluation.likelihood import Likelihood, ratio_error
 from igpt_jax.keys import stream
 from igpt_jax.objectives import make_objective, score
-from igpt_jax.parallel.mesh import make_mesh
 from tests.evaluation.made import IMAGES, ONE_DEVICE, PALETTE, context, made
 
 
-def loss_of(model, params, name, keys):
+def loss_of(model, params, name, keys, images=IMAGES):
     objective = make_objective(Config(objective=name, model=model.cfg), PALETTE)
-    return float(score(model, params, objective.example({"image": IMAGES}, keys), objective.loss_name).loss())
+    return float(score(model, params, objective.example({"image": images}, keys), objective.loss_name).loss())
 
 
 def test_the_mean_does_not_depend_on_batches_padding_or_mesh():
@@ -40,18 +37,27 @@ def test_bert_likelihood_averages_over_masks_whatever_the_batch_size():
         assert measured["nats_per_masked_token"] == pytest.approx(np.mean(single), rel=1e-5)
 
 
-def batches(images, size):
-    """One weighted batch of `size`, filled up with zeros that do not count."""
-    pad = [(0, size - len(images))]
-    return [{"image": np.pad(images, pad + [(0, 0)] * 3), "weight": (np.arange(size) < len(images)).astype(np.float32)}]
+def test_the_standard_error_is_that_of_the_images():
+    """Alone for each image: the nats that `nats` holds, and their error; a padded row and five masks change neither."""
+    for name, cfg in (("ar", {}), ("bert", {"causal": False})):
+        model, params = made(**cfg)
+        likelihood = Likelihood(context(model, name, 8, MeshConfig()))
+        measured = dict(likelihood.run(params, 0))
+        assert likelihood.nats is not None
+        assert likelihood.nats.shape == (11,)
+        metric = "nats_per_token" if name == "ar" else "nats_per_masked_token"
+        assert measured[f"{metric}_se"] == pytest.approx(likelihood.nats.std(ddof=1) / math.sqrt(11), rel=0.05)
+        if name == "ar":
+            single = [loss_of(model, params, name, None, IMAGES[i : i + 1]) for i in range(11)]
+            np.testing.assert_allclose(likelihood.nats, single, rtol=1e-5)
+            assert measured[f"{metric}_se"] == pytest.approx(np.std(single, ddof=1) / math.sqrt(11), rel=1e-4)
 
 
-def test_histogram_by_hand():
-    """Two positions, four colours. Position 0 saw colour 0 twice, so p(0) = 3/6; position 1 saw colours 1 and 2."""
-    palette = Palette.levels(4)
-    grey = np.asarray(palette.decode(np.array([[0, 1], [0, 2], [0, 3]])))[:, None]  # [B, 1, 2, 1]
-    train, held_out = batches(grey[:2], 4), batches(grey[2:], 2)
-    expected = -(math.log(3 / 6) + math.log(1 / 6)) / 2
-    mesh = make_mesh(MeshConfig(2, 1, 1), jax.devices()[:2])
-    assert histogram_nats(lambda: train, lambda: held_out, palette, mesh) == pytest.approx(expected)
-    assert uniform_nats(4) == pytest.approx(math.log(4))
+def test_the_error_of_a_ratio_against_many_samples():
+    """Images of unequal weight: the spread of the estimate over 4000 samples of 50 images."""
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.2, 2, (4000, 50))
+    totals = weights * rng.normal(3, 1, weights.shape)
+    spread = (totals.sum(axis=1) / weights.sum(axis=1)).std()
+    errors = [ratio_error(t, w) for t, w in zip(totals, weights, strict=True)]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.05)

@@ -1,0 +1,112 @@
+"""Cheap methods: counts against a slow count, probabilities that sum to one, and a network that learns a rule."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from igpt_jax import Palette
+from igpt_jax.evaluation import summarize
+from igpt_jax.evaluation.baselines import baselines, histogram_nats
+from igpt_jax.evaluation.counts import blended_counts, count_nats, neighbours
+from igpt_jax.evaluation.likelihood import Likelihood
+from igpt_jax.evaluation.neighbour_network import network_nats
+from tests.evaluation.made import IMAGES, context, made
+
+SIZE = 3
+
+
+def tokens(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, SIZE, shape)
+
+
+def slow_probability(pairs, context, wanted):
+    """Witten and Bell, from a list of (context, colour), by recursion on the length of the context."""
+    shorter = slow_probability(pairs, context[:-1], wanted) if context else 1 / SIZE
+    followers = Counter(colour for seen, colour in pairs if seen[: len(context)] == context)
+    if not followers:
+        return shorter
+    return (followers[wanted] + len(followers) * shorter) / (followers.total() + len(followers))
+
+
+@pytest.mark.parametrize(("grid", "steps"), [((3, 4), 4), ((2, 3, 3), 5)])
+def test_counts_equal_a_slow_count(grid, steps):
+    train, held_out = tokens(5, *grid), tokens(4, *grid, seed=1)
+
+    def context(image, place):
+        *before, y, x = place
+        offsets = [(0, 0, -1), (0, -1, 0), (0, -1, 1), (0, -1, -1)]
+        if before:
+            offsets.insert(2, (-1, 0, 0))
+        whole = image[None] if image.ndim == 2 else image
+        f, (frames, rows, columns) = before[0] if before else 0, whole.shape
+        inside = [(f + a, y + b, x + c) for a, b, c in offsets]
+        return tuple(
+            whole[p] if 0 <= p[0] < frames and 0 <= p[1] < rows and 0 <= p[2] < columns else SIZE for p in inside
+        )
+
+    places = list(itertools.product(*map(range, grid)))
+    pairs = [(context(image, place), image[place]) for image in train for place in places]
+    assert len(pairs[0][0]) == steps
+    nats = count_nats(train, held_out, SIZE)
+    for image, row in zip(held_out, nats, strict=True):
+        for place in places:
+            assert row[place] == pytest.approx(-math.log(slow_probability(pairs, context(image, place), image[place])))
+
+
+def test_probabilities_of_all_colours_sum_to_one():
+    train, held_out = tokens(6, 4, 4), tokens(3, 4, 4, seed=1)
+    asked = [x.ravel() for x in neighbours(held_out, SIZE)]
+    known = [x.ravel() for x in neighbours(train, SIZE)]
+    probs = [blended_counts(known, train.ravel(), asked, np.full(48, v), SIZE) for v in range(SIZE)]
+    np.testing.assert_allclose(sum(probs), 1, rtol=1e-12)
+
+
+def test_histogram_by_hand():
+    """Two positions, four colours. Position 0 saw colour 0 twice, so p(0) = 3/6; position 1 saw colours 1 and 2."""
+    train, held_out = np.array([[[0, 1]], [[0, 2]]]), np.array([[[0, 3]]])
+    nats = histogram_nats(train, held_out, 4)
+    np.testing.assert_allclose(nats, [[[-math.log(3 / 6), -math.log(1 / 6)]]])
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
+    """Each pixel is that three columns to the left plus the first of its row; in clips, that at (+1, +1) one frame ago.
+
+    It may not see what comes after: with a wrong offset the rule of a picture would be read off the pixel itself.
+    """
+    rng = np.random.default_rng(0)
+    grid = (2, 6, 6) if clip else (6, 8)
+    made_up = rng.integers(0, 2, (600, *grid))
+    if clip:
+        made_up[:, 1, :-1, :-1] = made_up[:, 0, 1:, 1:]
+        sure = np.zeros(grid, bool)
+        sure[1, :-1, :-1] = True
+    else:
+        for x in range(3, 8):
+            made_up[..., x] = made_up[..., x - 3]
+        sure = np.broadcast_to(np.arange(8) >= 3, grid)
+    train, held_out = made_up[:500], made_up[500:]
+    nats = network_nats(train, held_out, Palette.levels(2), steps=300)
+    assert nats[:, sure].mean() < 0.02
+    assert nats[:, ~sure].mean() > 0.65  # a fair coin has 0.693
+    assert count_nats(train, held_out, 2)[:, sure].mean() > 0.4
+
+
+def test_figures_hold_paired_differences_to_the_cheap_methods():
+    model, params = made()
+    where = context(model, "ar")
+    likelihood = Likelihood(where)
+    measured = dict(likelihood.run(params, 0))
+    figures = summarize(measured, where, likelihood.nats)
+    cheap = baselines(where)
+    assert list(figures.nats) == ["model", *cheap] == list(figures.errors)
+    assert cheap["uniform"] == pytest.approx([math.log(16)] * len(IMAGES))
+    for name, nats in cheap.items():
+        assert nats.shape == (11,)
+        gap = nats - likelihood.nats
+        assert figures.differences[name] == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)))
+        assert figures.nats[name] == pytest.approx(nats.mean())
+    assert not summarize(measured, where).differences
