@@ -48,6 +48,9 @@ class ModelConfig:
     """Slots of a conditioning picture before the tokens; 0 for none. All of them are visible to every slot."""
     prefix_values: NotNegative = 0
     """Numbers that each prefix slot is fed (patch side squared times channels)."""
+    aligned_values: NotNegative = 0
+    """Numbers that each slot is fed of what a conditioning picture shows around its target (side squared times
+    channels, the side odd); 0 for none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -55,7 +58,7 @@ class ModelConfig:
         require(len(self.grid) in (1, 2, 3) and min(self.grid) >= 1, "model.grid", f"{self.grid} is no grid of tokens")
         heads = f"{self.n_head} heads do not divide model.d_model = {self.d_model}"
         require(self.d_model % self.n_head == 0, "model.n_head", heads)
-        for name in ("cond_classes", "any_order", "prefix_slots"):
+        for name in ("cond_classes", "any_order", "prefix_slots", "aligned_values"):
             require(self.causal or not getattr(self, name), f"model.{name}", "needs model.causal")
         both = bool(self.prefix_slots) == bool(self.prefix_values)
         require(both, "model.prefix_slots", "goes with model.prefix_values: set both or neither")
@@ -69,6 +72,11 @@ class ModelConfig:
     def n_frame(self) -> int:
         """Frames of a clip; 1 for an image."""
         return self.grid[0] if len(self.grid) == 3 else 1
+
+    @property
+    def reads_picture(self) -> bool:
+        """Whether the model reads a conditioning picture beside the tokens."""
+        return bool(self.prefix_slots or self.aligned_values)
 
     @property
     def head_dim(self) -> int:

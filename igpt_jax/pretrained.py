@@ -228,7 +228,15 @@ def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
         save_weights(workdir, meta, pretrained.params)
 
 
-_CAN_BE_ADDED = ("use_bias", "clf_classes", "cond_classes", "any_order", "prefix_slots", "prefix_values")
+_CAN_BE_ADDED = (
+    "use_bias",
+    "clf_classes",
+    "cond_classes",
+    "any_order",
+    "prefix_slots",
+    "prefix_values",
+    "aligned_values",
+)
 """What weights to start from may lack: the parameters are new (`OPTIONAL`, `CONDITIONING`)."""
 
 
@@ -242,7 +250,7 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
     Raises:
       InputError: the two do not go together.
     """
-    prefix = asked if asked.prefix_slots else weights
+    picture = asked if asked.reads_picture else weights
     starts_clips = len(asked.grid) == 3 and len(weights.grid) == 2
     return replace(
         weights,
@@ -250,8 +258,9 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
         clf_classes=asked.clf_classes or weights.clf_classes,
         cond_classes=asked.cond_classes or weights.cond_classes,
         any_order=asked.any_order or weights.any_order,
-        prefix_slots=prefix.prefix_slots,
-        prefix_values=prefix.prefix_values,
+        prefix_slots=picture.prefix_slots,
+        prefix_values=picture.prefix_values,
+        aligned_values=picture.aligned_values,
     )
 
 

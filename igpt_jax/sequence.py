@@ -2,7 +2,8 @@
 
 A slot is one place of the sequence. It is fed a colour (or the start vector, or nothing) and predicts the colour of one
 target position of the grid. Raster order, masked prediction and any other order are different contents of the same
-slots; the decoder knows none of them. Dims: B image, T slot, P prefix slot, W values of a prefix slot.
+slots; the decoder knows none of them. Dims: B image, T slot, P prefix slot, W values of a prefix slot, A aligned
+values.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Inputs(NamedTuple):
     """int [B]: the class of each image, -1 for none."""
     prefix: jax.Array | None = None
     """float [B, P, W]: what the prefix slots are fed; they stand before the other slots."""
+    aligned: jax.Array | None = None
+    """float [B, n_ctx, A]: what a conditioning picture shows around each grid position. A slot is fed that of its
+    target."""
 
 
 class Example(NamedTuple):
@@ -99,6 +103,28 @@ def masked_inputs(tokens_BT: jax.Array, visible_BT: jax.Array | None = None) -> 
     )
 
 
+def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, jax.Array]:
+    """What a model reads of conditioning pictures: the fields `prefix` and `aligned` of `Inputs`, those it has.
+
+    Args:
+      images: uint8 [B, *grid, C].
+
+    Raises:
+      InputError: the model reads no picture, or none of this grid with so many channels.
+    """
+    read, channels = {}, images.shape[-1]
+    if not cfg.reads_picture:
+        raise InputError(
+            f"model.aligned_values: this model reads no damaged picture; set it to {49 * channels} (7 x 7 pixels "
+            "around each target), or set model.prefix_slots and model.prefix_values (all of it)"
+        )
+    if cfg.prefix_slots:
+        read["prefix"] = patches(images, patch_side(cfg, channels))
+    if cfg.aligned_values:
+        read["aligned"] = surroundings(images, window_side(cfg, channels))
+    return read
+
+
 def patch_side(cfg: ModelConfig, channels: int) -> int:
     """The side p, in pixels, of the square patches of a conditioning picture; each fills one prefix slot.
 
@@ -128,6 +154,37 @@ def patches(images: jax.Array | np.ndarray, side: int) -> jax.Array:
     b, y, x, c = images.shape
     blocks = images.reshape(b, y // side, side, x // side, side, c).swapaxes(2, 3)
     return jnp.asarray(blocks.reshape(b, -1, side * side * c)).astype(jnp.float32) / 127.5 - 1
+
+
+def window_side(cfg: ModelConfig, channels: int) -> int:
+    """The side, in pixels, of the square windows of a conditioning picture that slots are fed.
+
+    Raises:
+      InputError: the model's aligned values are no such window with so many channels.
+    """
+    side = math.isqrt(cfg.aligned_values // channels)
+    if side % 2 and side**2 * channels == cfg.aligned_values and len(cfg.grid) == 2:
+        return side
+    raise InputError(
+        f"model.aligned_values: {cfg.aligned_values} is no square window of an odd side with {channels} channel(s); "
+        f"7 x 7 pixels are {49 * channels}"
+    )
+
+
+def surroundings(images: jax.Array | np.ndarray, side: int) -> jax.Array:
+    """The window around every pixel: float32 [B, Y * X, side * side * C] in [-1, 1], in raster order.
+
+    Outside a picture its edge goes on.
+
+    Args:
+      images: uint8 [B, Y, X, C].
+      side: odd.
+    """
+    b, y, x, c = images.shape
+    r = side // 2
+    padded = jnp.pad(jnp.asarray(images), ((0, 0), (r, r), (r, r), (0, 0)), mode="edge")
+    shifted = [padded[:, dy : dy + y, dx : dx + x] for dy in range(side) for dx in range(side)]
+    return jnp.stack(shifted, axis=3).reshape(b, y * x, side * side * c).astype(jnp.float32) / 127.5 - 1
 
 
 def _previous(x_BT: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import make_objective, score, token_nats
 from igpt_jax.objectives.bert import MASKED, draw_visible
 from igpt_jax.parallel.mesh import make_mesh, put_batch
-from igpt_jax.sequence import patch_side, patches, raster_inputs
+from igpt_jax.sequence import patch_side, patches, raster_inputs, surroundings, window_side
 from igpt_jax.training.optimizer import make_optimizer
 from igpt_jax.training.step import make_init, make_program, make_train_step
 from tests.conftest import randomized
@@ -155,11 +155,11 @@ def test_padding_rows_do_not_count(name, cfg):
         np.testing.assert_allclose(value(padded[key]), value(means[key]), rtol=1e-6)
 
 
-RESTORE = {"prefix_slots": 16, "prefix_values": 4}
+RESTORE = {"prefix_slots": 16, "prefix_values": 4, "aligned_values": 9}
 
 
 def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
-    """The prefix against numpy: patches of 2 x 2 in raster order, unrounded; then the loss of `ar` given that."""
+    """The prefix against numpy: patches of 2 x 2 in raster order, unrounded; then the loss given that."""
     model = ImageGPT(ModelConfig.preset("tiny", **RESTORE))
     params = randomized(jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"], 0.1)
     clean, damaged = images(3), np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
@@ -172,9 +172,20 @@ def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
     np.testing.assert_allclose(example.inputs.prefix, prefix, atol=1e-6)  # XLA multiplies by 1 / 127.5
     tokens = np.asarray(PALETTE.encode(clean)).reshape(3, 64)
     np.testing.assert_array_equal(example.labels, tokens)
-    logits = model.apply({"params": params}, raster_inputs(jnp.asarray(tokens))._replace(prefix=prefix))
+    picture = {"prefix": prefix, "aligned": surroundings(damaged, 3)}
+    logits = model.apply({"params": params}, raster_inputs(jnp.asarray(tokens))._replace(**picture))
     loss, means = run("restore", model, params, batch, keys(3))
     np.testing.assert_allclose([loss, value(means["nats_per_token"])], nats_of(logits, tokens)[:2].mean(), rtol=1e-6)
+
+
+def test_windows_around_pixels_end_with_the_edge_of_the_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    around = np.asarray(surroundings(picture, 3)).reshape(2, 4, 5, 3, 3, 3)
+    padded = np.pad(picture, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    for y in range(4):
+        for x in range(5):
+            np.testing.assert_allclose(around[:, y, x], padded[:, y : y + 3, x : x + 3] / 127.5 - 1, atol=1e-6)
+    assert window_side(ModelConfig(grid=(4, 5), aligned_values=27), 3) == 3
 
 
 def test_patches_of_colours_hold_pixel_after_pixel():
@@ -190,7 +201,8 @@ def test_patches_of_colours_hold_pixel_after_pixel():
     [
         ("restore", RESTORE, (), "data.degrade: names no damage"),
         ("ar", {}, ("blur",), "data.degrade: objective 'ar' does not read damaged images"),
-        ("restore", {}, ("blur",), "set model.prefix_slots 16 and model.prefix_values 4"),
+        ("restore", {}, ("blur",), "reads no damaged picture; set it to 49"),
+        ("restore", {"aligned_values": 16}, ("blur",), "model.aligned_values: 16 is no square window of an odd side"),
         ("restore", {"prefix_slots": 16, "prefix_values": 12}, ("blur",), "16 slots of 12 values hold no picture"),
         ("restore", {"prefix_slots": 7, "prefix_values": 9}, ("blur",), "hold no picture of grid .8, 8."),
     ],

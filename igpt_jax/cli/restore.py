@@ -58,7 +58,7 @@ class Restore(JoinedCommand):
 
         weights = self.weights.load()
         with raise_on_all():
-            check_restores(weights.config.model, weights.colors.channels)
+            check_restores(weights.config.model)
             damaged, originals = self.read(weights.config)
         digest = hashlib.sha256(b"".join(image.tobytes() for image in damaged)).hexdigest()
         require_same("the images", digest)

@@ -15,6 +15,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "sos": ("embed",),
     "class_table": ("class", "embed"),
     "prefix_w": ("patch", "embed"),
+    "aligned_w": ("patch", "embed"),
     "prefix_wpe": ("position", "embed"),
     "wtet": ("vocab", "embed"),
     "clf": ("class", "embed"),
@@ -42,6 +43,6 @@ PROJECTIONS = frozenset(name for name, dims in AXES.items() if {"layer", "embed"
 OPTIONAL = frozenset({"clf", "class_table", "wpe_source", "wpe_frame", *(name for name in AXES if name.endswith("/b"))})
 """Parameters that start at zero, where they change nothing, so weights to start from may lack them."""
 
-CONDITIONING = frozenset({"prefix_w", "prefix_wpe"})
+CONDITIONING = frozenset({"prefix_w", "prefix_wpe", "aligned_w"})
 """Parameters that read a conditioning picture. Weights to start from may lack them, too, but they start at random, and
 a model with them computes something else from the first step on."""

@@ -79,6 +79,8 @@ class ImageGPT(nn.Module):
         if cfg.prefix_slots:
             self.prefix_w = table("prefix_w", cfg.prefix_values, normal(0.02))
             self.prefix_wpe = table("prefix_wpe", cfg.prefix_slots, normal(0.01))
+        if cfg.aligned_values:
+            self.aligned_w = table("aligned_w", cfg.aligned_values, normal(0.01))
         if cfg.clf_classes:
             self.clf = table("clf", cfg.clf_classes, zeros)
         if cfg.cond_classes:
@@ -200,6 +202,9 @@ class ImageGPT(nn.Module):
         x_BTD = x_BTD + self.wpe[place]
         if self.cfg.n_frame > 1:
             x_BTD = x_BTD + self.wpe_frame[frame]
+        if inputs.aligned is not None:
+            around_BTA = jnp.take_along_axis(inputs.aligned, inputs.target[..., None], axis=1)
+            x_BTD = x_BTD + jnp.einsum("bta,ad->btd", around_BTA, self.aligned_w)
         if inputs.prefix is not None:
             prefix_BPD = jnp.einsum("bpw,wd->bpd", inputs.prefix, self.prefix_w) + self.prefix_wpe[None]
             x_BTD = jnp.concatenate([prefix_BPD, x_BTD], axis=1)
@@ -229,8 +234,8 @@ class ImageGPT(nn.Module):
                 f"tokens of shape {tokens.shape}: the model takes [batch, {self.cfg.n_ctx}] for its grid "
                 f"{self.cfg.grid}; flatten the grid in raster order"
             )
-        if self.cfg.prefix_slots:
-            raise InputError("model.prefix_slots: this model reads a picture before the tokens; pass Inputs with it")
+        if self.cfg.reads_picture:
+            raise InputError("model: reads a picture beside the tokens; pass Inputs with it (prefix, aligned)")
         if not self.cfg.causal:
             if class_B is not None:
                 raise InputError("class_B: a BERT model has no start vector to add a class to")
@@ -247,6 +252,10 @@ class ImageGPT(nn.Module):
         shape = None if inputs.prefix is None else inputs.prefix.shape[1:]
         if shape != wanted:
             raise InputError(f"prefix of shape {shape}: the model takes {wanted} (model.prefix_slots, prefix_values)")
+        wanted = (cfg.n_ctx, cfg.aligned_values) if cfg.aligned_values else None
+        shape = None if inputs.aligned is None else inputs.aligned.shape[1:]
+        if shape != wanted:
+            raise InputError(f"aligned values of shape {shape}: the model takes {wanted} (model.aligned_values)")
         if inputs.class_id is not None and not cfg.cond_classes:
             raise InputError("model.cond_classes: this model was not made for classes; leave the class out")
 
@@ -267,6 +276,8 @@ def example_inputs(cfg: ModelConfig) -> Inputs:
     """One image's slots of the right shape for a model, all zero."""
     tokens_BT = jnp.zeros((1, cfg.n_ctx), jnp.int32)
     inputs = raster_inputs(tokens_BT) if cfg.causal else masked_inputs(tokens_BT)
-    if not cfg.prefix_slots:
-        return inputs
-    return inputs._replace(prefix=jnp.zeros((1, cfg.prefix_slots, cfg.prefix_values)))
+    if cfg.prefix_slots:
+        inputs = inputs._replace(prefix=jnp.zeros((1, cfg.prefix_slots, cfg.prefix_values)))
+    if cfg.aligned_values:
+        inputs = inputs._replace(aligned=jnp.zeros((1, cfg.n_ctx, cfg.aligned_values)))
+    return inputs

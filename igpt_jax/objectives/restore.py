@@ -5,28 +5,31 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import numpy as np
 
 from igpt_jax.config import Config
 from igpt_jax.objectives.ar import make_ar
 from igpt_jax.objectives.base import Batch, Objective
 from igpt_jax.palette import Palette
-from igpt_jax.sequence import Example, patch_side, patches
+from igpt_jax.sequence import Example, conditioning
 
 
 def make_restore(cfg: Config, palette: Palette) -> Objective:
-    """The mean of -log p over the T clean tokens, as objective `ar` has it, after a prefix: the damaged picture.
+    """The mean of -log p over the T clean tokens, as objective `ar` has it, given the damaged picture.
 
-    The prefix holds square patches of pixels, not tokens: a palette of clean colours would destroy noise. The damage is
-    that of data.degrade, made on the host.
+    The model reads it in `model.prefix_slots` slots before the tokens, as square patches, or in windows of
+    `model.aligned_values` around each target, or both. These are pixels, not tokens: a palette of clean colours would
+    destroy noise. The damage is that of data.degrade, made on the host.
 
     Raises:
-      InputError: as for `ar`, or the prefix slots do not hold a picture.
+      InputError: as for `ar`, or the model reads no picture of its grid.
     """
-    generative, side = make_ar(cfg, palette), patch_side(cfg.model, palette.channels)
+    generative = make_ar(cfg, palette)
+    conditioning(cfg.model, np.zeros((1, *cfg.model.grid, palette.channels), np.uint8))  # raises if it cannot
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         clean = generative.example(batch, keys_B)
-        return clean._replace(inputs=clean.inputs._replace(prefix=patches(batch["damaged"], side)))
+        return clean._replace(inputs=clean.inputs._replace(**conditioning(cfg.model, batch["damaged"])))
 
     return dataclasses.replace(
         generative,

@@ -32,6 +32,8 @@ class Prompt(NamedTuple):
     """int [B] for a class-conditional model, -1 for no class."""
     prefix: Any = None
     """float [G, P, W] for a model with prefix slots. Each prefix serves the next B / G images."""
+    aligned: Any = None
+    """float [B, T, A] for a model with aligned values."""
 
 
 def segment_ends(n_ctx: int) -> list[int]:
@@ -65,7 +67,7 @@ def decode(
     Returns:
       int32 [B, T] in raster order.
     """
-    tokens_BT, known_BT, order_BT, class_B, prefix_GPW = prompt
+    tokens_BT, known_BT, order_BT, class_B, prefix_GPW, aligned_BTA = prompt
     tokens_BT = tokens_BT.astype(jnp.int32)
     n_ctx = tokens_BT.shape[1]
     if order_BT is None:
@@ -75,12 +77,12 @@ def decode(
 
     def step(last: Decoded, xs: tuple[jax.Array, ...]) -> tuple[Decoded, jax.Array]:
         slot, target_B, known_token_B, known_B = xs
-        logits_BV, cache = next_logits(model, variables, last, slot, target_B, class_B)
+        logits_BV, cache = next_logits(model, variables, last, slot, target_B, class_B, aligned_BTA)
         drawn_B = draw(logits_BV, fold_in(keys_B, target_B), rules)
         token_B = jnp.where(known_B, known_token_B, drawn_B)
         return Decoded(token_B, target_B, cache), token_B
 
-    last = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW)
+    last = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW, aligned_BTA)
     xs = (jnp.arange(n_ctx), order_BT.T, tokens_BT.T, known_BT.T)
     _, drawn_TB = scan_segments(step, last, xs, start, model.cfg.prefix_slots)
     slots_BT = jnp.concatenate([tokens_BT[:, :start], drawn_TB.T], axis=1)
@@ -104,22 +106,31 @@ def prefill(
     order_BT: jax.Array,
     class_B: jax.Array | None,
     prefix_GPW: jax.Array | None = None,
+    aligned_BTA: jax.Array | None = None,
 ) -> Decoded:
     """Reads the prefixes, and the first slots of all images at once; there may be none of either."""
     (n, start), p = tokens_BT.shape, model.cfg.prefix_slots
     cache: Any = grow_cache(prefix_cache(model, variables, prefix_GPW, n), p + start)
     if not start:
         return Decoded(jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32), cache)
-    extended: Any = model.apply(variables, ordered_inputs(tokens_BT, order_BT, class_B), cache, p, method="extend")
+    inputs = ordered_inputs(tokens_BT, order_BT, class_B)._replace(aligned=aligned_BTA)
+    extended: Any = model.apply(variables, inputs, cache, p, method="extend")
     return Decoded(tokens_BT[:, -1], order_BT[:, -1], extended[1])
 
 
 def next_logits(
-    model: ImageGPT, variables: Any, last: Any, slot: jax.Array, target_B: jax.Array, class_B: jax.Array | None
+    model: ImageGPT,
+    variables: Any,
+    last: Any,
+    slot: jax.Array,
+    target_B: jax.Array,
+    class_B: jax.Array | None,
+    aligned_BTA: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Logits [B, V] of the next slot's target, and the cache with that slot. `last` has the fields of `Decoded`."""
     first = jnp.broadcast_to(slot == 0, (1, 1))
     inputs = Inputs(last.token[:, None], ~first, first, target_B[:, None], last.source[:, None], class_B)
+    inputs = inputs._replace(aligned=aligned_BTA)
     extended: Any = model.apply(variables, inputs, last.cache, model.cfg.prefix_slots + slot, method="extend")
     return extended[0][:, 0], extended[1]
 

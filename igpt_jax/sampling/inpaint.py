@@ -223,11 +223,11 @@ def _fill_unmasked(by_confidence: bool) -> Fill:
 
 
 def _needs_any_order(cfg: ModelConfig) -> str | None:
-    return None if cfg.any_order and not cfg.prefix_slots else "needs a model trained with objective any_order"
+    return None if cfg.any_order and not cfg.reads_picture else "needs a model trained with objective any_order"
 
 
 def _needs_causal(cfg: ModelConfig) -> str | None:
-    return None if cfg.causal and not cfg.prefix_slots else "needs a causal model of plain pictures"
+    return None if cfg.causal and not cfg.reads_picture else "needs a causal model of plain pictures"
 
 
 def _needs_bert(cfg: ModelConfig) -> str | None:

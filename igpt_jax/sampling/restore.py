@@ -25,7 +25,7 @@ from igpt_jax.sampling.decode import Prompt, decode_in_batches
 from igpt_jax.sampling.rules import Rules, filter_logits
 from igpt_jax.sampling.tasks import check_model
 from igpt_jax.sampling.tiles import blend_weights, windows
-from igpt_jax.sequence import patch_side, patches, raster_inputs
+from igpt_jax.sequence import conditioning, raster_inputs
 
 OVERLAP = 4
 """Neighbouring windows share at least one OVERLAP-th of their rows or columns."""
@@ -67,8 +67,8 @@ def restore(
     """
     sampler = sampler or SamplerConfig()
     images = np.asarray(images)
-    side = check_restores(model.cfg, palette.channels)
-    check_model(model, params, palette, prefix=True)
+    check_restores(model.cfg)
+    check_model(model, params, palette, picture=True)
     check_pictures(model.cfg, palette, images)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
@@ -83,11 +83,11 @@ def restore(
     total, weight = np.zeros(images.shape, np.float32), np.zeros((*size, 1), np.float32)
     for i, (top, left) in enumerate(windows(size, tile, overlap)):
         y, x = slice(top, top + tile[0]), slice(left, left + tile[1])
-        prefix = np.asarray(patches(images[:, y, x], side))
+        picture = {name: np.asarray(values) for name, values in conditioning(model.cfg, images[:, y, x]).items()}
         before = tokens[:, :, y, x].reshape(len(images), n, -1)
         known = np.broadcast_to(drawn[y, x].reshape(1, 1, -1), before.shape)
-        now = _draw(model, params, prefix, before, known, fold_in(keys_Bn, i), sampler)
-        expected = _expected(model, params, palette, prefix, now, sampler)
+        now = _draw(model, params, picture, before, known, fold_in(keys_Bn, i), sampler)
+        expected = _expected(model, params, palette, picture, now, sampler)
         tokens[:, :, y, x] = now.reshape(len(images), n, *tile)
         total[:, y, x] += counts * expected.reshape(len(images), *tile, -1)
         weight[y, x] += counts
@@ -96,11 +96,10 @@ def restore(
     return Restored(np.asarray(palette.decode(tokens)), mean)
 
 
-def check_restores(cfg: ModelConfig, channels: int) -> int:
-    """The side of the patches of a model that restores; InputError for any other model."""
-    if not cfg.prefix_slots:
+def check_restores(cfg: ModelConfig) -> None:
+    """Raises InputError for a model that does not restore."""
+    if not cfg.reads_picture:
         raise InputError("model: does not restore pictures; train one with --objective restore and --data.degrade")
-    return patch_side(cfg, channels)
 
 
 def check_pictures(cfg: ModelConfig, palette: Palette, images: np.ndarray) -> None:
@@ -119,19 +118,20 @@ def check_pictures(cfg: ModelConfig, palette: Palette, images: np.ndarray) -> No
 def _draw(
     model: ImageGPT,
     params: Params,
-    prefix_BPW: np.ndarray,
+    picture: dict[str, np.ndarray],
     tokens_BnT: np.ndarray,
     known_BnT: np.ndarray,
     keys_Bn: jax.Array,
     sampler: SamplerConfig,
 ) -> np.ndarray:
     """int32 [B, n, T]: the tokens with the unknown ones drawn. The draws of a picture share its prefix."""
-    (b, n, t), parts = tokens_BnT.shape, []
+    (b, n, t), parts, aligned = tokens_BnT.shape, [], picture.get("aligned")
     for first in range(0, n, sampler.batch_size):
         chosen = slice(first, first + sampler.batch_size)
         tokens, known = (x[:, chosen].reshape(-1, t) for x in (tokens_BnT, known_BnT))
         keys = keys_Bn[:, chosen].reshape(-1)
-        prompt = Prompt(tokens, known, prefix=prefix_BPW)
+        repeated = None if aligned is None else aligned.repeat(len(keys) // b, axis=0)
+        prompt = Prompt(tokens, known, prefix=picture.get("prefix"), aligned=repeated)
         drawn = decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
         parts.append(drawn.reshape(b, -1, t))
     return np.concatenate(parts, axis=1)
@@ -141,7 +141,7 @@ def _expected(
     model: ImageGPT,
     params: Params,
     palette: Palette,
-    prefix_BPW: np.ndarray,
+    picture: dict[str, np.ndarray],
     tokens_BnT: np.ndarray,
     sampler: SamplerConfig,
 ) -> np.ndarray:
@@ -153,17 +153,23 @@ def _expected(
     parts = []
     for first in range(0, b * n, batch_size):
         rows = np.arange(first, first + batch_size).clip(max=b * n - 1)
-        tokens, prefix = put_whole(tokens_BnT.reshape(-1, t)[rows], mesh), put_whole(prefix_BPW[rows // n], mesh)
-        parts.append(fetch_whole(run(model, params, tokens, prefix, colors, Rules.of(sampler)))[: b * n - first])
+        chosen = tokens_BnT.reshape(-1, t)[rows], {name: values[rows // n] for name, values in picture.items()}
+        tokens, read = jax.tree.map(lambda x: put_whole(x, mesh), chosen)
+        parts.append(fetch_whole(run(model, params, tokens, read, colors, Rules.of(sampler)))[: b * n - first])
     return np.concatenate(parts).reshape(b, n, t, -1).mean(axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def expected_colors(
-    model: ImageGPT, params: Params, tokens_BT: jax.Array, prefix_BPW: jax.Array, colors_VC: jax.Array, rules: Rules
+    model: ImageGPT,
+    params: Params,
+    tokens_BT: jax.Array,
+    picture: dict[str, jax.Array],
+    colors_VC: jax.Array,
+    rules: Rules,
 ) -> jax.Array:
     """float32 [B, T, C]: the mean colour of every pixel, given the pixels before it, under the rules of the draws."""
-    logits_BTV: Any = model.apply({"params": params}, raster_inputs(tokens_BT)._replace(prefix=prefix_BPW))
+    logits_BTV: Any = model.apply({"params": params}, raster_inputs(tokens_BT)._replace(**picture))
     likely = jax.nn.one_hot(jnp.argmax(logits_BTV, axis=-1), colors_VC.shape[0])
     probs_BTV = jnp.where(rules.temperature > 0, jax.nn.softmax(filter_logits(logits_BTV, rules), axis=-1), likely)
     return jnp.einsum("btv,vc->btc", probs_BTV, colors_VC)

@@ -149,13 +149,13 @@ def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, samp
     return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
 
 
-def check_model(model: ImageGPT, params: Params, palette: Palette, prefix: bool = False) -> None:
+def check_model(model: ImageGPT, params: Params, palette: Palette, picture: bool = False) -> None:
     """Raises InputError unless a model can draw, and the parameters and the palette are its own.
 
     Args:
-      prefix: whether it is given a damaged picture to draw from.
+      picture: whether it is given a damaged picture to draw from.
     """
-    if model.cfg.prefix_slots and not prefix:
+    if model.cfg.reads_picture and not picture:
         raise InputError("model: draws from a damaged picture, which `igpt restore` and `igpt_jax.restore` take")
     if not model.cfg.causal:
         raise InputError(

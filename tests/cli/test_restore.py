@@ -136,7 +136,7 @@ def test_other_models_do_not_restore_and_this_one_does_nothing_else(workdir, res
         (["--data.degrade", "blurr"], "data.degrade: 'blurr': no degradation"),
         (["--data.degrade", "blur"], "data.degrade: objective 'ar' does not read damaged images"),
         (RESTORE, "data.degrade: names no damage"),
-        (["--objective", "restore", "--data.degrade", "blur"], "set model.prefix_slots 16"),
+        (["--objective", "restore", "--data.degrade", "blur"], "reads no damaged picture"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
 )

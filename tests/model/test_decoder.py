@@ -66,7 +66,7 @@ KINDS = (
     {},
     {"use_bias": True, "clf_classes": 3, "cond_classes": 5},
     {"causal": False},
-    {"any_order": True, "prefix_slots": 4, "prefix_values": 12},
+    {"any_order": True, "prefix_slots": 4, "prefix_values": 12, "aligned_values": 3},
     {"grid": (3, 4, 4)},
 )
 

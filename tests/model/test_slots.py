@@ -7,6 +7,7 @@ import pytest
 
 from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
 from igpt_jax.model import grow_cache, init_cache
+from igpt_jax.model.decoder import example_inputs
 from igpt_jax.sequence import Inputs, ordered_inputs, raster_inputs
 from tests.conftest import F32_ATOL, randomized
 
@@ -15,10 +16,7 @@ T = 64
 
 def made(scale=0.2, attention="auto", **cfg):
     model = ImageGPT(ModelConfig.preset("tiny", **cfg), ComputeConfig(attention=attention))
-    raster = raster_inputs(jnp.zeros((1, model.cfg.n_ctx), jnp.int32))
-    if model.cfg.prefix_slots:
-        raster = raster._replace(prefix=jnp.zeros((1, model.cfg.prefix_slots, model.cfg.prefix_values)))
-    params = jax.jit(model.init)(jax.random.key(0), raster)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
     return model, randomized(params, scale)
 
 
@@ -72,11 +70,12 @@ def normed(h, g):
 
 @pytest.mark.parametrize("grid", [(8, 8), (4, 4, 4)])
 def test_a_slot_holds_what_its_fields_say(grid):
-    """What the first block reads, against numpy: colour, where it comes from, what it predicts, its frame, a prefix."""
-    model, params = made(grid=grid, any_order=True, cond_classes=3, prefix_slots=5, prefix_values=12)
+    """What the first block reads, against numpy: colour, where it is from, target, frame, prefix, aligned values."""
+    more = {"prefix_slots": 5, "prefix_values": 12, "aligned_values": 3}
+    model, params = made(grid=grid, any_order=True, cond_classes=3, **more)
     x, orders = draw_tokens(), draw_orders()
-    prefix = jax.random.normal(jax.random.key(9), (2, 5, 12))
-    inputs = permuted(x, orders)._replace(class_id=jnp.array([2, -1]), prefix=prefix)
+    prefix, aligned = (jax.random.normal(jax.random.key(9), shape) for shape in ((2, 5, 12), (2, T, 3)))
+    inputs = permuted(x, orders)._replace(class_id=jnp.array([2, -1]), prefix=prefix, aligned=aligned)
     states = model.apply({"params": params}, inputs, layers=(0,), method="hidden_states")[0]
     p = {name: np.asarray(value) for name, value in params.items() if name not in ("h", "ln_f")}
     colors, order = np.take_along_axis(np.asarray(x), np.asarray(orders), axis=1), np.asarray(orders)
@@ -84,6 +83,7 @@ def test_a_slot_holds_what_its_fields_say(grid):
     held = np.concatenate([start[:, None], p["wte"][colors[:, :-1]] + p["wpe_source"][order[:, :-1]]], axis=1)
     size = len(p["wpe"])
     held = held + p["wpe"][order % size] + (p["wpe_frame"][order // size] if len(grid) == 3 else 0)
+    held = held + np.take_along_axis(np.asarray(aligned), order[..., None], axis=1) @ p["aligned_w"]
     patches = np.asarray(prefix) @ p["prefix_w"] + p["prefix_wpe"]
     expected = normed(np.concatenate([patches, held], axis=1), np.asarray(params["h"]["ln_1"]["g"][0]))
     np.testing.assert_allclose(states, expected, atol=F32_ATOL)
@@ -116,13 +116,14 @@ def test_no_slot_depends_on_a_later_one_under_an_order_of_its_own_for_each_image
     assert np.all(np.asarray(influence)[0, :, 1] == 0)
 
 
-@pytest.mark.parametrize("kind", ["raster", "any_order", "prefix", "clip"])
+@pytest.mark.parametrize("kind", ["raster", "any_order", "prefix", "aligned", "clip"])
 def test_cached_equals_the_whole_sequence(kind):
     """Known slots at once, then one by one, then several at once; the cache grows on the way."""
     cfg = {
         "raster": {},
         "any_order": {"any_order": True},
         "prefix": {"prefix_slots": 6, "prefix_values": 12},
+        "aligned": {"aligned_values": 3},
         "clip": {"grid": (4, 4, 4)},
     }[kind]
     model, params = made(**cfg)
@@ -131,12 +132,14 @@ def test_cached_equals_the_whole_sequence(kind):
     p = model.cfg.prefix_slots
     if p:
         inputs = inputs._replace(prefix=jax.random.normal(jax.random.key(9), (2, p, 12)))
+    if kind == "aligned":
+        inputs = inputs._replace(aligned=jax.random.normal(jax.random.key(9), (2, T, 3)))
     whole = jax.jit(model.apply)({"params": params}, inputs)
     extend = jax.jit(lambda *args: model.apply({"params": params}, *args, method="extend"))
 
     def slots(start, end):
         part = Inputs(*(None if a is None else a[:, start:end] for a in inputs[:5]))
-        return part._replace(prefix=inputs.prefix if start == 0 else None)
+        return part._replace(prefix=inputs.prefix if start == 0 else None, aligned=inputs.aligned)
 
     cache = init_cache(model.cfg, model.compute, 2, p + 20)
     logits, cache = model.apply({"params": params}, slots(0, 20), cache, 0, method="extend")
@@ -167,10 +170,12 @@ def test_every_slot_sees_the_whole_prefix_and_no_prefix_slot_sees_a_colour():
 def test_wrong_prefixes_are_named():
     model, params = made(prefix_slots=6, prefix_values=12)
     x = draw_tokens()
-    with pytest.raises(InputError, match="reads a picture before the tokens"):
+    with pytest.raises(InputError, match="reads a picture beside the tokens"):
         model.apply({"params": params}, x)
     with pytest.raises(InputError, match=r"prefix of shape \(6, 3\)"):
         model.apply({"params": params}, raster_inputs(x)._replace(prefix=jnp.zeros((2, 6, 3))))
     plain, plain_params = made()
     with pytest.raises(InputError, match="prefix of shape"):
         plain.apply({"params": plain_params}, raster_inputs(x)._replace(prefix=jnp.zeros((2, 6, 12))))
+    with pytest.raises(InputError, match="aligned values of shape"):
+        plain.apply({"params": plain_params}, raster_inputs(x)._replace(aligned=jnp.zeros((2, T, 3))))

@@ -17,7 +17,15 @@ TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2
 def test_block_weights_are_the_matrices_alone():
     """Neither biases, heads, tables nor a prefix's projection change their number."""
     assert block_weights(ModelConfig.preset("tiny")) == TINY_WEIGHTS
-    more = dict(use_bias=True, clf_classes=10, cond_classes=10, any_order=True, prefix_slots=4, prefix_values=12)
+    more = dict(
+        use_bias=True,
+        clf_classes=10,
+        cond_classes=10,
+        any_order=True,
+        prefix_slots=4,
+        prefix_values=12,
+        aligned_values=3,
+    )
     assert block_weights(ModelConfig.preset("tiny", **more)) == TINY_WEIGHTS
     assert block_weights(ModelConfig.preset("xl")) == 12 * 60 * 3072**2
 

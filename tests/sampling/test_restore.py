@@ -13,7 +13,7 @@ from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling import restore as module
 from igpt_jax.sampling.decode import Prompt, decode, decode_in_batches
 from igpt_jax.sampling.rules import Rules, draw
-from igpt_jax.sequence import patches, raster_inputs
+from igpt_jax.sequence import conditioning, raster_inputs
 from tests.conftest import randomized
 
 PALETTE = Palette.levels(16)
@@ -21,7 +21,9 @@ RULES = Rules.of(SamplerConfig())
 
 
 def made(scale=0.3, **cfg):
-    model = ImageGPT(ModelConfig.preset("tiny", **dict(n_layer=1, prefix_slots=16, prefix_values=4) | cfg))
+    model = ImageGPT(
+        ModelConfig.preset("tiny", **dict(n_layer=1, prefix_slots=16, prefix_values=4, aligned_values=9) | cfg)
+    )
     params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
     return model, randomized(params, scale)
 
@@ -38,15 +40,16 @@ def pictures(b, y=8, x=8):
 def test_decoding_after_a_prefix_equals_decoding_without_a_cache(restorer):
     """A prefilled start, known pixels after it, and two prefixes for four images."""
     model, params = restorer
-    prefix = patches(pictures(2), 2)
+    picture = conditioning(model.cfg, pictures(2))
+    aligned, prefix = (picture[name].repeat(n, axis=0) for name, n in (("aligned", 2), ("prefix", 1)))
     tokens = jax.random.randint(jax.random.key(5), (4, 64), 0, 16)
     known = jnp.tile(((jnp.arange(64) < 16) | (jnp.arange(64) % 7 == 3))[None], (4, 1))
     keys = jax.random.split(jax.random.key(2), 4)
-    drawn = decode(model, params, Prompt(tokens, known, prefix=prefix), keys, RULES, 16)
+    drawn = decode(model, params, Prompt(tokens, known, prefix=prefix, aligned=aligned), keys, RULES, 16)
     forward = jax.jit(lambda x: model.apply({"params": params}, x))
     slots = jnp.where(known, tokens, 0)
     for t in range(64):
-        logits = forward(raster_inputs(slots)._replace(prefix=jnp.repeat(prefix, 2, axis=0)))
+        logits = forward(raster_inputs(slots)._replace(prefix=jnp.repeat(prefix, 2, axis=0), aligned=aligned))
         keys_B = jax.vmap(jax.random.fold_in)(keys, jnp.full(4, t))
         slots = slots.at[:, t].set(jnp.where(known[:, t], slots[:, t], draw(logits[:, t], keys_B, RULES)))
     np.testing.assert_array_equal(drawn, slots)
@@ -56,14 +59,16 @@ def test_decoding_after_a_prefix_equals_decoding_without_a_cache(restorer):
 def test_sharing_a_prefix_changes_nothing(restorer, batch_size):
     """In batches that hold all images of a prefix, or several prefixes, and with a last one that is filled up."""
     model, params = restorer
-    prefix = np.asarray(patches(pictures(3), 2))
+    picture = conditioning(model.cfg, pictures(3))
+    prefix, aligned = np.asarray(picture["prefix"]), np.asarray(picture["aligned"]).repeat(2, axis=0)
     zeros, keys = np.zeros((6, 64), np.int32), jax.random.split(jax.random.key(2), 6)
     draws = [
-        decode_in_batches(model, params, Prompt(zeros, zeros > 0, prefix=p), keys, RULES, batch_size)
+        decode_in_batches(model, params, Prompt(zeros, zeros > 0, prefix=p, aligned=aligned), keys, RULES, batch_size)
         for p in (prefix, prefix.repeat(2, axis=0))
     ]
     np.testing.assert_array_equal(*draws)
-    whole = Prompt(jnp.asarray(zeros), jnp.asarray(zeros > 0), prefix=jnp.asarray(prefix.repeat(2, axis=0)))
+    shared = jax.tree.map(jnp.asarray, (zeros, zeros > 0))
+    whole = Prompt(*shared, prefix=jnp.asarray(prefix.repeat(2, axis=0)), aligned=jnp.asarray(aligned))
     np.testing.assert_array_equal(draws[0], decode(model, params, whole, keys, RULES))
     assert len({image.tobytes() for image in draws[0]}) == 6
 
@@ -97,8 +102,8 @@ def test_the_mean_is_that_of_what_the_model_expects_along_the_draws(restorer):
     images = pictures(2)
     restored = restore(model, params, PALETTE, images, 3)
     tokens = np.asarray(PALETTE.encode(restored.draws)).reshape(6, 64)
-    prefix = np.asarray(patches(images, 2)).repeat(3, axis=0)
-    logits = model.apply({"params": params}, raster_inputs(jnp.asarray(tokens))._replace(prefix=prefix))
+    picture = {name: values.repeat(3, axis=0) for name, values in conditioning(model.cfg, images).items()}
+    logits = model.apply({"params": params}, raster_inputs(jnp.asarray(tokens))._replace(**picture))
     colors = PALETTE.decode(np.arange(16)).astype(np.float64)
     expected = np.asarray(jax.nn.softmax(logits), np.float64) @ colors
     expected = expected.reshape(2, 3, 8, 8, 1).mean(axis=1)
@@ -123,9 +128,9 @@ def test_windows_of_a_large_picture_agree_where_they_overlap(restorer, monkeypat
     images = pictures(2, 19, 13)
     done = []
 
-    def recorded(model, params, prefix, tokens, known, keys, sampler):
-        drawn = original(model, params, prefix, tokens, known, keys, sampler)
-        done.append((prefix, tokens, known, drawn))
+    def recorded(model, params, picture, tokens, known, keys, sampler):
+        drawn = original(model, params, picture, tokens, known, keys, sampler)
+        done.append((picture, tokens, known, drawn))
         return drawn
 
     original = module._draw
@@ -135,12 +140,13 @@ def test_windows_of_a_large_picture_agree_where_they_overlap(restorer, monkeypat
     tokens = np.asarray(PALETTE.encode(restored.draws))
     places = module.windows((19, 13), (8, 8), (2, 2))
     assert len(places) == len(done) == 6
-    for (top, left), (prefix, before, known, drawn) in zip(places, done, strict=True):
+    for (top, left), (picture, before, known, drawn) in zip(places, done, strict=True):
         window = (slice(top, top + 8), slice(left, left + 8))
         # Nothing drawn is drawn again by a later window, and each sees its own part of the damaged picture.
         np.testing.assert_array_equal(tokens[:, :, *window].reshape(drawn.shape), drawn)
         np.testing.assert_array_equal(drawn[known], before[known])
-        np.testing.assert_array_equal(prefix, patches(images[:, *window], 2))
+        for name, values in conditioning(model.cfg, images[:, *window]).items():
+            np.testing.assert_array_equal(picture[name], values)
         assert known.reshape(2, 2, 8, 8)[..., :2, :].all() == (top > 0)
     assert len({draw.tobytes() for draw in restored.draws.reshape(4, -1)}) == 4
     # The mean within one window is what that window's draws give.
