@@ -283,6 +283,7 @@ def test_parts_of_ones_own_are_passed_as_objects(tmp_path):
     trained = train(changed(), tmp_path / "run", evaluators={"brightness": Brightness}, **parts)
     assert trained.measured.keys() == {
         "nats_per_token_backwards",
+        "nats_per_token_backwards_se",
         "bits_per_token_backwards",
         "brightness",
     }

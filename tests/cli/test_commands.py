@@ -36,7 +36,7 @@ def test_quickstart_leaves_what_it_promises(workdir):
 def test_it_ends_with_the_figures_beside_the_baselines(workdir, capsys):
     assert main(["train", DIGITS, "--tiny", "--workdir", str(workdir)]) == 0  # finished: reports again
     shown = capsys.readouterr().out
-    figures = {name: float(nats) for name, nats in re.findall(r"│ (\S[\w -]*?) +│ +([\d.]+) │", shown)}
+    figures = {name: float(nats) for name, nats in re.findall(r"│ (\S[\w -]*?) +│ +([\d.]+) ± ", shown)}
     assert figures["uniform"] == pytest.approx(2.8332, abs=1e-4)
     assert figures["per-pixel histograms"] == pytest.approx(1.6401, abs=1e-4)
     assert figures["model"] < 2.5  # twenty steps are enough to leave the uniform guess well behind
