@@ -20,7 +20,7 @@ from igpt_jax.plugins import load_config, load_module, shipped_experiments
 from igpt_jax.version import __version__
 from tests.test_layering import ROOT
 
-EXPERIMENTS = ["any_order", "denoise", "digits", "emoji", "fashion_mnist", "moving_digits"]
+EXPERIMENTS = ["any_order", "denoise", "digits", "emoji", "fashion_mnist", "moving_digits", "restore_emoji"]
 
 
 @pytest.fixture(scope="module")
