@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from igpt_jax import progress
 from igpt_jax.data.sources.base import Source
+from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EvalContext
 from igpt_jax.evaluation.counts import count_nats
 from igpt_jax.evaluation.neighbour_network import network_nats
+from igpt_jax.parallel.mesh import put_batch, replicated
 
 COUNTED_TOKENS = 20_000_000
 """Tokens of training images that the baselines learn from, if there are so many."""
-ENCODED_AT_ONCE = 256
 
 
 def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarray]:
@@ -26,8 +29,8 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
       network: train a small network on the neighbours of each pixel, too; about two minutes on two CPU cores.
     """
     palette = context.palette
-    train = read_tokens(context, context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
-    held_out = read_tokens(context, context.held_out, len(context.held_out))
+    counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
+    train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
     nats = {}
     if network:
         nats["network of neighbours"] = network_nats(train, held_out, palette, context.cfg.seed)
@@ -37,13 +40,20 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
     return {name: values.reshape(len(held_out), -1).mean(axis=1, dtype=np.float64) for name, values in nats.items()}
 
 
-def read_tokens(context: EvalContext, source: Source, n: int) -> np.ndarray:
-    """int32 [n, *grid]: the palette ids of at most n images, spread evenly over a source, as evaluation sees them."""
-    images = context.data.images(source, n)
-    chunks = range(0, len(images), ENCODED_AT_ONCE)
-    encoded = [np.asarray(context.palette.encode(images[i : i + ENCODED_AT_ONCE])) for i in chunks]
-    progress.report("encoding images", len(images), len(images))
-    return np.concatenate(encoded).astype(np.int32)
+def read_tokens(context: EvalContext, source: Source) -> np.ndarray:
+    """int32 [n, *grid]: all images of a source as palette ids, on every process. Each process reads its own share."""
+
+    def encode(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return context.palette.encode(batch["image"]), batch["weight"]
+
+    encode = jax.jit(encode, out_shardings=replicated(context.mesh))
+    parts, n = [], len(source)
+    for host in context.data.eval_batches(source):
+        progress.report("reading images", sum(map(len, parts)), n)
+        tokens, weight_B = jax.device_get(encode(put_batch(host, context.mesh)))
+        parts.append(tokens[weight_B > 0])
+    progress.report("reading images", n, n)
+    return np.concatenate(parts)
 
 
 def histogram_nats(train: np.ndarray, held_out: np.ndarray, size: int) -> np.ndarray:
