@@ -227,7 +227,13 @@ class _Registry:
         end = time.monotonic() + OCCUPIED_S
         while True:
             try:
-                return await asyncio.start_server(self._receive, host, port)
+                # whoever cancels start_server while it begins to serve would leave the port open
+                server = await asyncio.start_server(self._receive, host, port, start_serving=False)
+                with contextlib.ExitStack() as unless_serving:
+                    unless_serving.callback(server.close)
+                    await server.start_serving()
+                    unless_serving.pop_all()
+                return server
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise InputError(f"process 0 cannot open port {port}: {_reason(error)}") from None

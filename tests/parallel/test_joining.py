@@ -1,5 +1,6 @@
 """The processes of a run meet, or say who is missing: each is a thread here, and JAX's service is a plain socket."""
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -153,6 +154,21 @@ def test_process_0_waits_for_its_port():
         process = Process(port, 0, 1)
         time.sleep(0.1)
     assert process.end() == "joined"
+
+
+def test_a_meeting_that_is_cancelled_while_it_opens_its_port_closes_it(monkeypatch):
+    port, listen = free_port(), socket.socket.listen
+
+    async def cancel():
+        meeting = asyncio.create_task(joining._Registry(joining._Member(f"127.0.0.1:{port}", 2, 0)).serve())
+        monkeypatch.setattr(socket.socket, "listen", lambda *args: meeting.cancel() and listen(*args))
+        await asyncio.wait([meeting])
+        assert meeting.cancelled()
+        monkeypatch.undo()
+        with open_service(port):
+            pass
+
+    asyncio.run(cancel())
 
 
 def test_strangers_do_not_disturb(caplog):
