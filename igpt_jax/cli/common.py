@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import tyro
 
-from igpt_jax.config import PRESETS, Config, MeshConfig, ModelConfig, SamplerConfig
+from igpt_jax.config import Config, MeshConfig, ModelConfig, SamplerConfig
 from igpt_jax.config_json import to_json
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
+from igpt_jax.model_config import PRESETS
 
 if TYPE_CHECKING:
     from igpt_jax.pretrained import Pretrained

@@ -137,10 +137,11 @@ def print_figures(figures: Figures, as_json: bool = False) -> None:
     if figures.differences:
         table.add_column("minus the model", justify="right")
     for name, nats in figures.nats.items():
-        error, (gap, gap_error) = figures.errors[name], figures.differences.get(name, (math.nan, math.nan))
-        gap_text = f"{gap:+.4f} ± {gap_error:.4f}" if name in figures.differences else ""
-        cells = (f"{nats:.4f} ± {error:.4f}", f"{nats / math.log(2):.4f}", gap_text)
-        table.add_row(name, *cells[: len(table.columns) - 1])
+        cells = [f"{nats:.4f} ± {figures.errors[name]:.4f}", f"{nats / math.log(2):.4f}"]
+        if name in figures.differences:
+            gap, error = figures.differences[name]
+            cells.append(f"{gap:+.4f} ± {error:.4f}")
+        table.add_row(name, *cells)
     Console().print(table)
     others = {} if figures.accuracy is None else {"accuracy": figures.accuracy}
     for name, value in (others | dict(figures.others)).items():

@@ -79,7 +79,7 @@ def network_nats(
         return jax.lax.scan(step, state, first + jnp.arange(min(steps, 100)))[0]
 
     state = (params, optimizer.init(params))
-    for first in range(0, steps, 100):
+    for first in range(0, steps, 100):  # those past the end have a rate of 0
         progress.report("training the network of neighbours", first, steps)
         state = run(state, np.int32(first))
     progress.report("training the network of neighbours", steps, steps)
@@ -104,7 +104,7 @@ def _offsets(frames: int) -> np.ndarray:
 
 def _padded(tokens_NFYX: np.ndarray, outside: int) -> np.ndarray:
     pad = ((0, 0), (1, 0), (REACH, REACH), (REACH, REACH))
-    return np.pad(tokens_NFYX.astype(np.int16), pad, constant_values=outside)
+    return np.pad(tokens_NFYX.astype(np.int32), pad, constant_values=outside)
 
 
 def _read(

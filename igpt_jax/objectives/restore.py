@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -25,7 +26,8 @@ def make_restore(cfg: Config, palette: Palette) -> Objective:
       InputError: as for `ar`, or the model reads no picture of its grid.
     """
     generative = make_ar(cfg, palette)
-    conditioning(cfg.model, np.zeros((1, *cfg.model.grid, palette.channels), np.uint8))  # raises if it cannot
+    picture = jax.ShapeDtypeStruct((1, *cfg.model.grid, palette.channels), np.uint8)
+    jax.eval_shape(functools.partial(conditioning, cfg.model), picture)  # raises if the model cannot read it
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         clean = generative.example(batch, keys_B)

@@ -129,8 +129,8 @@ def next_logits(
 ) -> tuple[jax.Array, Cache]:
     """Logits [B, V] of the next slot's target, and the cache with that slot. `last` has the fields of `Decoded`."""
     first = jnp.broadcast_to(slot == 0, (1, 1))
-    inputs = Inputs(last.token[:, None], ~first, first, target_B[:, None], last.source[:, None], class_B)
-    inputs = inputs._replace(aligned=aligned_BTA)
+    slots = last.token[:, None], ~first, first, target_B[:, None], last.source[:, None]
+    inputs = Inputs(*slots, class_id=class_B, aligned=aligned_BTA)
     extended: Any = model.apply(variables, inputs, last.cache, model.cfg.prefix_slots + slot, method="extend")
     return extended[0][:, 0], extended[1]
 

@@ -64,6 +64,17 @@ def test_probabilities_of_all_colours_sum_to_one():
     np.testing.assert_allclose(sum(probs), 1, rtol=1e-12)
 
 
+def test_contexts_that_were_never_seen_leave_it_to_shorter_ones():
+    """Here the queries go beyond any context that was counted, and then nothing but the colours is known."""
+    rng = np.random.default_rng(0)
+    labels, known = rng.integers(0, 4, 200), [rng.integers(0, 3, 200), rng.integers(0, 9, 200)]
+    asked = [np.array([0, 2, 2, 7]), np.array([1, 8, 30, 0])]
+    sums = sum(blended_counts(known, labels, asked, np.full(4, v), 4) for v in range(4))
+    np.testing.assert_allclose(sums, 1, rtol=1e-12)
+    one = blended_counts([], np.array([1, 1, 2]), [], np.array([1]), 4)
+    np.testing.assert_allclose(one, (2 + 2 / 4) / (3 + 2))  # by hand
+
+
 def test_histogram_by_hand():
     """Two positions, four colours. Position 0 saw colour 0 twice, so p(0) = 3/6; position 1 saw colours 1 and 2."""
     train, held_out = np.array([[[0, 1]], [[0, 2]]]), np.array([[[0, 3]]])

@@ -147,11 +147,15 @@ def hold_out(paths: Sequence[str], cfg: DataConfig, root: str, what: str = "imag
     held out, those with the highest never.
 
     Raises:
-      InputError: all paths have the same hash.
+      InputError: `data.group` is no regular expression, or all paths have the same hash.
     """
+    try:
+        group = re.compile(cfg.group)
+    except re.error as error:
+        raise InputError(f"data.group: {cfg.group!r} is no regular expression: {error}") from None
 
     def rank(path: str) -> float:
-        name = name_bytes(re.sub(cfg.group, "", path) if cfg.group else path)
+        name = name_bytes(group.sub("", path) if cfg.group else path)
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
 
     ranks = {path: rank(path) for path in paths}
