@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("any-order", "raster", "ardm"):
         parser.add_argument(f"--{name}", help=f"a workdir of a model of this kind ({name})")
+    parser.add_argument("--holes", nargs="+", choices=HOLES, default=list(HOLES), help="kinds of holes")
     parser.add_argument("--images", type=int, default=100, help="held-out pictures")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--particles", type=int, default=64)
@@ -62,7 +63,8 @@ def main() -> None:
     images, training = data.images(data.held_out, args.images), data.images(data.train, LEARNED_ON)
     steps = {name: weights.step for name, weights in models.items()}
     figures: dict[str, Any] = {"steps": steps, "seed": args.seed, "images": len(images), "particles": args.particles}
-    for name, make in HOLES.items():
+    for name in args.holes:
+        make = HOLES[name]
         known, known_training = (
             ~holes_of(make, first.config.model.grid, (args.seed, half), n)
             for half, n in ((0, len(images)), (1, TUNED_ON))
