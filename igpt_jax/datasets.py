@@ -13,7 +13,7 @@ from igpt_jax.config import Config
 from igpt_jax.data.degrade import make_damage
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
 from igpt_jax.data.sources import absolute_source, open_source
-from igpt_jax.data.sources.base import Record, Source, Split
+from igpt_jax.data.sources.base import Source, Split, Subset
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.errors import InputError
 from igpt_jax.parallel.mesh import batch_ways, local_rows, make_mesh
@@ -154,21 +154,8 @@ def check_classes(cfg: Config, data: Data) -> None:
             raise InputError(f"model.{key}: {classes}, but {cfg.data.source} has {count or 'no'} classes")
 
 
-class _Subset:
-    def __init__(self, source: Source, indices: np.ndarray):
-        self._source, self._indices = source, indices
-        self.name, self.class_names = source.name, source.class_names
-        self.digest = f"{len(indices)} of {source.digest}"
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, i: int) -> Record:
-        return self._source[int(self._indices[i])]
-
-
 def subset(source: Source, most: int | None) -> Source:
     """At most that many records, spread evenly over the source; None for all."""
     if most is None or most >= len(source):
         return source
-    return _Subset(source, np.linspace(0, len(source) - 1, most).round().astype(int))
+    return Subset(source, np.linspace(0, len(source) - 1, most).round().astype(int))

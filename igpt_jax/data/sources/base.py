@@ -61,6 +61,22 @@ class ArraySource:
         return Record(image=np.repeat(self._images[i][..., None], self._channels, axis=2), label=int(self._labels[i]))
 
 
+class Subset:
+    """Some records of a source."""
+
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        self._source, self._indices = source, indices
+        self.name, self.class_names = source.name, source.class_names
+        chosen = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
+        self.digest = f"{len(indices)} ({chosen}) of {source.digest}"
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, i: int) -> Record:
+        return self._source[int(self._indices[i])]
+
+
 class Joined:
     """The records of one source after those of another; both have the same classes."""
 

@@ -81,6 +81,10 @@ class FolderSource:
         """How many files could not be read so far. Each worker process has its own count."""
         return len(self._unreadable)
 
+    def group(self, i: int) -> str:
+        """What `data.group` leaves of the name of file i: variants of one picture have the same."""
+        return group_name(self._paths[i], self._cfg)
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -149,13 +153,9 @@ def hold_out(paths: Sequence[str], cfg: DataConfig, root: str, what: str = "imag
     Raises:
       InputError: `data.group` is no regular expression, or all paths have the same hash.
     """
-    try:
-        group = re.compile(cfg.group)
-    except re.error as error:
-        raise InputError(f"data.group: {cfg.group!r} is no regular expression: {error}") from None
 
     def rank(path: str) -> float:
-        name = name_bytes(group.sub("", path) if cfg.group else path)
+        name = name_bytes(group_name(path, cfg))
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
 
     ranks = {path: rank(path) for path in paths}
@@ -164,6 +164,18 @@ def hold_out(paths: Sequence[str], cfg: DataConfig, root: str, what: str = "imag
     require(lowest < highest, "data.source", f"{root!r} has one {what}{alike}; holding some out needs at least two")
     held_out = {path for path, at in ranks.items() if at == lowest or at < min(cfg.holdout, highest)}
     return {"train": sorted(ranks.keys() - held_out), "eval": sorted(held_out)}
+
+
+def group_name(path: str, cfg: DataConfig) -> str:
+    """A path without what `data.group` matches.
+
+    Raises:
+      InputError: that is no regular expression.
+    """
+    try:
+        return re.sub(cfg.group, "", path) if cfg.group else path
+    except re.error as error:
+        raise InputError(f"data.group: {cfg.group!r} is no regular expression: {error}") from None
 
 
 def name_bytes(path: str) -> bytes:

@@ -1,0 +1,49 @@
+"""Validation images: a share of the training images, set aside so that nothing is chosen on the held-out ones."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from igpt_jax.data.sources.base import Source, Subset
+from igpt_jax.errors import require
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A source that knows which of its records belong together, as variants of one picture do."""
+
+    def group(self, i: int) -> str:
+        """The name of record i's group."""
+        ...
+
+
+def set_aside(source: Source, share: float) -> tuple[Source, Source]:
+    """The source without a share of its records, and those records; both in the source's order.
+
+    A hash of its group decides for each record, or of its number where the source has no groups. So the two halves are
+    the same in every run, and a group is never divided.
+
+    Args:
+      share: of the records, above 0 and below 1. Whole groups are taken until at least that many are set aside.
+
+    Raises:
+      InputError: one of the two would be empty.
+    """
+    groups: dict[str, list[int]] = {}
+    for i in range(len(source)):
+        groups.setdefault(source.group(i) if isinstance(source, Grouped) else str(i), []).append(i)
+    chosen = np.zeros(len(source), bool)
+    for name in sorted(groups, key=_hash):
+        if chosen.sum() >= share * len(source):
+            break
+        chosen[groups[name]] = True
+    few = f"{source.name} has {len(groups)} groups of images: too few to set {share:.0%} aside for validation"
+    require(0 < chosen.sum() < len(source), "data.source", few)
+    return Subset(source, np.flatnonzero(~chosen)), Subset(source, np.flatnonzero(chosen))
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
