@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from igpt_jax.model import ImageGPT, init_cache
     from igpt_jax.palette import Palette
     from igpt_jax.parallel.mesh import make_mesh
+    from igpt_jax.probing import probe
     from igpt_jax.run import evaluate, report, train
     from igpt_jax.sampling.inpaint import inpaint
     from igpt_jax.sampling.restore import restore
@@ -37,6 +38,7 @@ __all__ = [
     "inpaint",
     "load_pretrained",
     "make_mesh",
+    "probe",
     "report",
     "restore",
     "sample",
@@ -50,6 +52,7 @@ _HOMES = {
     "igpt_jax.model": ("ImageGPT", "init_cache"),
     "igpt_jax.palette": ("Palette",),
     "igpt_jax.parallel.mesh": ("make_mesh",),
+    "igpt_jax.probing": ("probe",),
     "igpt_jax.run": ("evaluate", "report", "train"),
     "igpt_jax.sampling.inpaint": ("inpaint",),
     "igpt_jax.sampling.restore": ("restore",),

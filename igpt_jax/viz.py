@@ -239,9 +239,41 @@ def loss_curves(
             axes.plot(*zip(*points), marker=marker, ms=4, lw=1.6, color=color, label=label)
     for i, (name, level) in enumerate((baselines or {}).items()):
         axes.axhline(level, ls="--", lw=1.2, color=f"C{2 + i}", label=f"{name} ({level:.3f})")
-    axes.set_title("Loss on palette tokens", fontsize=14)
-    axes.set_xlabel("optimizer step", fontsize=12)
-    axes.set_ylabel(metric.replace("_", " "), fontsize=12)
+    _finish(figure, out_path, "Loss on palette tokens", "optimizer step", metric.replace("_", " "))
+
+
+def accuracy_by_layer(
+    out_path: str | os.PathLike[str],
+    layers: Mapping[int, tuple[float, float]],
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Draws the accuracy of a probe against the layer, as a PNG.
+
+    Args:
+      out_path: the PNG; appears whole or not at all.
+      layers: layer -> accuracy and its standard error, both in 0..1.
+      levels: name -> accuracy of other classifiers, drawn as dashed levels.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    numbers = sorted(layers)
+    accuracies, errors = ([100 * layers[i][part] for i in numbers] for part in range(2))
+    axes.errorbar(numbers, accuracies, errors, marker="o", ms=4, lw=1.6, capsize=3, color="tab:blue", label="features")
+    for i, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(100 * level, ls="--", lw=1.2, color=f"C{1 + i}", label=f"{name} ({100 * level:.1f})")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _finish(figure, out_path, "Linear probe", "layer", "accuracy on held-out images, %")
+
+
+def _finish(figure: Any, out_path: str | os.PathLike[str], title: str, x_label: str, y_label: str) -> None:
+    """Titles, a legend below, and the file."""
+    axes = figure.axes[0]
+    axes.set_title(title, fontsize=14)
+    axes.set_xlabel(x_label, fontsize=12)
+    axes.set_ylabel(y_label, fontsize=12)
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -30,6 +30,7 @@ from igpt_jax.cli.output import fail
 from igpt_jax.cli.palette import FitPalette
 from igpt_jax.cli.parse import parse
 from igpt_jax.cli.plan import PlanRun
+from igpt_jax.cli.probe import Probe
 from igpt_jax.cli.progress import ConsoleHandler, show_progress
 from igpt_jax.cli.restore import Restore
 from igpt_jax.cli.sample import Sample
@@ -46,6 +47,7 @@ COMMANDS: dict[str, type[Command]] = {
     "restore": Restore,
     "video": Video,
     "eval": Evaluate,
+    "probe": Probe,
     "info": Info,
     "palette": FitPalette,
     "fetch": Fetch,
@@ -73,8 +75,8 @@ MODEL is a workdir of igpt train, an OpenAI checkpoint, a Hugging Face directory
 igpt COMMAND --help lists the options of a command, igpt --version prints the version, and igpt completion
 {"|".join(SHELLS)} prints a script that completes commands and options with the tab key.
 
-train, sample, complete, inpaint, restore, video and eval run over several processes where Slurm, Open MPI, Kubernetes
-or Cloud TPU started them, or where each is given --coordinator HOST:PORT --num-processes N --process-id I.
+train, sample, complete, inpaint, restore, video, eval and probe run over several processes where Slurm, Open MPI,
+Kubernetes or Cloud TPU started them, or where each is given --coordinator HOST:PORT --num-processes N --process-id I.
 
 Exit codes other than 0: """ + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
 

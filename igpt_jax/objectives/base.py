@@ -19,11 +19,17 @@ from igpt_jax.config import Config
 from igpt_jax.errors import require
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.sequence import Example
+from igpt_jax.sequence import Example, Inputs, raster_inputs
 
 Batch = Mapping[str, jax.Array]
 
 CLASS_LOSS = "clf_nats"
+
+
+def read_raster(tokens_BT: jax.Array, keys_B: jax.Array) -> Inputs:
+    """A whole image row by row, without its class."""
+    del keys_B  # nothing is drawn
+    return raster_inputs(tokens_BT)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Objective:
     """What is measured on held-out images: names in `igpt_jax.evaluation.EVALUATORS`."""
     pictures: tuple[str, ...] = ("samples", "completions")
     """What is drawn while training and at the end: names in `igpt_jax.evaluation.PICTURES`."""
+    whole_image: Callable[[jax.Array, jax.Array], Inputs] = read_raster
+    """(tokens int [B, T], one key an image) -> what the decoder reads when the features of images are wanted."""
+    whole_image_draws: int = 1
+    """For how many keys the features of a held-out image are taken; more than 1 if masks are drawn."""
     restores: bool = False
     """Whether it reads `damaged` of a batch, the images with the damage of data.degrade."""
 

@@ -42,4 +42,11 @@ def make_bert(cfg: Config, palette: Palette) -> Objective:
         share_B = image_weights(batch) * (blanked_B > 0) / jnp.maximum(blanked_B, 1)
         return Example(masked_inputs(tokens_BT, visible_BT), tokens_BT, ~visible_BT * share_B[:, None])
 
-    return Objective(example, "nats_per_masked_token", draws=EVAL_MASKS, pictures=("reconstructions",))
+    return Objective(
+        example,
+        "nats_per_masked_token",
+        draws=EVAL_MASKS,
+        pictures=("reconstructions",),
+        whole_image=lambda tokens_BT, keys_B: masked_inputs(tokens_BT, draw_visible(keys_B, model.n_ctx)),
+        whole_image_draws=EVAL_MASKS,
+    )

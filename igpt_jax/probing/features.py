@@ -1,0 +1,92 @@
+"""Features of images: the states of chosen layers, averaged over slots, from one sharded pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax import progress
+from igpt_jax.data.sources.base import Source
+from igpt_jax.errors import InputError
+from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.keys import stream
+from igpt_jax.objectives import batch_tokens
+from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
+
+
+class Features(NamedTuple):
+    """What is known of n labelled images."""
+
+    values: np.ndarray
+    """float32 [M, n, L, D]: of M draws (masks, for BERT), L layers."""
+    pixels: np.ndarray
+    """uint8 [n, Y * X * C]: the images as the model gets them, before the palette."""
+    labels: np.ndarray
+    """int32 [n]."""
+
+
+class FeatureReader:
+    """Reads the features of every layer asked for in one jitted pass; batches are split over the mesh.
+
+    Args:
+      layers: i in 0..N - 1 is what block i's attention reads, N what the output head reads (paper section 2.4).
+
+    Raises:
+      InputError: there is no such layer, or the model reads a picture beside the tokens.
+    """
+
+    def __init__(self, context: EvalContext, params: Any, layers: Sequence[int]) -> None:
+        model, objective, palette = context.model, context.objective, context.palette
+        depth = model.cfg.n_layer
+        if not layers or not all(0 <= i <= depth for i in layers):
+            raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
+        if model.cfg.reads_picture:
+            raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
+        self._context, self._params = context, params
+        self.draws = objective.whole_image_draws
+        """How many draws a held-out image has, of a model that sees masked images."""
+        key, chosen = stream(context.cfg.seed, "eval"), np.array(layers)
+
+        def read(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draws: jax.Array) -> Any:
+            tokens_BT = batch_tokens(palette, batch)
+
+            def one(draw: jax.Array) -> jax.Array:
+                keys_B = eval_keys(key, first, len(tokens_BT), draw)
+                inputs = objective.whole_image(tokens_BT, keys_B)
+                features: Any = model.apply({"params": params}, inputs, method="features")
+                return features[chosen].swapaxes(0, 1)
+
+            pixels = batch["image"].reshape(len(tokens_BT), -1)
+            return jax.lax.map(one, draws), pixels, batch["label"], batch["weight"]
+
+        self._read = jax.jit(traced_on(context.mesh, read), out_shardings=replicated(context.mesh))
+
+    def read(self, source: Source, draws: int = 1, first: int = 0) -> Features:
+        """The features of all images of a source that have a label, on every process.
+
+        Args:
+          draws: M; masks of each image, for a BERT model.
+          first: the number of the first image. What is drawn for an image depends on its number.
+
+        Raises:
+          InputError: no image has a label.
+        """
+        parts: list[Features] = []
+        done, n = 0, len(source)
+        for host in self._context.data.eval_batches(source):
+            progress.report("reading features", min(done, n), n)
+            batch = put_batch(host, self._context.mesh)
+            read = self._read(self._params, batch, np.int32(first + done), jnp.arange(draws))
+            values, pixels, labels, weights = jax.device_get(read)
+            labelled = (weights > 0) & (labels >= 0)
+            parts.append(Features(values[:, labelled], pixels[labelled], labels[labelled]))
+            done += len(weights)
+        progress.report("reading features", n, n)
+        values, pixels, labels = zip(*parts, strict=True)
+        if not sum(map(len, labels)):
+            raise InputError(f"data.source: no image of {source.name} has a label, which a probe learns")
+        return Features(np.concatenate(values, axis=1), np.concatenate(pixels), np.concatenate(labels))

@@ -1,0 +1,224 @@
+"""The linear probe of the paper: a classifier on frozen features, layer by layer, beside raw pixels."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import jax
+import numpy as np
+
+from igpt_jax.config import MeshConfig
+from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.datasets import Data, open_data, subset
+from igpt_jax.errors import InputError
+from igpt_jax.evaluation.base import EvalContext
+from igpt_jax.model import AXES
+from igpt_jax.objectives import make_objective
+from igpt_jax.parallel.mesh import make_mesh, mesh_of, shardings
+from igpt_jax.pretrained import Pretrained
+from igpt_jax.probing.classifiers import METHODS, SGD_STEPS, Method, choose, fit_sgd, vote
+from igpt_jax.probing.features import FeatureReader, Features
+
+log = logging.getLogger(__name__)
+
+VALIDATION = 0.1
+"""Share of the training images on which settings and the layer are chosen (paper section 3.4)."""
+
+RAW_PIXELS = ("raw pixels", "raw pixels, nearest neighbours")
+"""The rows of classifiers that see no features."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One classifier, measured."""
+
+    name: str
+    setting: str
+    """What was chosen on validation images, in words."""
+    validation: float
+    """Accuracy on the validation images before they were folded back; of few labels, over folds of them."""
+    accuracy: float
+    """On the held-out images."""
+    error: float
+    """Its standard error over images; of few labels, over the subsets."""
+
+
+@dataclass(frozen=True)
+class ProbeFigures:
+    """What a probe has measured."""
+
+    images: dict[str, int]
+    """How many images: train (validation among them) and held_out."""
+    rows: tuple[Row, ...]
+    layers: dict[int, Row] = field(default_factory=dict)
+    """Those of `rows` that are of one layer, by its number."""
+    best_layer: int = 0
+    """The layer with the best validation accuracy."""
+
+
+def probe(
+    pretrained: Pretrained,
+    layers: Sequence[int] | None = None,
+    method: Literal["lbfgs", "sgd"] = "lbfgs",
+    together: int = 0,
+    per_class: Sequence[int] = (),
+    subsets: int = 5,
+    train_images: int | None = None,
+    neighbours: bool = True,
+    sgd_steps: int = SGD_STEPS,
+) -> ProbeFigures:
+    """Fits classifiers to features of the training images of a configuration, and measures them on the held-out ones.
+
+    For each layer the setting (C, or the learning rate) is chosen on a tenth of the training images that is set aside,
+    then the classifier is fitted again to all of them. The best layer is the one with the best validation accuracy. A
+    BERT model sees masked images, one mask each in training, and votes over five masks (paper section 4.6). A
+    class-conditional model is not told the class.
+
+    Args:
+      layers: None for all.
+      together: also probe so many layers around the best one, their features side by side (paper section 4.4).
+      per_class: also fit to so few labels of each class, with the best layer, in `subsets` random subsets (section
+        4.7). C is then chosen by folds of the subset; the layer is the one chosen above, with more labels.
+      train_images: at most so many training images, spread evenly.
+      neighbours: also nearest neighbours in the features of the best layer, and in pixels.
+      sgd_steps: for method sgd; the paper takes 1,000,000 on ImageNet.
+
+    Raises:
+      InputError: as `open_data`; the images have no labels or one class; there is no such layer; the model restores.
+    """
+    chosen = tuple(range(pretrained.config.model.n_layer + 1)) if layers is None else tuple(layers)
+    reader, data = _reader(pretrained, chosen)
+    rest, aside = set_aside(subset(data.train, train_images), VALIDATION)
+    log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
+    bench = _Bench(
+        reader.read(rest),
+        reader.read(aside, first=len(rest)),
+        reader.read(data.held_out, reader.draws, len(data.train)),
+    )
+    if len(np.unique(bench.rest.labels)) < 2:
+        raise InputError("data.source: the training images have one class; a probe needs at least two")
+    for label, count in zip(*np.unique(bench.all_labels, return_counts=True), strict=True):
+        if per_class and count < max(per_class):
+            raise InputError(f"--per-class {max(per_class)}: class {label} has {count} training images")
+    linear = METHODS[method]
+    if method == "sgd":
+        linear = replace(linear, fit=functools.partial(fit_sgd, steps=sgd_steps))
+    by_layer = {}
+    for at, layer in enumerate(chosen):
+        by_layer[layer] = bench.measure(f"layer {layer}", linear, _layers(at))
+        log.info("layer %d: %.4f on validation images", layer, by_layer[layer].validation)
+    best = max(by_layer, key=lambda layer: by_layer[layer].validation)
+    rows = [bench.measure(RAW_PIXELS[0], linear, _pixels), *by_layer.values()]
+    if together > 1:
+        around = _around(chosen.index(best), together, len(chosen))
+        names = f"layers {' '.join(str(chosen[at]) for at in around)} together"
+        rows.append(bench.measure(names, linear, _layers(*around)))
+    best_features = _layers(chosen.index(best))
+    if neighbours:
+        rows.append(bench.measure(RAW_PIXELS[1], METHODS["neighbours"], _pixels))
+        rows.append(bench.measure(f"layer {best}, nearest neighbours", METHODS["neighbours"], best_features))
+    for count in per_class:
+        rows.append(bench.few_labels("raw pixels", _pixels, count, subsets))
+        rows.append(bench.few_labels(f"layer {best}", best_features, count, subsets))
+    images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
+    return ProbeFigures(images, tuple(rows), by_layer, best)
+
+
+def _reader(pretrained: Pretrained, layers: Sequence[int]) -> tuple[FeatureReader, Data]:
+    """Reads features on the mesh of the parameters, or on all devices if they lie on one."""
+    cfg, params = pretrained.config, pretrained.params
+    mesh = mesh_of(params)
+    if mesh is None:
+        mesh = make_mesh(MeshConfig())
+        params = jax.device_put(params, shardings(params, mesh, AXES))
+    data = open_data(cfg, mesh)
+    palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
+    context = EvalContext(pretrained.model, make_objective(cfg, palette), palette, cfg, data, data.held_out)
+    return FeatureReader(context, params, layers), data
+
+
+Choose = Callable[[Features], np.ndarray]
+"""Features -> float32 [M, n, D], what a classifier gets."""
+
+
+def _layers(*at: int) -> Choose:
+    return lambda features: features.values[:, :, list(at)].reshape(*features.values.shape[:2], -1)
+
+
+def _pixels(features: Features) -> np.ndarray:
+    return features.pixels[None].astype(np.float32) / 255
+
+
+def _around(center: int, count: int, n: int) -> range:
+    """`count` of n layers around one, all of them if there are not so many."""
+    count = min(count, n)
+    start = min(max(center - count // 2, 0), n - count)
+    return range(start, start + count)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The three parts of the images on which classifiers are fitted, chosen and measured."""
+
+    rest: Features
+    aside: Features
+    held_out: Features
+
+    @property
+    def all_labels(self) -> np.ndarray:
+        return np.concatenate([self.rest.labels, self.aside.labels])
+
+    def measure(self, name: str, method: Method, take: Choose) -> Row:
+        """Chooses the setting on the images set aside, and fits again to all training images."""
+        rest, aside, held_out = take(self.rest)[0], take(self.aside), take(self.held_out)
+
+        def validate(setting: float) -> float:
+            predict = method.fit(rest, self.rest.labels, setting)
+            return float(np.mean(vote(predict, aside) == self.aside.labels))
+
+        setting, validation = choose(method, validate, len(rest) if method.setting == "k" else np.inf)
+        predict = method.fit(np.concatenate([rest, aside[0]]), self.all_labels, setting)
+        right = vote(predict, held_out) == self.held_out.labels
+        accuracy = float(right.mean())
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
+        return Row(name, f"{method.setting} {setting:g}", validation, accuracy, error)
+
+    def few_labels(self, name: str, take: Choose, count: int, subsets: int) -> Row:
+        """Logistic regression on `count` labels a class: the mean over random subsets, and its standard error."""
+        x, y = np.concatenate([take(self.rest)[0], take(self.aside)[0]]), self.all_labels
+        held_out, method = take(self.held_out), METHODS["lbfgs"]
+        measured = []
+        for number in range(subsets):
+            rows = _draw_subset(y, count, np.random.default_rng((number, count)))
+            few_x, few_y = x[rows], y[rows]
+
+            def validate(setting: float, few_x: np.ndarray = few_x, few_y: np.ndarray = few_y) -> float:
+                return float(np.mean(list(_fold_accuracies(method, few_x, few_y, setting, min(5, count)))))
+
+            setting, validation = choose(method, validate) if count > 1 else (1.0, np.nan)
+            right = vote(method.fit(few_x, few_y, setting), held_out) == self.held_out.labels
+            measured.append((validation, right.mean()))
+        validation, accuracy = np.mean(measured, axis=0)
+        error = np.std([x[1] for x in measured], ddof=1) / np.sqrt(subsets) if subsets > 1 else np.nan
+        return Row(f"{name}, {count} labels a class", "C by folds", float(validation), float(accuracy), float(error))
+
+
+def _draw_subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `count` images of each class."""
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.concatenate([rng.choice(of_class, count, replace=False) for of_class in rows])
+
+
+def _fold_accuracies(method: Method, x: np.ndarray, y: np.ndarray, setting: float, folds: int) -> Iterator[float]:
+    """The accuracy on each fold of a classifier fitted to the others; every fold has the same share of each class."""
+    fold = np.zeros(len(y), int)
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        fold[rows] = np.arange(len(rows)) % folds
+    for i in range(folds):
+        predict = method.fit(x[fold != i], y[fold != i], setting)
+        yield float(np.mean(predict(x[fold == i]) == y[fold == i]))

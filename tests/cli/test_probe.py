@@ -1,0 +1,51 @@
+"""igpt probe as a user types it."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from igpt_jax.cli import main
+
+
+def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, capsys):
+    out = tmp_path / "new" / "probe"
+    words = ["--model", str(workdir), "--train-images", "200", "--out", str(out)]
+    assert main(["probe", *words, "--json", "--no-neighbours"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "probe.json").read_text())
+    assert printed["images"] == {"train": 200, "held_out": 297}
+    assert [row["name"] for row in printed["rows"]] == ["raw pixels", "layer 0", "layer 1", "layer 2"]
+    with Image.open(out / "probe.png") as plot:
+        assert plot.width > 500
+    assert main(["probe", *words, "--layers", "1", "--method", "sgd", "--sgd-steps", "1000"]) == 0
+    printed = capsys.readouterr().out
+    assert "raw pixels, nearest neighbours" in printed
+    assert "layer 1 *" in printed
+    assert "layer 0" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--layers", "7"], "--layers 7: this model has layers 0 to 2"),
+        (["--per-class", "0"], "--per-class 0: must be at least 1"),
+        (["--subsets", "0"], "--subsets 0: must be at least 1"),
+        (["--train-images", "0"], "--train-images 0: must be at least 1"),
+        (["--train-images", "1"], "too few to set 10% aside for validation"),
+        (["--per-class", "1000"], "--per-class 1000: class 0 has"),
+        (["--method", "svm"], "svm"),
+    ],
+)
+def test_bad_input(workdir, words, line, tmp_path, capsys):
+    assert main(["probe", "--model", str(workdir), "--no-neighbours", "--out", str(tmp_path / "out"), *words]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_without_classes_are_refused(workdir, tmp_path, capsys):
+    for name in "abcdef":
+        Image.new("L", (9, 9)).save(tmp_path / f"{name}.png")
+    words = ["--source", f"folder:{tmp_path}", "--out", str(tmp_path / "out")]
+    assert main(["probe", "--model", str(workdir), *words]) == 2
+    assert "has a label, which a probe learns" in capsys.readouterr().err
