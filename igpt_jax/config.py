@@ -160,6 +160,11 @@ class TrainConfig:
     checkpoint_every: Positive = 1000
     keep: Positive = 2
     """How many of the newest checkpoints are kept."""
+    best: str = ""
+    """A figure of the evaluation, as accuracy or nats_per_token: the weights with the best one are kept in
+    WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""
+    patience: NotNegative = 0
+    """End the run after so many evaluations in a row without a better figure `best`; 0: never."""
     sample_every: NotNegative = 0
     """Steps between pictures written while training; 0 for none."""
     watchdog_s: Annotated[float, Gt(0)] = 3600.0
@@ -172,6 +177,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "train.")
+        require(bool(self.best) or not self.patience, "train.patience", "name the figure that it waits for: train.best")
 
 
 BATCH_AXES = ("data", "fsdp")

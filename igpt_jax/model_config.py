@@ -34,6 +34,9 @@ class ModelConfig:
     """Biases in the projections. The release has none; models fine-tuned with Hugging Face may have them."""
     clf_classes: NotNegative = 0
     """Classes of the classification head; 0 for no head."""
+    clf_layer: Annotated[int | None, Ge(0)] = None
+    """Where the classification head reads: i for what block i's attention reads, None for the last states (paper
+    section 4.5 tries the layer whose features are best)."""
     cond_classes: NotNegative = 0
     """Classes with a vector that is added to the start vector, so that images of a class can be drawn; 0 for none."""
     any_order: bool = False
@@ -55,6 +58,10 @@ class ModelConfig:
         require(self.d_model % self.n_head == 0, "model.n_head", heads)
         for name in ("cond_classes", "any_order", "prefix_slots", "aligned_values"):
             require(self.causal or not getattr(self, name), f"model.{name}", "needs model.causal")
+        headless = self.clf_layer is None or self.clf_classes > 0
+        require(headless, "model.clf_layer", "there is no classification head; set model.clf_classes, too")
+        beyond = f"this model has layers 0 to {self.n_layer}"
+        require(self.clf_layer is None or self.clf_layer <= self.n_layer, "model.clf_layer", beyond)
         both = bool(self.prefix_slots) == bool(self.prefix_values)
         require(both, "model.prefix_slots", "goes with model.prefix_values: set both or neither")
 

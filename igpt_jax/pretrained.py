@@ -231,6 +231,7 @@ def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
 _CAN_BE_ADDED = (
     "use_bias",
     "clf_classes",
+    "clf_layer",
     "cond_classes",
     "any_order",
     "prefix_slots",
@@ -256,6 +257,7 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
         weights,
         grid=(asked.grid[0], *weights.grid) if starts_clips else weights.grid,
         clf_classes=asked.clf_classes or weights.clf_classes,
+        clf_layer=weights.clf_layer if asked.clf_layer is None else asked.clf_layer,
         cond_classes=asked.cond_classes or weights.cond_classes,
         any_order=asked.any_order or weights.any_order,
         prefix_slots=picture.prefix_slots,

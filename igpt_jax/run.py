@@ -31,8 +31,9 @@ from igpt_jax.objectives import MakeObjective, make_objective
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh, mesh_of, shardings
 from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
-from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained
+from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
 from igpt_jax.sampling.tasks import check_order
+from igpt_jax.training.best import BEST, BestWeights
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.loop import LoopState, TrainLoop
 from igpt_jax.training.memory import check_memory
@@ -74,10 +75,16 @@ class Run:
     """Weights to start from."""
     extensions: Extensions
 
+    @property
+    def meta(self) -> CheckpointMeta:
+        """What its checkpoints say of the run; step and loop are those of each."""
+        names = self.data.train.class_names
+        return CheckpointMeta(0, self.cfg, self.palette, self.data.digests, {}, {}, tuple(names))
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: the weights, and what was measured at the last step."""
+    """A finished run: its last weights, or the best ones if train.best chooses them, and what was measured of them."""
 
     context: EvalContext
     params: Any
@@ -128,17 +135,21 @@ def train(
     with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
         checkpoints = check_continues(run)  # again: another process may have trained here until now
         on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))
-        names = run.data.train.class_names
-        with Checkpointer(run.workdir, run.cfg, run.palette, run.data.digests, names) as checkpointer:
+        with Checkpointer(run.workdir, run.meta) as checkpointer:
             state, start, loop_state = restore_or_init(run, checkpoints, checkpointer, watchdog)
             with metric_log(run, start, wandb, writers) as metrics:
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
                 state, measured = loop.run(state, run.data.train_batches(start), start, loop_state)
-            if start == cfg.train.steps and not measured:  # the run was already finished
+            params, step = state.eval_params, int(state.step)
+            if cfg.train.best:
+                best = load_workdir(run.workdir / BEST, mesh=run.data.mesh)
+                params, step, measured = best.params, best.step or 0, {}
+                log.info("the best weights are those of step %d", step)
+            if not measured:  # of these weights, or the run was already finished
                 watchdog.reset("evaluating")
-                measured = dict(loop.evaluators["eval"][1].run(state.eval_params, start))
+                measured = dict(loop.evaluators["eval"][1].run(params, step))
     measured = {name.removeprefix("eval/"): value for name, value in measured.items()}
-    return Trained(run.context, state.eval_params, run.workdir, cfg.train.steps, measured)
+    return Trained(run.context, params, run.workdir, step, measured)
 
 
 def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
@@ -272,7 +283,10 @@ def make_loop(
         "eval": (cfg.eval_every, Evaluators(context, run.extensions.evaluators)),
         "samples": (cfg.sample_every, picture),
     }
-    return TrainLoop(run.program.train_step, run.data.mesh, cfg, checkpointer, metrics, evaluators, watchdog, on_step)
+    best = BestWeights(run.workdir, cfg, run.meta)
+    return TrainLoop(
+        run.program.train_step, run.data.mesh, cfg, checkpointer, metrics, evaluators, watchdog, best, on_step
+    )
 
 
 def report(trained: Trained) -> Report:

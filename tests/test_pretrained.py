@@ -10,7 +10,7 @@ from igpt_jax.model import count_params
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import make_mesh
 from igpt_jax.pretrained import class_index, describe, load_workdir
-from igpt_jax.training.checkpoint import Checkpointer
+from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta
 from igpt_jax.training.step import make_program
 from igpt_jax.weights.load import convert, load_pretrained
 from tests.data.made import refused
@@ -71,7 +71,8 @@ def run(tmp_path_factory):
 
     def save(*names):
         workdir = tmp_path_factory.mktemp("run")
-        with Checkpointer(workdir, CFG, palette, {"train": "a", "held_out": "b"}, *names) as checkpointer:
+        meta = CheckpointMeta(0, CFG, palette, {"train": "a", "held_out": "b"}, {}, {}, *names)
+        with Checkpointer(workdir, meta) as checkpointer:
             checkpointer.save(state, 3, {})
         return load_workdir(workdir)
 

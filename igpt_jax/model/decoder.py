@@ -123,15 +123,18 @@ class ImageGPT(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Logits of tokens [B, T, V] and of classes [B, C], both float32, from one pass.
 
-        The classes are read off the mean over slots of the final normed states (paper section 2.3).
+        The classes are read off the mean over slots of the final normed states (paper section 2.3), or off what block
+        cfg.clf_layer reads.
 
         Raises:
           InputError: as for the plain call, or the model has no classification head.
         """
         if not self.cfg.clf_classes:
             raise InputError("model.clf_classes: this model has no classification head; set the number of classes")
-        x_BTD, _ = self._trunk(self._inputs(tokens, visible_BT))
-        pooled_BD = x_BTD.astype(jnp.float32).mean(axis=1)
+        x_BTD, layers = self._trunk(self._inputs(tokens, visible_BT))
+        at = self.cfg.clf_layer
+        last = at is None or at == self.cfg.n_layer
+        pooled_BD = x_BTD.astype(jnp.float32).mean(axis=1) if last else layers.pooled_BD[at]
         return self._logits(x_BTD), jnp.einsum("bd,cd->bc", pooled_BD, self.clf)
 
     def features(self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None) -> jax.Array:

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -27,8 +26,8 @@ from igpt_jax.config import Config
 from igpt_jax.config_json import from_json
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import path_name
 from igpt_jax.parallel.processes import any_process, on_process_zero
+from igpt_jax.training.checksums import checksums
 from igpt_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -97,29 +96,6 @@ def _sha256(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def checksums(items: Mapping[str, Any]) -> dict[str, int]:
-    """Path -> checksum of every array, computed where the array lies; the same on every mesh."""
-    sums = jax.device_get(_checksums(items))
-    return {path_name(path): int(x) for path, x in jax.tree.leaves_with_path(sums)}
-
-
-@jax.jit
-def _checksums(tree: Any) -> Any:
-    """Sum of all 4-byte words, each times an odd number of its own, modulo 2^32. It changes with any single bit."""
-
-    def one(x: jax.Array) -> jax.Array:
-        if x.dtype.itemsize != 4:
-            raise ValueError(f"checksums are of 4-byte types, not {x.dtype}")
-        words = jax.lax.bitcast_convert_type(x, jnp.uint32)
-        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
-        for dim in reversed(range(x.ndim)):
-            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, dim) * jnp.uint32(stride % 2**32)
-            stride *= x.shape[dim]
-        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
-
-    return jax.tree.map(one, tree)
-
-
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager, which does not ask whether the processes are to stop; the loop does.
 
@@ -135,15 +111,16 @@ class _Manager(ocp.CheckpointManager):
 class Checkpointer:
     """Saves and restores the checkpoints of one workdir."""
 
-    def __init__(
-        self, workdir: Path, cfg: Config, palette: Palette, data: Mapping[str, str], class_names: Sequence[str] = ()
-    ):
+    def __init__(self, workdir: Path, run: CheckpointMeta):
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=cfg.train.keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            max_to_keep=run.config.train.keep,
+            create=True,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
         )
         self._workdir = workdir
         self._manager = _Manager((workdir / CHECKPOINTS).resolve(), options=options)
-        self._run = CheckpointMeta(0, cfg, palette, data, {}, {}, tuple(class_names))
+        self._run = run
 
     def save(self, state: TrainState, step: int, loop: Mapping[str, Any]) -> None:
         """Starts to save; the files are written in the background."""
@@ -221,11 +198,18 @@ class Checkpointer:
             log.warning("%s", failure)
 
 
-def save_weights(workdir: Path, meta: CheckpointMeta, params: Any) -> None:
-    """Writes a checkpoint of weights alone."""
+def save_weights(workdir: Path, meta: CheckpointMeta, params: Any, only: bool = False) -> None:
+    """Writes a checkpoint of weights alone.
+
+    Args:
+      only: other checkpoints there are deleted, once this one is whole; one of the same step is replaced.
+    """
     stored = replace(meta, checksums=checksums({"params": params})).to_json()
     args = ocp.args.Composite(meta=ocp.args.JsonSave(stored), params=ocp.args.StandardSave(params))
-    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve()) as manager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=1 if only else None, create=True)
+    with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
+        if only and meta.step in manager.all_steps():
+            manager.delete(meta.step)
         manager.save(meta.step, args=args, force=True)
 
 

@@ -5,6 +5,7 @@ What is computed is in `step`, what is on disk in `checkpoint`.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +23,13 @@ from igpt_jax.config import TrainConfig
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import put_batch
 from igpt_jax.parallel.processes import barrier
+from igpt_jax.training.best import BestWeights
 from igpt_jax.training.checkpoint import Checkpointer
 from igpt_jax.training.metric_log import MetricLog
 from igpt_jax.training.step import TrainState
 from igpt_jax.training.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 SIGNALS_SAVE = False
 """Whether a run in this process would save itself at a signal now."""
@@ -99,6 +103,8 @@ class LoopState:
     """`MetricLog.partial_line`."""
     evaluation_pending: bool = False
     """Whether the run was stopped before the evaluation of its last step."""
+    best: dict[str, Any] | None = None
+    """`BestWeights.state`; None in checkpoints older than this field."""
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -119,13 +125,14 @@ class TrainLoop:
     evaluators: Mapping[str, tuple[int, Evaluator]]
     """Name -> (every how many steps, evaluator); its values are logged as 'name/value'."""
     watchdog: Watchdog
+    best: BestWeights
     on_step: Callable[[int, MetricLog], None] = lambda step, log: None
     """Called after every step, for a progress bar."""
 
     def run(
         self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]], start: int, loop_state: LoopState
     ) -> tuple[TrainState, dict[str, float]]:
-        """Trains from step `start` to cfg.steps; saves and evaluates on the way and at the end.
+        """Trains from step `start` to cfg.steps, or until `best` has waited enough; saves and evaluates on the way.
 
         Args:
           state: donated; use the one returned.
@@ -140,11 +147,15 @@ class TrainLoop:
           Interrupted: SIGTERM or SIGINT came; the state was saved first.
         """
         self.log.partial_line = loop_state.partial_line
+        self.best.state = loop_state.best or self.best.state
         measured: dict[str, float] = {}
         with stop_on_signals() as stop:
             if loop_state.evaluation_pending:
                 measured = self._evaluate(state, start)
             for step in range(start + 1, self.cfg.steps + 1):
+                if self.best.waited_enough:
+                    log.info("no better %s for %d evaluations: the run ends", self.cfg.best, self.cfg.patience)
+                    break
                 self.watchdog.reset(f"training step {step}")
                 batch = put_batch(next(batches), self.mesh)
                 if step == start + 1:
@@ -160,7 +171,7 @@ class TrainLoop:
                     raise Interrupted(stop.signum or signal.SIGTERM, step)
                 measured = self._evaluate(state, step)
                 # After the evaluation: a run killed during it resumes before it, and misses none.
-                if due(step, self.cfg.checkpoint_every, self.cfg.steps):
+                if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.waited_enough:
                     self._save(state, step, evaluation_pending=False)
             self.log.flush()
             self.watchdog.reset("waiting for the last checkpoint")
@@ -182,6 +193,7 @@ class TrainLoop:
                 measured = {f"{name}/{key}": value for key, value in evaluator.run(state.eval_params, step)}
                 if measured:
                     self.log.write(step, measured)
+                    self.best.update(step, state.eval_params, measured)
                 values |= measured
                 self.log.restart_clock()
         return values
@@ -189,5 +201,6 @@ class TrainLoop:
     def _save(self, state: TrainState, step: int, evaluation_pending: bool) -> None:
         self.watchdog.reset(f"saving step {step}")
         self.log.flush()  # a state that is not finite is never saved
-        self.checkpointer.save(state, step, asdict(LoopState(self.log.partial_line, evaluation_pending)))
+        loop_state = LoopState(self.log.partial_line, evaluation_pending, self.best.state)
+        self.checkpointer.save(state, step, asdict(loop_state))
         self.log.restart_clock()

@@ -157,7 +157,8 @@ def _unsupported(cfg: ModelConfig, params: Mapping[str, Any]) -> list[str]:
     others = table.without_place(ROWS, params)
     biases = [path for path in others if path.startswith("h/") and path.endswith("/b")]
     nonzero = [path for path in biases if bool(jnp.any(params[path] != 0))]
-    parts = [f"biases that are not zero ({table.listed(nonzero)})"] if nonzero else []
+    middle = [] if cfg.clf_layer in (None, cfg.n_layer) else ["a classification head at a middle layer"]
+    parts = middle + ([f"biases that are not zero ({table.listed(nonzero)})"] if nonzero else [])
     if others := [path for path in others if path not in biases]:
         parts.append(table.listed(others))
     side = math.isqrt(cfg.n_ctx)

@@ -68,6 +68,17 @@ def test_class_head_reads_the_mean_of_the_final_normed_states(causal):
     np.testing.assert_allclose(classes, states.mean(1) @ np.asarray(params["clf"]).T, atol=ATOL, rtol=0)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_class_head_may_read_what_a_block_reads(layer):
+    """The same features as a probe's, from the same pass; the tokens are predicted as before."""
+    model, params = made(clf_classes=5, clf_layer=layer)
+    x = tokens_of(model)
+    logits, classes = model.apply({"params": params}, x, method="logits_and_classes")
+    features = model.apply({"params": params}, x, method="features")
+    np.testing.assert_allclose(classes, features[layer] @ np.asarray(params["clf"]).T, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(logits, model.apply({"params": params}, x), atol=ATOL, rtol=0)
+
+
 def test_a_class_is_a_vector_added_to_the_start():
     model, params = made(cond_classes=3)
     x, run = tokens_of(model, 3), jax.jit(model.apply)

@@ -15,7 +15,8 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import make_mesh
 from igpt_jax.pretrained import load_workdir
 from igpt_jax.run import train
-from igpt_jax.training.checkpoint import Checkpointer, checksums, list_checkpoints
+from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
+from igpt_jax.training.checksums import checksums
 from igpt_jax.training.step import make_program
 from tests.small_run import CFG, state_bytes
 
@@ -100,7 +101,7 @@ def resume():
     abstract = make_program(CFG, palette, make_mesh(CFG.mesh)).abstract
 
     def resume(workdir):
-        with Checkpointer(workdir, CFG, palette, {}) as checkpointer:
+        with Checkpointer(workdir, CheckpointMeta(0, CFG, palette, {}, {}, {})) as checkpointer:
             state, meta = checkpointer.restore(abstract, list_checkpoints(workdir))
         return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)], meta
 

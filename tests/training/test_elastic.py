@@ -13,7 +13,7 @@ from igpt_jax.datasets import open_data
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import fetch_whole, make_mesh, put_batch
 from igpt_jax.run import train
-from igpt_jax.training.checkpoint import Checkpointer, list_checkpoints
+from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.step import make_program
 from tests.small_run import CFG, state_bytes
 
@@ -32,7 +32,7 @@ def six_steps(tmp_path_factory):
 def resume(workdir, cfg):
     """The state that a run continues with, every array's bytes by path, and the sha256 of its next batch."""
     mesh, palette = make_mesh(cfg.mesh), Palette.levels(cfg.model.vocab_size)
-    with Checkpointer(workdir, cfg, palette, {}) as checkpointer:
+    with Checkpointer(workdir, CheckpointMeta(0, cfg, palette, {}, {}, {})) as checkpointer:
         state, meta = checkpointer.restore(make_program(cfg, palette, mesh).abstract, list_checkpoints(workdir))
     assert meta.step == 6
     batch = put_batch(next(open_data(cfg, mesh).train_batches(meta.step)), mesh)
