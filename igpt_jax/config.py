@@ -54,9 +54,13 @@ class DataConfig:
     """Held-out split (tfds split syntax; idx file prefix; `test` also accepts idx files named `t10k`)."""
     holdout: Annotated[float, Interval(gt=0, lt=1)] = 0.05
     """Share of a folder's images that is held out for evaluation, chosen by file name."""
+    validation: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of the training images that is set aside, so that nothing is chosen on held-out images: evaluation while
+    training then measures these, and `igpt eval` the held-out ones. The paper takes 0.04 of ImageNet (section 3.1)."""
     group: str = ""
     """A regular expression. Files whose names are alike without what it matches go to the same side when a share is
-    held out: variants of one picture must not be in both. For emoji with skin tones: `-(1f3f[b-f]|fe0f)`."""
+    held out or set aside: variants of one picture must not be in both. For emoji with skin tones:
+    `-(1f3f[b-f]|fe0f)`."""
     max_unreadable: Annotated[float, Interval(ge=0, le=1)] = 0.01
     """Largest share of a folder's images that may be unreadable and skipped before the run stops. It may change when a
     run continues."""

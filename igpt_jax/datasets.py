@@ -14,6 +14,7 @@ from igpt_jax.data.degrade import make_damage
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
 from igpt_jax.data.sources import absolute_source, open_source
 from igpt_jax.data.sources.base import Source, Split, Subset
+from igpt_jax.data.sources.validation import set_aside
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.errors import InputError
 from igpt_jax.parallel.mesh import batch_ways, local_rows, make_mesh
@@ -25,15 +26,18 @@ class Data:
     """Both halves of the data."""
 
     train: Source
+    """Without the images set aside for validation."""
     held_out: Source
     cfg: Config
     mesh: Mesh
     """Where batches will lie; decides which rows of them this process reads."""
+    validation: Source | None = None
+    """Training images that are set aside (data.validation); None if there are none."""
 
     @property
     def digests(self) -> dict[str, str]:
         """Of both halves, and how many images they hold together."""
-        images = str(len(self.train) + len(self.held_out))
+        images = str(len(self.train) + len(self.held_out) + len(self.validation or ()))
         return {"train": self.train.digest, "held_out": self.held_out.digest, "images": images}
 
     @property
@@ -123,7 +127,7 @@ def open_data(
     Args:
       mesh: None for the configuration's own.
       source: the halves `train` and `eval` as objects, instead of what data.source names.
-      whole: both halves are all images of data.source.
+      whole: both halves are all images of data.source, and none are set aside.
 
     Raises:
       InputError: there is no such data, the processes see different images, the grid is not one of such images, or the
@@ -141,7 +145,10 @@ def open_data(
             source = {half: open_source(cfg.data, half, frames) for half in ("train", "eval")}
         if frames is not None:
             check_frames(cfg, source["train"])
-        data = Data(source["train"], source["eval"], cfg, mesh)
+        train, validation = source["train"], None
+        if cfg.data.validation and not whole:
+            train, validation = set_aside(train, cfg.data.validation)
+        data = Data(train, source["eval"], cfg, mesh, validation)
     require_same(f"data.source {cfg.data.source}", str(data.digests))
     return data
 

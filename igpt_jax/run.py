@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -178,8 +178,9 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
         check_memory(program.abstract)
     if initial is not None:
         check_initial(program.abstract, cfg, initial)
-    held_out = subset(data.held_out, cfg.train.eval_images)
-    context = EvalContext(program.model, program.objective, palette, cfg, data, held_out)
+    measured, kind = (data.held_out, "held-out") if data.validation is None else (data.validation, "validation")
+    measured = subset(measured, cfg.train.eval_images)
+    context = EvalContext(program.model, program.objective, palette, cfg, data, measured, kind)
     run = Run(cfg, workdir, data, palette, program, context, initial, extensions)
     check_continues(run)
     return run
@@ -310,14 +311,17 @@ def report(trained: Trained) -> Report:
     return Report(trained.step, figures, tuple(pictures))
 
 
-def evaluate(pretrained: Pretrained, split: Selection = "eval", network: bool = False) -> Figures:
+def evaluate(
+    pretrained: Pretrained, split: Selection | Literal["validation"] = "eval", network: bool = False
+) -> Figures:
     """Figures of a trained model on the images of its configuration.
 
     Computed on the mesh that the parameters lie on; if they lie on one device, all devices split the batch.
 
     Args:
-      split: `eval` for the held-out images, `train` for the others, `all` for every image once. The baselines learn
-        from the images of `train` or, with `all`, from all; so with these two they have seen what they are measured on.
+      split: `eval` for the held-out images, `train` for the others, `validation` for those that were set aside from
+        them, `all` for every image once. The baselines learn from the images of `train` or, with `all`, from all; so
+        with these two they have seen what they are measured on.
       network: one of the baselines is a small network of neighbours, which takes minutes to train.
 
     Raises:
@@ -334,8 +338,11 @@ def evaluate(pretrained: Pretrained, split: Selection = "eval", network: bool = 
         raise InputError(f"data.source: {cfg.data.source} has other classes than the images of the training")
     palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
     objective = make_objective(cfg, palette)
-    images = data.train if split == "train" else data.held_out
-    context = EvalContext(pretrained.model, objective, palette, cfg, data, images)
+    halves = {"train": data.train, "validation": data.validation, "eval": data.held_out, "all": data.held_out}
+    if (images := halves[split]) is None:
+        raise InputError("split validation: no images were set aside; data.validation says how many are")
+    kind = {"train": "training", "validation": "validation", "eval": "held-out", "all": ""}[split]
+    context = EvalContext(pretrained.model, objective, palette, cfg, data, images, kind)
     evaluators = Evaluators(context)
     measured = dict(evaluators.run(params, pretrained.step or 0))
     return summarize(measured, context, evaluators.image_nats, network)

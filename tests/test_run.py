@@ -290,3 +290,20 @@ def test_parts_of_ones_own_are_passed_as_objects(tmp_path):
     assert 2 < trained.measured["nats_per_token_backwards"] < 4
     with pytest.raises(InputError, match="no longer holds the images"):
         train(changed(), tmp_path / "run")
+
+
+def test_validation_images_are_measured_while_training_and_held_out_ones_afterwards(tmp_path):
+    cfg = dataclasses.replace(changed(train={"steps": 2}), data=dataclasses.replace(CFG.data, validation=0.1))
+    trained = train(cfg, tmp_path / "run")
+    figures = report(trained).figures
+    assert (figures.images, figures.kind) == (150, "validation")
+    weights = load_pretrained(tmp_path / "run")
+    figures = {split: evaluate(weights, split=split) for split in ("eval", "validation", "train", "all")}
+    sizes = {split: (f.images, f.kind) for split, f in figures.items()}
+    assert sizes == {
+        "eval": (297, "held-out"),
+        "validation": (150, "validation"),
+        "train": (1350, "training"),
+        "all": (1797, ""),
+    }
+    assert figures["validation"].nats["model"] == pytest.approx(trained.measured["nats_per_token"])

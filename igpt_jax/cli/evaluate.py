@@ -19,8 +19,9 @@ class Evaluate(JoinedCommand):
     weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
     source: str | None = None
     """Images to measure on (folder:PATH, idx:PATH, tfds:NAME); by default those of the run."""
-    split: Literal["eval", "train", "all"] = "eval"
-    """The held-out images, those for training, or both. A flat folder holds out data.holdout of its images."""
+    split: Literal["eval", "validation", "train", "all"] = "eval"
+    """The held-out images, those set aside for validation, those for training, or all. A flat folder holds out
+    data.holdout of its images."""
     max_unreadable: Annotated[float | None, tyro.conf.arg(name="data.max-unreadable")] = None
     """Largest share of a folder's images that may be unreadable and skipped."""
     batch_size: int | None = None

@@ -110,6 +110,7 @@ def figures_as_dict(figures: Figures) -> dict[str, Any]:
     bits = {name: nats / math.log(2) for name, nats in figures.nats.items()}
     return {
         "images": figures.images,
+        "kind": figures.kind,
         "metric": figures.metric,
         "nats": dict(figures.nats),
         "bits": bits,
@@ -131,7 +132,7 @@ def print_figures(figures: Figures, as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", title=f"{figures.images} images", title_justify="left")
+    table = Table("", title=f"{figures.images} {figures.kind} images".replace("  ", " "), title_justify="left")
     for unit in ("nats", "bits"):
         table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
     if figures.differences:

@@ -72,10 +72,15 @@ def clock(seconds: float) -> str:
 
 
 class TrainingLines:
-    """A writer of the metric log: training on the bar or in lines, held-out numbers always in lines."""
+    """A writer of the metric log: training on the bar or in lines, numbers of evaluations always in lines.
 
-    def __init__(self, name: str, steps: int, batch_size: int, bars: Bars):
+    Args:
+      measured: what the images of evaluations are called.
+    """
+
+    def __init__(self, name: str, steps: int, batch_size: int, bars: Bars, measured: str = "held out"):
         self._name, self._steps, self._batch_size, self._bars = name, steps, batch_size, bars
+        self._measured = measured
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Takes a line of metrics.jsonl."""
@@ -88,7 +93,8 @@ class TrainingLines:
             return
         named = {name.partition("/")[2].replace("_", " "): value for name, value in scalars.items()}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in named.items() if not name.startswith("bits"))
-        CONSOLE.print(f"step {step}/{self._steps}  held out: {shown}", markup=False, highlight=False, soft_wrap=True)
+        line = f"step {step}/{self._steps}  {self._measured}: {shown}"
+        CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def on_step(self, step: int, log: Any) -> None:
         """After every step: the bar."""

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from igpt_jax.data.degrade import Damage
-from igpt_jax.data.sources import Record, Source, Windows
+from igpt_jax.data.sources import Record, Source, Subset, Windows
 from igpt_jax.data.transforms import Transform
 from igpt_jax.errors import InputError, require
 
@@ -131,6 +131,8 @@ def _read_drawn(
     source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator
 ) -> Sample:
     """A sample to train on: of a clip, a window that begins at a random frame."""
+    while isinstance(source, Subset):
+        source, i = source.source, int(source.indices[i])
     return _sample(source.draw(i, rng) if isinstance(source, Windows) else source[i], transform, damage, rng)
 
 

@@ -64,6 +64,8 @@ class Figures:
     metric: str
     """What is averaged, as the objective names it: nats_per_token, nats_per_masked_token, ..."""
     images: int
+    kind: str
+    """What these images are: held-out, validation or training; empty for all."""
     accuracy: float | None
     """Of the classification head, if there is one."""
     others: Mapping[str, float]
@@ -92,7 +94,7 @@ def summarize(
     accuracy = measured.get("accuracy", measured.get("clf_accuracy"))
     shown = {metric, f"{metric}_se", metric.replace("nats", "bits"), "accuracy", "clf_accuracy"}
     others = {name: value for name, value in measured.items() if name not in shown}
-    return Figures(nats, errors, differences, metric, len(context.held_out), accuracy, others)
+    return Figures(nats, errors, differences, metric, len(context.held_out), context.kind, accuracy, others)
 
 
 def mean_error(values: np.ndarray) -> float:

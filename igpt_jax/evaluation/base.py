@@ -30,6 +30,9 @@ class EvalContext:
     cfg: Config
     data: Data
     held_out: Source
+    """The images that are measured."""
+    kind: str = "held-out"
+    """What they are called in tables: held-out, validation or training; empty for all."""
 
     @property
     def mesh(self) -> Mesh:

@@ -104,7 +104,7 @@ def fit_neighbours(x: np.ndarray, y: np.ndarray, k: float) -> Predict:
 
 
 METHODS: dict[str, Method] = {
-    "lbfgs": Method("C", tuple(10.0**i for i in range(-5, 3)), fit_logistic),
+    "lbfgs": Method("C", tuple(10.0**i for i in range(-5, 4)), fit_logistic),
     "sgd": Method("rate", (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), fit_sgd),
     "neighbours": Method("k", (1, 3, 5, 10, 20), fit_neighbours),
 }

@@ -1,11 +1,18 @@
 """Validation images: as many as asked for, the same in every run, and no group is divided."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from igpt_jax import InputError
-from igpt_jax.data.sources.base import Record
+from igpt_jax import Config, InputError, ModelConfig
+from igpt_jax.config import DataConfig
+from igpt_jax.data.pipeline import train_batches
+from igpt_jax.data.sources import Windows
+from igpt_jax.data.sources.base import Record, Subset
+from igpt_jax.data.sources.moving_digits import MovingDigits
 from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.datasets import open_data
 
 
 class Numbers:
@@ -58,3 +65,40 @@ def test_one_group_cannot_be_divided(source):
 def test_the_digest_says_which_records():
     halves = set_aside(Numbers(10), 0.5)
     assert halves[0].digest != halves[1].digest
+
+
+def test_groups_are_known_through_subsets():
+    first = Subset(Groups(90), np.arange(30, 90))
+    rest, aside = (labels(part) for part in set_aside(first, 0.2))
+    assert len(aside) == 12
+    assert not {i // 3 for i in rest} & {i // 3 for i in aside}
+
+
+def test_a_run_trains_on_no_image_that_is_set_aside():
+    cfg = Config(
+        model=ModelConfig.preset("tiny", vocab_size=17),
+        data=DataConfig(source="digits", batch_size=48, channels=1, validation=0.1),
+    )
+    data, plain = open_data(cfg), open_data(replace(cfg, data=replace(cfg.data, validation=0.0)))
+    assert data.validation is not None
+    assert plain.validation is None
+    assert (len(data.train), len(data.validation), len(data.held_out)) == (1350, 150, 297)
+    assert data.digests["images"] == plain.digests["images"] == "1797"
+    assert data.digests["train"] != plain.digests["train"]
+    batches = data.train_batches(0)
+    trained = {next(batches)["image"][j].tobytes() for _ in range(2) for j in range(48)}
+    batches.close()  # pyright: ignore
+    aside = {data.validation[i]["image"].tobytes() for i in range(150)}
+    assert len(trained & {data.train[i]["image"].tobytes() for i in range(1350)}) > 50
+    assert not trained & aside
+    assert open_data(cfg, whole=True).validation is None
+
+
+def test_clips_are_still_cut_at_random_frames():
+    """Of a source of clips, a part is also one."""
+    clips = Windows(MovingDigits(DataConfig(source="moving_digits:9x9", channels=1), "train", "9x9"), 3)
+    part = Subset(clips, np.arange(4, 12))
+    options = dict(transform=lambda image, rng: image, batch_size=8, seed=0)
+    batches = [next(train_batches(source, **options, start_step=s))["image"] for source in (part,) for s in (0, 1)]
+    first = {part[i]["image"].tobytes() for i in range(8)}
+    assert sum(clip.tobytes() in first for batch in batches for clip in batch) < 12

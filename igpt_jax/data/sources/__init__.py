@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split
+from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split, Subset
 from igpt_jax.data.sources.clips import ClipFolder
 from igpt_jax.data.sources.digits import open_digits
 from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
@@ -30,6 +30,7 @@ __all__ = [
     "Selection",
     "Source",
     "Split",
+    "Subset",
     "absolute_source",
     "open_source",
     "register_source",

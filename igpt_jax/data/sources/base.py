@@ -9,7 +9,7 @@ import numpy as np
 
 Split = Literal["train", "eval"]
 Selection = Literal["train", "eval", "all"]
-"""Which records: those of one split, or of both."""
+"""Which records of a source: those of one split, or of both."""
 
 
 class Record(TypedDict):
@@ -65,16 +65,16 @@ class Subset:
     """Some records of a source."""
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
-        self._source, self._indices = source, indices
+        self.source, self.indices = source, indices
         self.name, self.class_names = source.name, source.class_names
         chosen = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
         self.digest = f"{len(indices)} ({chosen}) of {source.digest}"
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, i: int) -> Record:
-        return self._source[int(self._indices[i])]
+        return self.source[int(self.indices[i])]
 
 
 class Joined:

@@ -34,7 +34,7 @@ def set_aside(source: Source, share: float) -> tuple[Source, Source]:
     """
     groups: dict[str, list[int]] = {}
     for i in range(len(source)):
-        groups.setdefault(source.group(i) if isinstance(source, Grouped) else str(i), []).append(i)
+        groups.setdefault(_group(source, i), []).append(i)
     chosen = np.zeros(len(source), bool)
     for name in sorted(groups, key=_hash):
         if chosen.sum() >= share * len(source):
@@ -43,6 +43,12 @@ def set_aside(source: Source, share: float) -> tuple[Source, Source]:
     few = f"{source.name} has {len(groups)} groups of images: too few to set {share:.0%} aside for validation"
     require(0 < chosen.sum() < len(source), "data.source", few)
     return Subset(source, np.flatnonzero(~chosen)), Subset(source, np.flatnonzero(chosen))
+
+
+def _group(source: Source, i: int) -> str:
+    if isinstance(source, Subset):
+        return _group(source.source, int(source.indices[i]))
+    return source.group(i) if isinstance(source, Grouped) else str(i)
 
 
 def _hash(name: str) -> bytes:
