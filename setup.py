@@ -31,7 +31,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=[*find_packages(include=["igpt_jax", "igpt_jax.*"]), "igpt_jax.experiments"],
+    packages=[*find_packages(include=["igpt_jax", "igpt_jax.*"]), "igpt_jax.experiments", "igpt_jax.experiments.paper"],
     package_dir={"igpt_jax.experiments": "experiments"},  # at the top level of a checkout
     install_requires=[  # what `igpt train digits` needs, with its pictures
         "jax>=0.10.1",

@@ -43,11 +43,11 @@ _loaded: dict[tuple[Path, int], ModuleType] = {}
 
 
 def shipped_experiments() -> dict[str, Path]:
-    """Name -> file of the experiments that come with igpt_jax, by name."""
+    """Name -> file of the experiments that come with igpt_jax: `digits`, ..., `paper/imagenet_s`, ..."""
     package = Path(__file__).parent
     for folder in (package / "experiments", package.parent / "experiments"):  # as installed; in a checkout
-        if files := sorted(folder.glob("*.py")):
-            return {file.stem: file for file in files}
+        if files := [*sorted(folder.glob("*.py")), *sorted(folder.glob("paper/*.py"))]:
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
     return {}
 
 

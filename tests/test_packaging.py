@@ -21,6 +21,8 @@ from igpt_jax.version import __version__
 from tests.test_layering import ROOT
 
 EXPERIMENTS = ["any_order", "denoise", "digits", "emoji", "fashion_mnist", "moving_digits", "restore_emoji"]
+EXPERIMENTS += [f"paper/finetune_{name}" for name in ("cifar10", "cifar100", "imagenet")]
+EXPERIMENTS += [f"paper/imagenet_{name}" for name in ("l", "l48", "m", "s", "xl")]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_an_installed_package_finds_its_experiments_from_anywhere(wheel, tmp_pat
     out = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True).stdout
     file, *names = out.splitlines()
     assert file.startswith(str(site))
-    assert names == [f"{name} {name}" for name in EXPERIMENTS]
+    assert names == [f"{name} {name.removeprefix('paper/')}" for name in EXPERIMENTS]
 
 
 def test_names_of_experiments_in_a_checkout(tmp_path, monkeypatch):
