@@ -63,11 +63,11 @@ def _preprocess(
         return np.stack([_preprocess(cfg, size, train, frame, copy.deepcopy(rng)) for frame in image])
     image = enhance(denoise(image, cfg.denoise), cfg.enhance)
     if cfg.augment == "imagenet":
-        image = resize(image, size, imagenet_box(image.shape[:2], size, rng if train else None))
+        image = resize(image, size, imagenet_box(image.shape[:2], size, rng if train else None), cfg.resample)
     elif cfg.augment == "crop":
-        image = crop(image, size, rng if train else None)
+        image = crop(image, size, rng if train else None, cfg.resample)
     else:
-        image = fit(image, size)
+        image = fit(image, size, cfg.resample)
     if train and cfg.augment == "cifar":
         image = pad_and_crop(image, CIFAR_PAD, rng, "reflect")
     if train and cfg.augment == "shift" and rng.random() < 0.5:
@@ -80,20 +80,22 @@ def _preprocess(
 # Geometry
 
 
-def resize(image: np.ndarray, size: tuple[int, int], box: Box | None = None) -> np.ndarray:
-    """Resamples `image`, or the part of it in `box`, to `size` = (rows, cols).
+def resize(
+    image: np.ndarray, size: tuple[int, int], box: Box | None = None, resample: str = DataConfig.resample
+) -> np.ndarray:
+    """Resamples `image`, or the part of it in `box`, to `size` = (rows, cols), with a filter of Pillow.
 
-    The paper does not name its filter. This is Pillow's HAMMING. Its window grows with the scale, so it does not alias.
-    Its weights are not negative, so edges do not ring, and no colour lies outside the range of its neighbours; Lanczos
-    and bicubic do both, which a small palette makes visible. It is sharper than a triangle filter.
+    The paper does not name its filter. The default is hamming. Its window grows with the scale, so it does not alias.
+    Its weights are not negative, so edges do not ring, and no colour lies outside the range of its neighbours; lanczos
+    and bicubic do both, which a small palette makes visible. It is sharper than bilinear, a triangle.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     left_top_right_bottom = None if box is None else (box[1], box[0], box[3], box[2])
-    resized = picture.resize((size[1], size[0]), Image.Resampling.HAMMING, left_top_right_bottom)
+    resized = picture.resize((size[1], size[0]), Image.Resampling[resample.upper()], left_top_right_bottom)
     return np.array(resized).reshape(*size, image.shape[2])
 
 
-def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fit(image: np.ndarray, size: tuple[int, int], resample: str = DataConfig.resample) -> np.ndarray:
     """The largest centred part that has the shape of `size`, resized; `image` itself where it has that size.
 
     The crop is of whole pixels, the smaller margin at the top and left. (`PIL.ImageOps.fit` crops at half pixels, which
@@ -104,17 +106,19 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     y, x = image.shape[:2]
     rows, cols = min(y, max(1, round(x * size[0] / size[1]))), min(x, max(1, round(y * size[1] / size[0])))
     top, left = (y - rows) // 2, (x - cols) // 2
-    return resize(image[top : top + rows, left : left + cols], size)
+    return resize(image[top : top + rows, left : left + cols], size, resample=resample)
 
 
-def crop(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator | None) -> np.ndarray:
+def crop(
+    image: np.ndarray, size: tuple[int, int], rng: np.random.Generator | None, resample: str = DataConfig.resample
+) -> np.ndarray:
     """A part of an image that has the shape of `size`: anywhere, or without `rng` the centre.
 
     An image that is smaller is fitted as a whole.
     """
     room = image.shape[0] - size[0], image.shape[1] - size[1]
     if min(room) < 0:
-        return fit(image, size)
+        return fit(image, size, resample)
     top, left = (n // 2 if rng is None else int(rng.integers(n + 1)) for n in room)
     return image[top : top + size[0], left : left + size[1]]
 

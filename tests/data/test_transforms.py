@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data import transforms
@@ -219,3 +220,20 @@ def test_a_missing_extra_is_named_before_the_run_starts(monkeypatch, missing):
     refused(says, make_preprocess, wavelet, (8, 8), train=True)
     if missing == "skimage":
         refused("data.enhance: 'clahe' needs scikit-image", make_preprocess, clahe, (8, 8), train=True)
+
+
+@pytest.mark.parametrize("augment", ["none", "imagenet", "crop"])
+@pytest.mark.parametrize("resample", ["box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_the_filter_is_the_one_asked_for(resample, augment):
+    """Of a picture that is reduced by whole steps, and by crop because it is smaller than the grid."""
+    size = (64, 64) if augment == "crop" else (16, 16)
+    image = picture(32, 32)
+    asked = make_preprocess(DataConfig(augment=augment, resample=resample), size, train=False)
+    got = asked(image, np.random.default_rng(0))
+    expected = Image.fromarray(image).resize(size, Image.Resampling[resample.upper()])
+    np.testing.assert_array_equal(got, np.asarray(expected))
+
+
+def test_the_default_filter_has_not_changed():
+    small = Image.fromarray(picture(40, 40)).resize((9, 9), Image.Resampling.HAMMING)
+    np.testing.assert_array_equal(resize(picture(40, 40), (9, 9)), np.asarray(small))
