@@ -44,8 +44,9 @@ class DataConfig:
     """Which pictures, in batches of which size, and what is done to them on the host."""
 
     source: str = "digits"
-    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, clips of `moving_digits` or
-    `clips:PATH`, or a source of your own. A run stores the absolute path."""
+    """`digits` (scikit-learn), `folder:PATH`, `idx:PATH` (MNIST format), `tfds:NAME`, `tokens:PREFIX` (tokenised
+    images of the release), clips of `moving_digits` or `clips:PATH`, or a source of your own. A run stores the
+    absolute path."""
     batch_size: Positive = 128
     """Images per optimizer step over all processes."""
     train_split: str = "train"

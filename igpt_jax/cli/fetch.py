@@ -1,4 +1,4 @@
-"""igpt fetch: the weights that OpenAI released."""
+"""igpt fetch: the weights that OpenAI released, and its tokenised images."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from typing import Any, Literal
 import tyro
 
 from igpt_jax.cli.common import Command, Flag
+from igpt_jax.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch(Command):
-    """Download OpenAI's released weights and their palette. The same command continues and verifies."""
+    """Download OpenAI's released weights, or its tokenised images, with their palette. The same command continues and
+    verifies.
+    """
 
-    model: tyro.conf.Positional[Literal["igpt-s", "igpt-m", "igpt-l"]]
+    model: tyro.conf.Positional[Literal["igpt-s", "igpt-m", "igpt-l"] | None] = None
     """The paper's S, M or L."""
     bert: Flag = False
     """The model trained to predict masked pixels instead of the autoregressive one."""
     step: int = 1_000_000
     """Training step of the checkpoint: 131000, 262000, 524000 or 1000000."""
+    dataset: Literal["imagenet", "cifar10"] | None = None
+    """Instead of weights, tokenised images of 32 x 32 pixels, to be read with --source tokens:OUT/imagenet."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+    """Which of its splits."""
     out: str | None = None
-    """Directory for all files. The default is weights/MODEL or weights/MODEL-bert."""
+    """Directory for all files. The default is weights/MODEL, weights/MODEL-bert or data."""
     base_url: str | None = None
     """A mirror with the same folders, instead of OpenAI's server."""
 
     def run(self) -> None:
         """Downloads."""
+        if (self.model is None) == (self.dataset is None):
+            raise InputError("fetch: name a model (igpt-s, igpt-m or igpt-l) or a --dataset, one of the two")
         from igpt_jax.files import local_path
-        from igpt_jax.weights.fetch import BASE_URL, fetch
+        from igpt_jax.weights.fetch import BASE_URL, fetch, fetch_dataset
 
-        out = local_path(self.out or Path("weights") / (self.model + "-bert" * self.bert), "--out")
-        self._report("the weights are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
-        prefix = fetch(
-            self.model,
-            out,
-            bert=self.bert,
-            step=self.step,
-            base_url=self.base_url or BASE_URL,
-            report=self._report,
-            make_bar=self._make_bar,
-        )
-        print(prefix)
+        kind, folder = ("images", Path("data"))
+        if self.model is not None:
+            kind, folder = "weights", Path("weights") / (self.model + "-bert" * self.bert)
+        out, url = local_path(self.out or folder, "--out"), self.base_url or BASE_URL
+        self._report(f"the {kind} are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
+        shown: dict[str, Any] = {"base_url": url, "report": self._report, "make_bar": self._make_bar}
+        if self.model is not None:
+            print(fetch(self.model, out, bert=self.bert, step=self.step, **shown))
+        elif self.dataset is not None:
+            print(fetch_dataset(self.dataset, out, splits=self.splits, **shown))
 
     def _report(self, line: str) -> None:
         from tqdm import tqdm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ except ImportError as error:
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/image-gpt/"
 SHARDS = {"igpt-s": 32, "igpt-m": 32, "igpt-l": 64}
+DATASETS = ("imagenet", "cifar10")
+SPLITS = {"train": "tr", "validation": "va", "test": "te"}
+"""Split -> its letters in the names of files."""
 STEPS = "131000, 262000, 524000, 1000000"
 PALETTE_SHA256 = "c614a3d27f02fd6cf02fbbaf9f02e2431fa202726f3e44750658a85eb226bebd"
 RECORD = "SHA256SUMS"
@@ -68,23 +71,71 @@ def fetch(
     """
     if model not in SHARDS:
         raise InputError(f"model {model!r}: choose one of {', '.join(SHARDS)}")
+    directory = local_path(directory, "--out")
+    variant, prefix = model + "-bert" * bert, f"model.ckpt-{step}"
+    endings = ["index", "meta", *(f"data-{i:05d}-of-{SHARDS[model]:05d}" for i in range(SHARDS[model]))]
+    paths = {f"{prefix}.{ending}": f"checkpoints/{variant}/{step}/{prefix}.{ending}" for ending in endings}
+    missing = f"try another --step ({STEPS})"
+    _download_all(directory, paths, variant, base_url, missing, report, make_bar)
+    return directory / prefix
+
+
+def fetch_dataset(
+    name: str,
+    directory: str | Path,
+    *,
+    splits: Sequence[str] = tuple(SPLITS),
+    base_url: str = BASE_URL,
+    report: Callable[[str], None] = lambda line: None,
+    make_bar: Callable[[str], Any] = lambda name: None,
+) -> Path:
+    """Downloads tokenised images of the release, their labels and the palette, as `fetch` does.
+
+    Args:
+      name: imagenet or cifar10, 32 x 32 pixels, centre crops.
+      splits: some of `SPLITS`.
+
+    Returns:
+      PREFIX for `data.source tokens:PREFIX`.
+
+    Raises:
+      InputError: as for `fetch`, or there is no such set or split.
+    """
+    if name not in DATASETS:
+        raise InputError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
+    if unknown := [split for split in splits if split not in SPLITS] or not splits:
+        raise InputError(f"--splits {unknown}: choose among {', '.join(SPLITS)}")
+    directory = local_path(directory, "--out")
+    files = [f"{name}_{SPLITS[split]}{part}.npy" for split in splits for part in "XY"]
+    paths = {file: f"datasets/{file}" for file in files}
+    _download_all(directory, paths, name, base_url, "is the address right?", report, make_bar)
+    return directory / name
+
+
+def _download_all(
+    directory: Path,
+    paths: Mapping[str, str],
+    owner: str,
+    base_url: str,
+    missing: str,
+    report: Callable[[str], None],
+    make_bar: Callable[[str], Any],
+) -> None:
+    """The palette, and files by name with their paths on the server."""
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"base URL {base_url!r}: is no http or https address; the default is {BASE_URL}")
-    directory = local_path(directory, "--out")
-    base_url, variant, prefix = base_url.rstrip("/"), model + "-bert" * bert, f"model.ckpt-{step}"
-    endings = ["index", "meta", *(f"data-{i:05d}-of-{SHARDS[model]:05d}" for i in range(SHARDS[model]))]
+    base_url = base_url.rstrip("/")
     urls = {PALETTE: f"{base_url}/color-clusters/{PALETTE}"}  # first, because its digest is known
-    urls |= {f"{prefix}.{ending}": f"{base_url}/checkpoints/{variant}/{step}/{prefix}.{ending}" for ending in endings}
+    urls |= {name: f"{base_url}/{path}" for name, path in paths.items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock", timeout=0):
-            _Download(directory, urls, _Record(directory / RECORD, variant), report, make_bar).run()
+            _Download(directory, urls, _Record(directory / RECORD, owner), missing, report, make_bar).run()
     except Timeout:
         raise InputError(f"{directory}: another process downloads to it; wait, or name another directory") from None
     except OSError as error:
         what = f"{error.filename or directory}: {error.strerror or error}"
         raise InputError(f"{what}; make room or name another directory; complete files are kept") from None
-    return directory / prefix
 
 
 @dataclass
@@ -94,6 +145,8 @@ class _Download:
     directory: Path
     urls: dict[str, str]
     record: _Record
+    missing: str
+    """The way out where a file is not on the server."""
     report: Callable[[str], None]
     make_bar: Callable[[str], Any]
     connected: bool = False
@@ -139,7 +192,7 @@ class _Download:
             except requests.HTTPError as error:
                 status = getattr(error.response, "status_code", 0)
                 if status == 404 and name != PALETTE:
-                    raise InputError(f"{url}: is not on the server; try another --step ({STEPS})") from None
+                    raise InputError(f"{url}: is not on the server; {self.missing}") from None
                 why, transient = f"the server answers {status}", status >= 500 or status in (408, 429)
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 why = f"no complete answer ({_root_cause(error)})"

@@ -17,6 +17,7 @@ from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
 from igpt_jax.data.sources.idx import open_idx
 from igpt_jax.data.sources.moving_digits import MovingDigits
 from igpt_jax.data.sources.tfds import TfdsSource
+from igpt_jax.data.sources.tokens import TokenSource
 from igpt_jax.data.sources.windows import ClipSource, Windows
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.files import local_path
@@ -46,6 +47,7 @@ SOURCES: dict[str, Opener] = {
     "idx": open_idx,
     "moving_digits": MovingDigits,
     "tfds": TfdsSource,
+    "tokens": TokenSource,
 }
 """Every kind of source. Add one of your own with `register_source`."""
 
@@ -66,9 +68,9 @@ def register_source(kind: str, opener: Opener) -> None:
 
 
 def absolute_source(source: str) -> str:
-    """`data.source` with the path after `folder:`, `clips:` or `idx:` made absolute: the same from everywhere."""
+    """`data.source` with its path made absolute (folder, clips, idx, tokens): the same from everywhere."""
     kind, _, where = source.partition(":")
-    if kind not in ("folder", "clips", "idx") or not where:
+    if kind not in ("folder", "clips", "idx", "tokens") or not where:
         return source
     return f"{kind}:{local_path(os.path.expanduser(where), 'data.source').absolute()}"
 

@@ -1,0 +1,67 @@
+"""igpt fetch --dataset: the release's tokenised images, downloaded, verified, and read as a source."""
+
+import io
+
+import numpy as np
+import pytest
+
+from igpt_jax.cli import main
+from igpt_jax.config import DataConfig
+from igpt_jax.data.sources import open_source
+from tests.data.test_sources_tokens import colors
+
+
+@pytest.fixture
+def images(release, monkeypatch):
+    """The server with ten tokenised images of each split, too."""
+    import hashlib
+
+    from igpt_jax.weights import fetch as module
+
+    def put(path, array):
+        content = io.BytesIO()
+        np.save(content, array)
+        release.files[f"/image-gpt/{path}"] = content.getvalue()
+        return hashlib.sha256(content.getvalue()).hexdigest()
+
+    monkeypatch.setattr(module, "PALETTE_SHA256", put("color-clusters/kmeans_centers.npy", colors()))
+    for i, split in enumerate(("tr", "va", "te")):
+        put(f"datasets/cifar10_{split}X.npy", np.full((10, 64), i))
+        put(f"datasets/cifar10_{split}Y.npy", np.eye(10))
+    return release
+
+
+def fetch(server, out, *words):
+    return main(["fetch", "--dataset", "cifar10", "--out", str(out), "--base-url", server.url, *words])
+
+
+def test_what_is_downloaded_can_be_read(images, tmp_path, capsys):
+    assert fetch(images, tmp_path / "data") == 0
+    prefix = capsys.readouterr().out.strip()
+    assert prefix == str(tmp_path / "data" / "cifar10")
+    for eval_split, split in (("test", "eval"), ("validation", "eval"), ("test", "train")):
+        source = open_source(DataConfig(source=f"tokens:{prefix}", eval_split=eval_split), split)
+        assert [source[i]["label"] for i in range(10)] == list(range(10))
+    before = len(images.log)
+    assert fetch(images, tmp_path / "data") == 0
+    assert len(images.log) == before  # everything is verified from the record
+
+
+def test_some_splits(images, tmp_path):
+    assert fetch(images, tmp_path / "data", "--splits", "test") == 0
+    names = {path.name for path in (tmp_path / "data").glob("*.npy")}
+    assert names == {"kmeans_centers.npy", "cifar10_teX.npy", "cifar10_teY.npy"}
+
+
+def test_bad_input(images, tmp_path, capsys):
+    for words, line in (
+        ([], "name a model (igpt-s, igpt-m or igpt-l) or a --dataset"),
+        (["igpt-s", "--dataset", "cifar10"], "one of the two"),
+        (["--dataset", "mnist"], "mnist"),
+    ):
+        assert main(["fetch", *words, "--base-url", images.url, "--out", str(tmp_path / "x")]) == 2
+        assert line in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+    del images.files["/image-gpt/datasets/cifar10_vaX.npy"]
+    assert fetch(images, tmp_path / "data") == 2
+    assert "cifar10_vaX.npy: is not on the server; is the address right?" in capsys.readouterr().err
