@@ -245,6 +245,9 @@ class Config:
     or bert, as model.causal says, plus classification (section 2.3). any_order: next-pixel prediction in many orders.
     ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a damaged one (data.degrade).
     Or an objective of your own."""
+    class_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    """Share of the training images whose class a class-conditional model (model.cond_classes) is not told, so that it
+    can draw without one, and with guidance."""
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
     name. A classification head, a class table, biases and position tables that are missing there start at zero. The

@@ -13,7 +13,7 @@ from igpt_jax.errors import InputError, nearest
 
 T = TypeVar("T")
 
-FIXED = ("seed", "objective", "init_from", "init_grid", "model", "data", "palette", "orders", "optim")
+FIXED = ("seed", "objective", "class_dropout", "init_from", "init_grid", "model", "data", "palette", "orders", "optim")
 """The sections that decide what a run computes. A workdir is continued only with the same values in them."""
 FREE = ("data.max_unreadable",)
 """Keys of these sections that decide nothing but when a run stops."""

@@ -52,6 +52,8 @@ class Pretrained:
     """Digests of the images of the run; empty for weights imported from elsewhere."""
     class_names: tuple[str, ...] = ()
     """Name i belongs to class i; empty if the images have no classes, or their names are not known."""
+    class_counts: tuple[int, ...] = ()
+    """How many training images each class had; empty if that is not known."""
 
     @property
     def colors(self) -> Palette:
@@ -142,7 +144,8 @@ def load_workdir(
         if not allow_nonfinite:
             require_finite(params, f"{workdir} at step {meta.step}")
         model = make_model(meta.config)
-        return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data, meta.class_names)
+        classes = meta.class_names, meta.class_counts
+        return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data, *classes)
     raise AssertionError("unreachable")
 
 
@@ -224,8 +227,8 @@ def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
     with claim_workdir(workdir, cfg):
         if pretrained.palette is not None:
             pretrained.palette.save(workdir / "palette.npy")
-        meta = CheckpointMeta(pretrained.step or 0, cfg, pretrained.palette, {}, {}, {}, pretrained.class_names)
-        save_weights(workdir, meta, pretrained.params)
+        known = pretrained.palette, {}, {}, {}, pretrained.class_names, pretrained.class_counts
+        save_weights(workdir, CheckpointMeta(pretrained.step or 0, cfg, *known), pretrained.params)
 
 
 _CAN_BE_ADDED = (

@@ -14,22 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
-from igpt_jax.config import Config, MeshConfig
+from igpt_jax.config import Config
 from igpt_jax.config_json import to_json
-from igpt_jax.data.sources.base import Selection, Source, Split
+from igpt_jax.data.sources.base import Selection, Source, Split, class_counts
 from igpt_jax.datasets import Data, check_classes, open_data, subset, with_absolute_source
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation import EvalContext, Evaluators, Figures, summarize
+from igpt_jax.evaluation import EVALUATORS, EvalContext, Evaluators, Figures, summarize
 from igpt_jax.evaluation.base import MakeEvaluator
+from igpt_jax.evaluation.context import context_of
 from igpt_jax.evaluation.pictures import PictureEvaluator, write_picture
 from igpt_jax.files import local_path
-from igpt_jax.model import AXES
-from igpt_jax.objectives import MakeObjective, make_objective
+from igpt_jax.objectives import MakeObjective
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import check_splits, make_mesh, mesh_of, shardings
+from igpt_jax.parallel.mesh import check_splits, make_mesh
 from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
 from igpt_jax.sampling.tasks import check_order
@@ -78,8 +77,8 @@ class Run:
     @property
     def meta(self) -> CheckpointMeta:
         """What its checkpoints say of the run; step and loop are those of each."""
-        names = self.data.train.class_names
-        return CheckpointMeta(0, self.cfg, self.palette, self.data.digests, {}, {}, tuple(names))
+        classes = tuple(self.data.train.class_names), class_counts(self.data.train)
+        return CheckpointMeta(0, self.cfg, self.palette, self.data.digests, {}, {}, *classes)
 
 
 @dataclass(frozen=True)
@@ -312,7 +311,10 @@ def report(trained: Trained) -> Report:
 
 
 def evaluate(
-    pretrained: Pretrained, split: Selection | Literal["validation"] = "eval", network: bool = False
+    pretrained: Pretrained,
+    split: Selection | Literal["validation"] = "eval",
+    network: bool = False,
+    more: Sequence[str] = (),
 ) -> Figures:
     """Figures of a trained model on the images of its configuration.
 
@@ -323,26 +325,22 @@ def evaluate(
         them, `all` for every image once. The baselines learn from the images of `train` or, with `all`, from all; so
         with these two they have seen what they are measured on.
       network: one of the baselines is a small network of neighbours, which takes minutes to train.
+      more: names in `evaluation.EVALUATORS`, beside those of the objective.
 
     Raises:
       InputError: as `open_data`; the palette does not fit; or a model that knows classes gets images of others.
     """
-    cfg, params = pretrained.config, pretrained.params
-    mesh = mesh_of(params)
-    if mesh is None:
-        mesh = make_mesh(MeshConfig())
-        params = jax.device_put(params, shardings(params, mesh, AXES))
-    data = open_data(cfg, mesh, whole=split == "all")
+    cfg = pretrained.config
+    context, params = context_of(pretrained, whole=split == "all")
+    data = context.data
     names, learned = data.held_out.class_names, pretrained.class_names
     if (cfg.model.clf_classes or cfg.model.cond_classes) and names and learned and names != learned:
         raise InputError(f"data.source: {cfg.data.source} has other classes than the images of the training")
-    palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
-    objective = make_objective(cfg, palette)
     halves = {"train": data.train, "validation": data.validation, "eval": data.held_out, "all": data.held_out}
     if (images := halves[split]) is None:
         raise InputError("split validation: no images were set aside; data.validation says how many are")
     kind = {"train": "training", "validation": "validation", "eval": "held-out", "all": ""}[split]
-    context = EvalContext(pretrained.model, objective, palette, cfg, data, images, kind)
-    evaluators = Evaluators(context)
+    context = dataclasses.replace(context, held_out=images, kind=kind)
+    evaluators = Evaluators(context, {name: EVALUATORS[name] for name in more})
     measured = dict(evaluators.run(params, pretrained.step or 0))
     return summarize(measured, context, evaluators.image_nats, network)

@@ -12,7 +12,7 @@ from igpt_jax import Config, ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import example_inputs
-from igpt_jax.objectives import make_objective, score, token_nats
+from igpt_jax.objectives import drop_classes, make_objective, score, token_nats
 from igpt_jax.objectives.bert import MASKED, draw_visible
 from igpt_jax.parallel.mesh import make_mesh, put_batch
 from igpt_jax.sequence import patch_side, patches, raster_inputs, surroundings, window_side
@@ -137,6 +137,35 @@ def test_a_class_conditional_model_is_told_the_label():
         nats = nats_of(model.apply({"params": params}, tokens, class_B=np.array(label)), tokens)
         loss, _ = run("ar", model, params, {"image": image, "label": np.array(label, np.int32)}, keys(2))
         np.testing.assert_allclose(loss, nats.mean(), rtol=1e-6)
+
+
+def test_a_share_of_the_classes_is_not_told():
+    """Image by image; what is told is read in place of the label, which stays."""
+    model, params = made(cond_classes=4)
+    cfg = Config(model=model.cfg, class_dropout=0.3)
+    label = np.arange(2000, dtype=np.int32) % 4
+    batch = drop_classes(cfg, {"label": label}, keys(2000))
+    dropped = np.asarray(batch["told"]) == -1
+    assert 0.26 < dropped.mean() < 0.34
+    np.testing.assert_array_equal(batch["told"][~dropped], label[~dropped])
+    np.testing.assert_array_equal(batch["label"], label)
+    np.testing.assert_array_equal(drop_classes(cfg, {"label": label[5:9]}, keys(2000)[5:9])["told"], batch["told"][5:9])
+    assert drop_classes(Config(), {}, keys(2)) == {}
+    pair = {"image": images(2), "label": np.array([0, 3], np.int32)}
+    loss, _ = run("ar", model, params, pair | {"told": np.array([-1, 3], np.int32)}, keys(2))
+    expected, _ = run("ar", model, params, pair | {"label": np.array([-1, 3], np.int32)}, keys(2))
+    assert loss == expected
+
+
+@pytest.mark.parametrize(("share", "learned"), [(0.0, True), (0.9999, False)])
+def test_a_class_that_is_not_told_is_not_learned(share, learned):
+    mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    model = ModelConfig.preset("tiny", n_layer=1, cond_classes=4)
+    init, step = make_step(Config(model=model, class_dropout=share), mesh, optax.sgd(1.0))
+    state = init()
+    for _ in range(2):  # in the first, the output table is zero
+        state, _ = step(state, put_batch({"image": images(8), "label": np.arange(8, dtype=np.int32) % 4}, mesh))
+    assert bool(np.asarray(state.params["class_table"]).any()) == learned
 
 
 @pytest.mark.parametrize(

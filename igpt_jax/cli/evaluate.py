@@ -30,6 +30,8 @@ class Evaluate(JoinedCommand):
     """For a model of any order: in how many random orders each image is measured."""
     network: Flag = False
     """Train a small network on the neighbours of each pixel as one more cheap method: minutes."""
+    bayes: Flag = False
+    """Of a class-conditional model: classify images by Bayes' rule, one pass for each class."""
     json: Flag = False
     """Print JSON."""
 
@@ -52,4 +54,4 @@ class Evaluate(JoinedCommand):
                 raise InputError(f"--orders {self.orders}: this model reads images in raster order only")
             train = replace(train, eval_orders=self.orders)
         weights = replace(weights, config=replace(weights.config, data=data, train=train))
-        print_figures(evaluate(weights, split=self.split, network=self.network), self.json)
+        print_figures(evaluate(weights, self.split, self.network, ("bayes",) if self.bayes else ()), self.json)

@@ -15,6 +15,7 @@ import numpy as np
 from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
 from igpt_jax.evaluation.baselines import baselines
+from igpt_jax.evaluation.bayes import Bayes
 from igpt_jax.evaluation.holes import Holes
 from igpt_jax.evaluation.likelihood import Likelihood, ratio_error
 from igpt_jax.evaluation.orders import Orders
@@ -30,6 +31,7 @@ EVALUATORS: dict[str, MakeEvaluator] = {
     "orders": Orders,
     "holes": Holes,
     "restoration": Restoration,
+    "bayes": Bayes,
 }
 
 

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from igpt_jax.config import Config
+from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import require
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, Inputs, raster_inputs
@@ -24,6 +25,8 @@ from igpt_jax.sequence import Example, Inputs, raster_inputs
 Batch = Mapping[str, jax.Array]
 
 CLASS_LOSS = "clf_nats"
+CLASS_DROPOUT = 1
+"""Folded into an image's key for what `drop_classes` draws, so that objectives, which use the key itself, do not."""
 
 
 def read_raster(tokens_BT: jax.Array, keys_B: jax.Array) -> Inputs:
@@ -144,6 +147,24 @@ def batch_tokens(palette: Palette, batch: Batch) -> jax.Array:
     """int32 [B, T]: the images as palette ids in raster order."""
     image = batch["image"]
     return palette.encode(image).reshape(image.shape[0], -1)
+
+
+def drop_classes(cfg: Config, batch: Batch, keys_B: jax.Array) -> Batch:
+    """The batch with `told`, the class that a class-conditional model reads: the label, or -1 for no class in a share
+    `class_dropout` of the images, at random. The batch itself for other models.
+
+    So the model also learns the images of all classes together, which it draws where no class is asked for, and with
+    which guidance compares (Ho and Salimans, 2022, "Classifier-free diffusion guidance").
+    """
+    if not cfg.model.cond_classes:
+        return batch
+    dropped_B = jax.vmap(lambda key: jax.random.bernoulli(key, cfg.class_dropout))(fold_in(keys_B, CLASS_DROPOUT))
+    return {**batch, "told": jnp.where(dropped_B, -1, batch["label"])}
+
+
+def told_class(cfg: ModelConfig, batch: Batch) -> jax.Array | None:
+    """int [B]: what a class-conditional model is told, -1 for no class; None for other models."""
+    return batch.get("told", batch["label"]) if cfg.cond_classes else None
 
 
 def image_weights(batch: Batch) -> jax.Array:

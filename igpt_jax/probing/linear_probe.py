@@ -8,17 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import jax
 import numpy as np
 
-from igpt_jax.config import MeshConfig
 from igpt_jax.data.sources.validation import set_aside
-from igpt_jax.datasets import Data, open_data, subset
+from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.base import EvalContext
-from igpt_jax.model import AXES
-from igpt_jax.objectives import make_objective
-from igpt_jax.parallel.mesh import make_mesh, mesh_of, shardings
+from igpt_jax.evaluation.context import context_of
 from igpt_jax.pretrained import Pretrained
 from igpt_jax.probing.classifiers import METHODS, SGD_STEPS, Method, choose, fit_sgd, vote
 from igpt_jax.probing.features import FeatureReader, Features
@@ -91,7 +86,8 @@ def probe(
       InputError: as `open_data`; the images have no labels or one class; there is no such layer; the model restores.
     """
     chosen = tuple(range(pretrained.config.model.n_layer + 1)) if layers is None else tuple(layers)
-    reader, data = _reader(pretrained, chosen)
+    context, params = context_of(pretrained)
+    reader, data = FeatureReader(context, params, chosen), context.data
     rest, aside = set_aside(subset(data.train, train_images), VALIDATION)
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
     bench = _Bench(
@@ -126,19 +122,6 @@ def probe(
         rows.append(bench.few_labels(f"layer {best}", best_features, count, subsets))
     images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
     return ProbeFigures(images, tuple(rows), by_layer, best)
-
-
-def _reader(pretrained: Pretrained, layers: Sequence[int]) -> tuple[FeatureReader, Data]:
-    """Reads features on the mesh of the parameters, or on all devices if they lie on one."""
-    cfg, params = pretrained.config, pretrained.params
-    mesh = mesh_of(params)
-    if mesh is None:
-        mesh = make_mesh(MeshConfig())
-        params = jax.device_put(params, shardings(params, mesh, AXES))
-    data = open_data(cfg, mesh)
-    palette = pretrained.colors.checked(cfg.model.vocab_size, cfg.data.channels, "of the weights")
-    context = EvalContext(pretrained.model, make_objective(cfg, palette), palette, cfg, data, data.held_out)
-    return FeatureReader(context, params, layers), data
 
 
 Choose = Callable[[Features], np.ndarray]

@@ -63,12 +63,18 @@ class CheckpointMeta:
     """Of every array."""
     class_names: tuple[str, ...] = ()
     """Of the run's images: name i belongs to label i. Empty for none, and in checkpoints older than this field."""
+    class_counts: tuple[int, ...] = ()
+    """How many training images each class has. Empty where that is not known."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with a digest of themselves."""
         centers = None if self.palette is None else self.palette.centers.tolist()
         fields = {"config": asdict(self.config), "palette": centers, "data": dict(self.data), "loop": dict(self.loop)}
-        fields |= {"checksums": dict(self.checksums), "class_names": self.class_names}
+        fields |= {
+            "checksums": dict(self.checksums),
+            "class_names": self.class_names,
+            "class_counts": self.class_counts,
+        }
         fields = json.loads(json.dumps(fields))  # tuples become lists
         return fields | {"sha256": _sha256(fields)}
 
@@ -86,8 +92,8 @@ class CheckpointMeta:
         try:
             config = from_json(Config, json.dumps(fields["config"]), "its configuration")
             palette = None if fields["palette"] is None else Palette(np.asarray(fields["palette"], np.float32))
-            names = tuple(fields.get("class_names", ()))
-            return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"], names)
+            classes = tuple(fields.get("class_names", ())), tuple(fields.get("class_counts", ()))
+            return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"], *classes)
         except (InputError, KeyError) as error:
             raise OtherVersionError(f"no {error}" if isinstance(error, KeyError) else str(error)) from None
 

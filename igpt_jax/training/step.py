@@ -25,6 +25,7 @@ from igpt_jax.objectives import (
     Mean,
     Objective,
     check_damage,
+    drop_classes,
     loss_weights,
     make_objective,
     score,
@@ -150,6 +151,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(cfg.seed, "train"), state.step)
         keys_B = fold_in(key, jnp.arange(batch["image"].shape[0]))
+        batch = drop_classes(cfg, batch, keys_B)
         grads, loss, means = (gradients if parts == 1 else accumulate)(state.params, batch, keys_B)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

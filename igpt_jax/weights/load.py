@@ -96,7 +96,7 @@ def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] 
     if kind == "workdir":
         meta = workdir_checkpoints(where, step)[0]
         cfg = meta.config.model
-        more = meta.palette, meta.config, meta.step, meta.data, meta.class_names
+        more = meta.palette, meta.config, meta.step, meta.data, meta.class_names, meta.class_counts
         return Pretrained(ImageGPT(cfg), abstract_params(cfg), *more)
     with raise_on_all():
         if kind == "openai":

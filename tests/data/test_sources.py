@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data import sources
 from igpt_jax.data.pipeline import train_batches
-from igpt_jax.data.sources import ArraySource, absolute_source, open_source, register_source
+from igpt_jax.data.sources import ArraySource, Subset, absolute_source, open_source, register_source
+from igpt_jax.data.sources.base import class_counts, labels_of
 from igpt_jax.data.transforms import make_preprocess
 from tests.data.made import refused, values, write
 
@@ -83,7 +85,7 @@ def test_a_kind_belongs_to_one_opener(toy_kind):
 @pytest.mark.parametrize("name", ["mnist", "s3:bucket", "Digits", ""])
 def test_an_unknown_kind_is_refused_in_one_line_with_the_kinds_that_exist(toy_kind, name):
     refused(
-        "there are clips, digits, folder, idx, moving_digits, tfds, toy, and",
+        "there are clips, digits, folder, idx, moving_digits, tfds, tokens, toy, and",
         open_source,
         DataConfig(source=name),
         "train",
@@ -102,3 +104,20 @@ def test_an_unknown_kind_is_refused_in_one_line_with_the_kinds_that_exist(toy_ki
 )
 def test_a_kind_with_a_part_missing_or_too_much_is_refused(name, says):
     refused(f"^data.source: .*{says}", open_source, DataConfig(source=name), "train")
+
+
+def test_labels_are_known_without_reading_images(tmp_path):
+    """Through subsets and both halves together, too."""
+    for name in ("b/1", "a/1", "a/2", "3"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(path)
+    for source in ("digits", f"folder:{tmp_path}"):
+        whole = open_source(DataConfig(source=source, channels=1), "all")
+        part = Subset(whole, np.arange(len(whole))[::-3])
+        for each in (whole, part):
+            labels = [each[i]["label"] for i in range(len(each))]
+            np.testing.assert_array_equal(labels_of(each), labels)
+            counts = [labels.count(c) for c in range(len(each.class_names))]
+            assert class_counts(each) == tuple(counts)
+    assert class_counts(open_source(DataConfig(source="moving_digits:9x9", channels=1), "train")) == ()

@@ -24,10 +24,10 @@ def weights(monkeypatch):
     where = context(model, "ar")
     halves = {"train": TRAIN, "eval": HELD_OUT}
 
-    def open_data(cfg, mesh):
+    def open_data(cfg, mesh, whole):
         return replace(where.data, train=halves["train"], held_out=halves["eval"], mesh=mesh)
 
-    monkeypatch.setattr("igpt_jax.probing.linear_probe.open_data", open_data)
+    monkeypatch.setattr("igpt_jax.evaluation.context.open_data", open_data)
     return Pretrained(model, params, PALETTE, where.cfg, 3), halves
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,38 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> Record: ...
 
 
+@runtime_checkable
+class Labelled(Protocol):
+    """A source that knows all labels without reading images."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int [n], -1 for no label."""
+        ...
+
+
+def labels_of(source: Source) -> np.ndarray | None:
+    """int [n]: the label of every record, -1 for none; None where images would have to be read for it."""
+    match source:
+        case Subset():
+            labels = labels_of(source.source)
+            return None if labels is None else labels[source.indices]
+        case Joined():
+            halves = [labels_of(part) for part in source.parts]
+            return None if any(labels is None for labels in halves) else np.concatenate(halves)  # pyright: ignore
+        case Labelled():
+            return source.labels
+    return None
+
+
+def class_counts(source: Source) -> tuple[int, ...]:
+    """How many records each class has; empty without classes, or where that is not known."""
+    labels = labels_of(source)
+    if labels is None or not source.class_names:
+        return ()
+    return tuple(np.bincount(labels[labels >= 0], minlength=len(source.class_names)).tolist())
+
+
 class ArraySource:
     """Grey images uint8 [n, y, x] and labels int [n] in memory. Each record repeats the grey in `channels` channels."""
 
@@ -48,7 +80,7 @@ class ArraySource:
     ) -> None:
         self.name = name
         self.class_names = class_names
-        self._images, self._labels, self._channels = images, labels, channels
+        self._images, self.labels, self._channels = images, labels, channels
         content = hashlib.sha256(repr(images.shape).encode())
         content.update(np.ascontiguousarray(images).data)
         content.update(labels.astype("<i4").data)
@@ -58,7 +90,7 @@ class ArraySource:
         return len(self._images)
 
     def __getitem__(self, i: int) -> Record:
-        return Record(image=np.repeat(self._images[i][..., None], self._channels, axis=2), label=int(self._labels[i]))
+        return Record(image=np.repeat(self._images[i][..., None], self._channels, axis=2), label=int(self.labels[i]))
 
 
 class Subset:
@@ -83,10 +115,11 @@ class Joined:
     def __init__(self, first: Source, second: Source) -> None:
         self.name, self.class_names = first.name, first.class_names
         self.digest = f"{first.digest} then {second.digest}"
-        self._first, self._second = first, second
+        self.parts = first, second
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._second)
+        return sum(map(len, self.parts))
 
     def __getitem__(self, i: int) -> Record:
-        return self._first[i] if i < len(self._first) else self._second[i - len(self._first)]
+        first, second = self.parts
+        return first[i] if i < len(first) else second[i - len(first)]

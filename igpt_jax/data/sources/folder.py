@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from igpt_jax.config import DataConfig
 from igpt_jax.data.reading import FORMATS, SUFFIXES, load_image
 from igpt_jax.data.sources.base import Joined, Record, Selection, Source, Split
@@ -81,6 +83,14 @@ class FolderSource:
         """How many files could not be read so far. Each worker process has its own count."""
         return len(self._unreadable)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int [n]: the class of each file, -1 for files in no class folder."""
+        return np.array([self._label(path) for path in self._paths])
+
+    def _label(self, path: str) -> int:
+        return self._labels[path.partition("/")[0]] if "/" in path else -1
+
     def group(self, i: int) -> str:
         """What `data.group` leaves of the name of file i: variants of one picture have the same."""
         return group_name(self._paths[i], self._cfg)
@@ -96,7 +106,7 @@ class FolderSource:
             except InputError as error:
                 self._unreadable.add(path, error)
                 continue
-            return Record(image=image, label=self._labels[path.partition("/")[0]] if "/" in path else -1)
+            return Record(image=image, label=self._label(path))
         raise InputError(f"data.source: none of the {n} images in {self._root!r} can be read{self._skipped}")
 
 

@@ -47,9 +47,9 @@ class TokenSource:
         self._side, self._n = side, len(tokens)
         self._pixels = _palette(Path(where).parent / PALETTE)
         labels = Path(f"{prefix}Y.npy")
-        self._labels, classes = _labels(labels, len(tokens)) if labels.exists() else (None, 0)
+        self.labels, classes = _labels(labels, len(tokens)) if labels.exists() else (np.full(len(tokens), -1), 0)
         self.class_names = tuple(map(str, range(classes)))
-        self.digest = _digest(tokens, self._labels, self._pixels)
+        self.digest = _digest(tokens, self.labels, self._pixels)
         self._tokens: np.ndarray | None = tokens
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TokenSource:
         if ids.min() < 0 or ids.max() >= len(self._pixels):
             beyond = f"image {i} has ids {ids.min()} to {ids.max()}, and the palette 0 to {len(self._pixels) - 1}"
             raise InputError(f"data.source: {self._path}: {beyond}")
-        return Record(image=self._pixels[ids], label=-1 if self._labels is None else int(self._labels[i]))
+        return Record(image=self._pixels[ids], label=int(self.labels[i]))
 
 
 def _open(path: Path) -> np.ndarray:
@@ -109,12 +109,11 @@ def _labels(path: Path, n: int) -> tuple[np.ndarray, int]:
     return np.array(stored, np.int32), int(stored.max()) + 1
 
 
-def _digest(tokens: np.ndarray, labels: np.ndarray | None, pixels: np.ndarray) -> str:
+def _digest(tokens: np.ndarray, labels: np.ndarray, pixels: np.ndarray) -> str:
     """Of all labels and colours, and of a thousand images: the whole file would take minutes."""
     content = hashlib.sha256(f"{tokens.shape} {tokens.dtype}".encode())
     for i in np.linspace(0, len(tokens) - 1, min(1000, len(tokens))).astype(int):
         content.update(np.ascontiguousarray(tokens[i]).data)
     content.update(pixels.data)
-    if labels is not None:
-        content.update(labels.astype("<i4").data)
+    content.update(labels.astype("<i4").data)
     return content.hexdigest()
