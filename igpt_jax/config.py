@@ -218,6 +218,9 @@ class SamplerConfig:
     """Keep the k most likely colours."""
     top_p: Annotated[float | None, Interval(gt=0, le=1)] = None
     """Keep the smallest set of most likely colours whose probability reaches p."""
+    guidance: Annotated[float, Interval(ge=0, lt=math.inf)] = 1.0
+    """Of a class-conditional model: above 1 for more typical images of the class, at twice the cost; 1 for the model's
+    own. For new images and completions."""
     order: str = "raster"
     """In which order positions are drawn: raster, known_first, outside_in or random, or an order of your own. Any but
     raster needs model.any_order."""

@@ -206,6 +206,8 @@ class SamplerArgs:
     """Keep the k most likely colours."""
     top_p: float | None = None
     """Keep the smallest set of most likely colours whose probability reaches p."""
+    guidance: float | None = None
+    """Of a class-conditional model: above 1 for more typical images of the class."""
     order: str | None = None
     """raster, known_first or random; any but raster needs a model trained for it (model.any_order)."""
     batch_size: int | None = None

@@ -22,7 +22,8 @@ class Sample(JoinedCommand):
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many."""
     classes: tuple[str, ...] | None = None
-    """For a class-conditional model: names or numbers of the classes to draw, in turn; by default no class."""
+    """For a class-conditional model: names or numbers of the classes to draw, in turn, -1 for none; by default
+    a class for each image, as often as in training."""
     out: Path | None = None
     """.png: one picture; .npy: uint8 [n, Y, X, C]; .npz: for FID tools; a new directory: one PNG an image. By default
     samples-seed<seed>.png in the workdir."""
@@ -36,6 +37,7 @@ class Sample(JoinedCommand):
 
         from igpt_jax import sample
         from igpt_jax.pretrained import class_index
+        from igpt_jax.sampling.tasks import draw_classes
         from igpt_jax.viz import image_grid
 
         weights = self.weights.load()
@@ -43,6 +45,8 @@ class Sample(JoinedCommand):
         sampler = self.sampler.over(weights.config.sampler)
         chosen = [class_index(weights, name) for name in self.classes or ()]
         classes = np.resize(chosen, self.n) if chosen else None
+        if classes is None and weights.config.model.cond_classes:
+            classes = draw_classes(weights.config.model, self.n, sampler.seed, weights.class_counts)
         images = sample(weights.model, weights.params, weights.colors, self.n, sampler=sampler, classes=classes)
         details = [{"index": i} | ({} if classes is None else {"class": int(classes[i])}) for i in range(self.n)]
         settings = {"model": self.weights.path, "step": weights.step, **asdict(sampler)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -93,5 +93,7 @@ def abstract_images(cfg: Config, mesh: Mesh) -> dict[str, Any]:
         shapes["class_id"] = (n,), jnp.int32
     keys = abstract_arrays({"keys_B": ((n,), jax.random.key(0).dtype)}, mesh)
     whole = replicated(mesh)
-    rules = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), Rules.of(cfg.sampler))
+    rules = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), Rules.of(replace(cfg.sampler, guidance=1.0))
+    )
     return {"prompt": Prompt(**abstract_arrays(shapes, mesh)), "rules": rules, **keys}

@@ -15,6 +15,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, path_name, put_whole, traced_on
+from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs, ordered_inputs
 
@@ -206,7 +207,13 @@ def decode_in_batches(
     """`decode` over any number of images: int32 [n, T]."""
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
     start, run = known_slots(ordered), traced_on(mesh_of(params), decode)
-    return in_batches(lambda p, k: run(model, params, p, k, rules, start), params, prompt, keys, batch_size)
+
+    def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
+        if rules.guidance is None:
+            return run(model, params, batch, batch_keys, rules, start)
+        return run(model, params, *in_pairs(batch, batch_keys), rules, start)[::2]
+
+    return in_batches(draw_batch, params, prompt, keys, batch_size)
 
 
 def in_batches(

@@ -21,6 +21,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, traced_on
 from igpt_jax.sampling.decode import Prompt, decode_in_batches, in_batches, known_slots
+from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import smc
@@ -83,6 +84,7 @@ def inpaint(
         order that the model cannot do.
     """
     sampler = sampler or SamplerConfig()
+    check_guidance(sampler, model.cfg.cond_classes, supported=False)
     check_weights(model, params, palette)
     images, known = _check_pictures(model.cfg, palette, np.asarray(images), np.asarray(known), n)
     fill = METHODS[pick_method(model.cfg, sampler.method)].fill

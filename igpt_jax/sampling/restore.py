@@ -22,6 +22,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
 from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.rules import Rules, filter_logits
 from igpt_jax.sampling.tasks import check_model
 from igpt_jax.sampling.tiles import blend_weights, windows
@@ -66,6 +67,7 @@ def restore(
       InputError: a model that does not restore, n below 1, pictures of another type or smaller than the grid.
     """
     sampler = sampler or SamplerConfig()
+    check_guidance(sampler, model.cfg.cond_classes, supported=False)
     images = np.asarray(images)
     check_restores(model.cfg)
     check_model(model, params, palette, picture=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from igpt_jax.config import SamplerConfig
+from igpt_jax.sampling.guidance import guided
 
 
 @struct.dataclass
@@ -18,13 +19,16 @@ class Rules:
     temperature: Any
     top_p: Any
     """None for no limit."""
+    guidance: Any
+    """None for none; else the rows come in pairs (`guidance.in_pairs`)."""
     top_k: int | None = struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, cfg: SamplerConfig) -> Rules:
         """The rules of a configuration."""
         top_p = None if cfg.top_p is None else jnp.float32(cfg.top_p)
-        return cls(jnp.float32(cfg.temperature), top_p, cfg.top_k)
+        guidance = None if cfg.guidance == 1 else jnp.float32(cfg.guidance)
+        return cls(jnp.float32(cfg.temperature), top_p, guidance, cfg.top_k)
 
 
 def filter_logits(logits: jax.Array, rules: Rules) -> jax.Array:
@@ -54,5 +58,7 @@ def draw(logits_BV: jax.Array, keys_B: jax.Array, rules: Rules) -> jax.Array:
 
     A temperature of 0 takes the most likely colour, the lowest id among equals.
     """
+    if rules.guidance is not None:
+        logits_BV = guided(logits_BV, rules.guidance)
     drawn_B = jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, rules))
     return jnp.where(rules.temperature > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.config import ModelConfig, SamplerConfig
@@ -17,6 +18,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
 from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
 from igpt_jax.sampling.rules import Rules
 
@@ -39,7 +41,8 @@ def sample(
       n: how many images.
       sampler: seed, temperature, top-k, top-p, order and batch size. Image i of a seed is the same image whatever n and
         the batch size are (up to rounding in differently shaped products; no difference was seen on CPU).
-      classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
+      classes: for a class-conditional model, the class of all images or of each, -1 for no class; None draws a class
+        for each, all alike (`draw_classes` draws them as often as they were trained on).
 
     Returns:
       uint8 [n, Y, X, C].
@@ -51,6 +54,8 @@ def sample(
     check_model(model, params, palette)
     if n < 1:
         raise InputError(f"n: must be at least 1, not {n}")
+    if classes is None and model.cfg.cond_classes:
+        classes = draw_classes(model.cfg, n, sampler.seed)
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
     tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
     prompt = Prompt(tokens, np.zeros(tokens.shape, bool), class_id=class_ids(model, classes, n))
@@ -112,6 +117,18 @@ def complete(
     return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
 
 
+def draw_classes(cfg: ModelConfig, n: int, seed: int, counts: Sequence[int] = ()) -> np.ndarray:
+    """int32 [n]: a class for each new image of a seed, as often as in `counts`; all alike if they are not known.
+
+    Image i of a seed has the same class whatever n is.
+    """
+    weights = np.ones(cfg.cond_classes)
+    weights[: len(counts) or None] = counts or 1
+    keys = fold_in(fold_in(stream(seed, "sample"), np.arange(n)), cfg.n_ctx)  # positions have the numbers below
+    logits = jnp.log(jnp.asarray(weights, jnp.float32))
+    return np.asarray(jax.vmap(lambda key: jax.random.categorical(key, logits))(keys), np.int32)
+
+
 def top_rows(grid: tuple[int, ...], rows: int | None = None) -> np.ndarray:
     """bool of a grid, True in the first `rows` rows (of a grid of clips: frames); None for half of them."""
     known = np.zeros(grid, bool)
@@ -142,6 +159,7 @@ def check_order(cfg: ModelConfig, order: str) -> None:
 def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
     """Tokens int [n, T] with the unknown ones drawn."""
     check_order(model.cfg, sampler.order)
+    check_guidance(sampler, model.cfg.cond_classes)
     if sampler.order != "raster":
         known, order = prompt.known.reshape(-1, *model.cfg.grid), ORDERS[sampler.order]
         name = f"sampler.order {sampler.order}"

@@ -19,6 +19,7 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.tasks import check_model, complete, prompt_keys
 
@@ -150,6 +151,7 @@ def _grow(
     keep: int,
 ) -> np.ndarray:
     """Tokens int [N, l, Y, X] drawn on until they are [N, frames, Y, X], one window after another."""
+    check_guidance(sampler, model.cfg.cond_classes, supported=False)
     n, window, pixels = len(clips), model.cfg.n_frame, math.prod(clips.shape[2:])
     moves = 0
     while (length := clips.shape[1]) < frames:

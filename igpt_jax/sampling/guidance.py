@@ -1,0 +1,40 @@
+"""Guidance: a class-conditional model is pushed away from what it would draw without a class.
+
+logits = without + guidance (with - without), as in Ho and Salimans (2022), "Classifier-free diffusion guidance", here
+for each pixel. 1 is the model itself, 0 draws without the class, larger values draw more typical images of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from igpt_jax.config import SamplerConfig
+from igpt_jax.errors import require
+
+if TYPE_CHECKING:
+    from igpt_jax.sampling.decode import Prompt
+
+
+def in_pairs(prompt: Prompt, keys_B: jax.Array) -> tuple[Prompt, jax.Array]:
+    """Every image twice, one row after the other and with the same key: with its class, and without one."""
+    pairs = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), prompt._replace(prefix=None))
+    without_B = jnp.arange(len(pairs.tokens)) % 2 == 1
+    class_id = jnp.where(without_B, -1, pairs.class_id)
+    return pairs._replace(class_id=class_id, prefix=prompt.prefix), jnp.repeat(keys_B, 2, axis=0)
+
+
+def guided(logits_BV: jax.Array, guidance: jax.Array) -> jax.Array:
+    """Logits of pairs -> guided ones, float32 [B, V], the same in both rows of a pair, so that both draw one colour."""
+    pairs = logits_BV.astype(jnp.float32).reshape(-1, 2, logits_BV.shape[-1])
+    told, untold = pairs[:, 0], pairs[:, 1]
+    return jnp.repeat(untold + guidance * (told - untold), 2, axis=0)
+
+
+def check_guidance(sampler: SamplerConfig, cond_classes: int, supported: bool = True) -> None:
+    """Raises InputError if guidance is asked for, and the model has no classes or the task does not support it."""
+    if sampler.guidance != 1:
+        require(supported, "sampler.guidance", "is for new images and completions; leave it at 1 here")
+        require(cond_classes > 0, "sampler.guidance", "this model has no classes to be guided by (model.cond_classes)")
