@@ -1,7 +1,6 @@
 """Fashion-MNIST (14 x 14 grey pixels, 16 levels) in any order, to fill holes; sized for an evening on two CPU cores.
 
-    igpt train fashion_mnist --workdir runs/raster --model.grid 14 14 --model.d-model 128 --data.batch-size 32 \\
-        --train.steps 3000 --optim.warmup-steps 200 --optim.lr 2e-3 --optim.ema-decay 0.999
+    igpt train fashion_mnist --workdir runs/raster
     igpt train any_order --workdir runs/any --init-from runs/raster
     igpt inpaint pullover.png --fit --brush 3 --model runs/any
 
