@@ -32,6 +32,7 @@ from igpt_jax.cli.parse import parse
 from igpt_jax.cli.plan import PlanRun
 from igpt_jax.cli.probe import Probe
 from igpt_jax.cli.progress import ConsoleHandler, show_progress
+from igpt_jax.cli.report import Report
 from igpt_jax.cli.restore import Restore
 from igpt_jax.cli.sample import Sample
 from igpt_jax.cli.train import Train
@@ -48,6 +49,7 @@ COMMANDS: dict[str, type[Command]] = {
     "video": Video,
     "eval": Evaluate,
     "probe": Probe,
+    "report": Report,
     "info": Info,
     "palette": FitPalette,
     "fetch": Fetch,

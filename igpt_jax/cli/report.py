@@ -1,0 +1,40 @@
+"""igpt report: one page about finished runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from igpt_jax.cli.common import Command
+from igpt_jax.errors import InputError
+from igpt_jax.files import local_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """One page about runs: figures beside the paper's, curves, probes, pictures, settings."""
+
+    workdirs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Workdirs of igpt train; what igpt probe wrote there is shown, too."""
+    out: str = "report.html"
+    """.html, with the pictures inside, or .md, with links to them."""
+
+    def run(self) -> None:
+        """Reads the workdirs and writes the page."""
+        from igpt_jax.files import replace_file
+        from igpt_jax.page import html_page, markdown, read_run
+
+        out = local_path(self.out, "--out")
+        if not self.workdirs:
+            raise InputError("report: name one workdir or several")
+        if out.suffix not in (".html", ".md"):
+            raise InputError(f"--out {out}: must end in .html or .md")
+        runs = [read_run(local_path(name, "report")) for name in self.workdirs]
+        text = html_page(runs) if out.suffix == ".html" else markdown(runs, out)
+        try:
+            with replace_file(out) as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise InputError(f"--out {out}: {error.strerror}") from None
+        print(out)

@@ -1,0 +1,65 @@
+"""igpt report: what is on the page is what the files of the runs say."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from igpt_jax.cli import main
+
+
+@pytest.fixture
+def runs(workdir, tmp_path):
+    """Two runs; the first was probed."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "metrics.jsonl", "samples.png", "loss.png"):
+            shutil.copy(workdir / file, tmp_path / name / file)
+    row = {"name": "layer 1 <b>", "setting": "C 1", "validation": 0.9, "accuracy": 0.875, "error": 0.01}
+    (tmp_path / "one" / "probe").mkdir()
+    (tmp_path / "one" / "probe" / "probe.json").write_text(json.dumps({"rows": [row], "layers": {"1": row}}))
+    config = json.loads((tmp_path / "two" / "config.json").read_text()) | {"name": "imagenet_s"}
+    (tmp_path / "two" / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def last(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return next(line["eval/nats_per_token"] for line in reversed(lines) if "eval/nats_per_token" in line)
+
+
+def test_html_holds_figures_and_pictures(runs, capsys):
+    assert main(["report", str(runs / "one"), str(runs / "two"), "--out", str(runs / "page.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(runs / "page.html")
+    page = (runs / "page.html").read_text()
+    assert page.count(f"{last(runs / 'one'):.4f} nats per token") == 2
+    assert page.count("data:image/png;base64,") == 4
+    assert "0.8750 ± 0.0100" in page
+    assert "layer 1 &lt;b&gt;" in page
+    assert "2.0895 nats per token (release)" in page
+    assert "model.n_layer 2" in page
+
+
+def test_markdown_links_pictures_from_where_it_lies(runs):
+    (runs / "docs").mkdir()
+    assert main(["report", str(runs / "one"), "--out", str(runs / "docs" / "page.md")]) == 0
+    page = (runs / "docs" / "page.md").read_text()
+    links = re.findall(r"\]\((.+?)\)", page)
+    assert sorted(links) == ["../one/loss.png", "../one/samples.png"]
+    assert "2.0895" not in page
+
+
+def test_bad_input(runs, capsys):
+    (runs / "empty").mkdir()
+    for words, line in (
+        ([], "name one workdir or several"),
+        ([str(runs / "empty")], "empty: holds no run"),
+        ([str(runs / "one"), "--out", "page.pdf"], "must end in .html or .md"),
+        ([str(runs / "one"), "--out", "/proc/nowhere/page.md"], "/proc/nowhere/page.md"),
+    ):
+        assert main(["report", *words]) == 2
+        assert line in capsys.readouterr().err
+    (runs / "one" / "config.json").write_text("{")
+    assert main(["report", str(runs / "one")]) == 2
+    assert "config.json" in capsys.readouterr().err
