@@ -255,7 +255,7 @@ def test_igpt_train_ends_with_the_exit_codes_of_the_readme(
             raise ends
 
     def report(trained: None) -> run.Report:
-        return run.Report(3, Figures({"model": 1.0}, {"model": 0.1}, {}, "nats_per_token", 1, None, {}), ())
+        return run.Report(3, Figures({"model": 1.0}, {"model": 0.1}, {}, "nats_per_token", 1, "held-out", None, {}), ())
 
     def leave(code: int) -> NoReturn:
         raise SystemExit(code)
