@@ -7,8 +7,8 @@ import pytest
 
 from igpt_jax import InputError
 from igpt_jax.pretrained import Pretrained
-from igpt_jax.probing import Method, probe
-from igpt_jax.probing.linear_probe import _around, _draw_subset, _fold_accuracies
+from igpt_jax.probing import Method, Row, probe
+from igpt_jax.probing.linear_probe import _around, _Bench, _draw_subset, _fold_accuracies
 from tests.evaluation.made import PALETTE, Images, context, made
 
 RNG = np.random.default_rng(0)
@@ -94,3 +94,14 @@ def test_folds_divide_the_images_and_no_image_is_seen():
     method = Method("x", (1.0,), fit)
     assert list(_fold_accuracies(method, x, y, 1.0, 4)) == [1.0] * 4
     assert sorted(tested) == list(range(12))
+
+
+def test_the_best_layer_is_that_of_the_validation_images(weights, monkeypatch):
+    """Though another is better on the held-out ones."""
+    rows = {"layer 0": (0.9, 0.1), "layer 1": (0.8, 0.7)}
+
+    def measure(self, name, method, take):
+        return Row(name, "C 1", *rows.get(name, (0.5, 0.5)), 0.0)
+
+    monkeypatch.setattr(_Bench, "measure", measure)
+    assert probe(weights[0], neighbours=False).best_layer == 0
