@@ -147,6 +147,8 @@ def test_a_share_of_the_classes_is_not_told():
     batch = drop_classes(cfg, {"label": label}, keys(2000))
     dropped = np.asarray(batch["told"]) == -1
     assert 0.26 < dropped.mean() < 0.34
+    own = np.asarray(jax.vmap(lambda key: jax.random.bernoulli(key, 0.3))(keys(2000)))  # what an objective may draw
+    assert 0.05 < (dropped & own).mean() < 0.13
     np.testing.assert_array_equal(batch["told"][~dropped], label[~dropped])
     np.testing.assert_array_equal(batch["label"], label)
     np.testing.assert_array_equal(drop_classes(cfg, {"label": label[5:9]}, keys(2000)[5:9])["told"], batch["told"][5:9])
