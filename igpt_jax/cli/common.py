@@ -188,6 +188,22 @@ class ModelArgs:
         return local_path(out or (workdir / name if (workdir / "checkpoints").is_dir() else Path(name)), "--out")
 
 
+def measured_on(weights: Pretrained, path: str, source: str | None, batch_size: int | None) -> Pretrained:
+    """The weights at `path` with the images of `source` in place of the run's, so many at once; None leaves the run's.
+
+    Raises:
+      InputError: neither is there.
+    """
+    data, train = weights.config.data, weights.config.train
+    if source is not None:
+        data = replace(data, source=source)
+    elif not weights.data:
+        raise InputError(f"--model {path}: is not a run with images of its own; name some with --source")
+    if batch_size is not None:
+        train = replace(train, eval_batch_size=batch_size)
+    return replace(weights, config=replace(weights.config, data=data, train=train))
+
+
 def require_pictures(path: str, grid: tuple[int, ...]) -> None:
     """Raises InputError if the weights at `path` are of a model of clips."""
     if len(grid) == 3:

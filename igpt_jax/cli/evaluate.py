@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs
+from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
 from igpt_jax.cli.output import print_figures
 from igpt_jax.errors import InputError
 
@@ -39,19 +39,13 @@ class Evaluate(JoinedCommand):
         """Measures and prints."""
         from igpt_jax.run import evaluate
 
-        weights = self.weights.load()
-        data, train = weights.config.data, weights.config.train
-        if self.source is not None:
-            data = replace(data, source=self.source)
-        elif not weights.data:
-            raise InputError(f"eval: {self.weights.path} is not a run with images of its own; name some with --source")
+        weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
+        cfg = weights.config
         if self.max_unreadable is not None:
-            data = replace(data, max_unreadable=self.max_unreadable)
-        if self.batch_size is not None:
-            train = replace(train, eval_batch_size=self.batch_size)
+            cfg = replace(cfg, data=replace(cfg.data, max_unreadable=self.max_unreadable))
         if self.orders is not None:
-            if not weights.config.model.any_order:
+            if not cfg.model.any_order:
                 raise InputError(f"--orders {self.orders}: this model reads images in raster order only")
-            train = replace(train, eval_orders=self.orders)
-        weights = replace(weights, config=replace(weights.config, data=data, train=train))
+            cfg = replace(cfg, train=replace(cfg.train, eval_orders=self.orders))
+        weights = replace(weights, config=cfg)
         print_figures(evaluate(weights, self.split, self.network, ("bayes",) if self.bayes else ()), self.json)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs
+from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -61,16 +61,8 @@ class Probe(JoinedCommand):
         out = self.weights.result_path(self.out, "probe")
         if file := next((path for path in (out, *out.parents) if path.is_file()), None):
             raise InputError(f"--out {out}: {file} is a file; name a directory")
-        weights = self.weights.load()
-        data, train = weights.config.data, weights.config.train
-        if self.source is not None:
-            data = replace(data, source=self.source)
-        elif not weights.data:
-            raise InputError(f"probe: {self.weights.path} is not a run with images of its own; name some with --source")
-        if self.batch_size is not None:
-            train = replace(train, eval_batch_size=self.batch_size)
         figures = probe(
-            replace(weights, config=replace(weights.config, data=data, train=train)),
+            measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size),
             layers=self.layers,
             method=self.method,
             together=self.together,
