@@ -186,6 +186,15 @@ def test_padding_rows_do_not_count(name, cfg):
         np.testing.assert_allclose(value(padded[key]), value(means[key]), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "cfg"), [("any_order", {"any_order": True}), ("ardm", {"causal": False})])
+def test_holes_are_drawn_of_pictures_only(name, cfg):
+    """Not of clips, for which inpainting is not made."""
+    for grid, drawn in (((8, 8), True), ((2, 8, 8), False)):
+        model = ModelConfig.preset("tiny", grid=grid, **cfg)
+        pictures = make_objective(Config(objective=name, model=model), PALETTE).pictures
+        assert ("inpaintings" in pictures) == drawn
+
+
 RESTORE = {"prefix_slots": 16, "prefix_values": 4, "aligned_values": 9}
 
 

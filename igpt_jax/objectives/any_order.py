@@ -39,7 +39,8 @@ def make_any_order(cfg: Config, palette: Palette) -> Objective:
         weights_BT = jnp.broadcast_to(image_weights(batch)[:, None] / model.n_ctx, slots_BT.shape)
         return Example(inputs, slots_BT, weights_BT)
 
-    return Objective(example, "nats_per_token", evaluators=EVALUATORS, pictures=("samples", "inpaintings"))
+    second = "inpaintings" if len(model.grid) == 2 else "completions"  # holes are of pictures
+    return Objective(example, "nats_per_token", evaluators=EVALUATORS, pictures=("samples", second))
 
 
 def draw_orders(keys_B: jax.Array, grid: tuple[int, ...], shares: OrdersConfig) -> jax.Array:
