@@ -101,7 +101,7 @@ def html_page(runs: list[RunSummary]) -> str:
 def _row(run: RunSummary) -> dict[str, str]:
     """The run in the table of all runs."""
     nats = next((n for n in run.figures if n.startswith("nats_per") and not n.endswith("_se")), None)
-    best = "" if run.probe is None else f"{max(r['accuracy'] for r in run.probe['layers'].values()):.4f}"
+    best = "" if run.probe is None else f"{run.probe['layers'][str(run.probe['best_layer'])]['accuracy']:.4f}"
     return {
         "run": run.workdir.name,
         "experiment": run.cfg.name,

@@ -18,7 +18,9 @@ def runs(workdir, tmp_path):
             shutil.copy(workdir / file, tmp_path / name / file)
     row = {"name": "layer 1 <b>", "setting": "C 1", "validation": 0.9, "accuracy": 0.875, "error": 0.01}
     (tmp_path / "one" / "probe").mkdir()
-    (tmp_path / "one" / "probe" / "probe.json").write_text(json.dumps({"rows": [row], "layers": {"1": row}}))
+    other = row | {"name": "layer 0", "validation": 0.8, "accuracy": 0.9375}  # better, but not on validation images
+    probed = {"rows": [other, row], "layers": {"0": other, "1": row}, "best_layer": 1}
+    (tmp_path / "one" / "probe" / "probe.json").write_text(json.dumps(probed))
     config = json.loads((tmp_path / "two" / "config.json").read_text()) | {"name": "imagenet_s"}
     (tmp_path / "two" / "config.json").write_text(json.dumps(config))
     return tmp_path
@@ -36,6 +38,8 @@ def test_html_holds_figures_and_pictures(runs, capsys):
     assert page.count(f"{last(runs / 'one'):.4f} nats per token") == 2
     assert page.count("data:image/png;base64,") == 4
     assert "0.8750 ± 0.0100" in page
+    assert "<td>0.8750</td>" in page
+    assert "<td>0.9375</td>" not in page
     assert "layer 1 &lt;b&gt;" in page
     assert "2.0895 nats per token (release)" in page
     assert "model.n_layer 2" in page
