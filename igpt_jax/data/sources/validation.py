@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -33,22 +34,26 @@ def set_aside(source: Source, share: float) -> tuple[Source, Source]:
       InputError: one of the two would be empty.
     """
     groups: dict[str, list[int]] = {}
+    group = _grouping(source)
     for i in range(len(source)):
-        groups.setdefault(_group(source, i), []).append(i)
-    chosen = np.zeros(len(source), bool)
+        groups.setdefault(group(i), []).append(i)
+    chosen, count = np.zeros(len(source), bool), 0
     for name in sorted(groups, key=_hash):
-        if chosen.sum() >= share * len(source):
+        if count >= share * len(source):
             break
         chosen[groups[name]] = True
+        count += len(groups[name])
     few = f"{source.name} has {len(groups)} groups of images: too few to set {share:.0%} aside for validation"
-    require(0 < chosen.sum() < len(source), "data.source", few)
+    require(0 < count < len(source), "data.source", few)
     return Subset(source, np.flatnonzero(~chosen)), Subset(source, np.flatnonzero(chosen))
 
 
-def _group(source: Source, i: int) -> str:
+def _grouping(source: Source) -> Callable[[int], str]:
+    """Number of a record -> its group."""
     if isinstance(source, Subset):
-        return _group(source.source, int(source.indices[i]))
-    return source.group(i) if isinstance(source, Grouped) else str(i)
+        group = _grouping(source.source)
+        return lambda i: group(int(source.indices[i]))
+    return source.group if isinstance(source, Grouped) else str
 
 
 def _hash(name: str) -> bytes:
