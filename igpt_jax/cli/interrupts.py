@@ -79,8 +79,8 @@ def _watch(reader: int) -> None:
                 continue
             interrupts += 1
             name = signal.Signals(signum).name
-            loop = sys.modules.get("igpt_jax.training.loop")
-            if interrupts == 1 and loop is not None and loop.SIGNALS_SAVE:
+            loop = sys.modules.get("igpt_jax.training.loop")  # it may be half imported
+            if interrupts == 1 and getattr(loop, "SIGNALS_SAVE", False):
                 _say(f"{name}: the run is saved after this step, then stops; another {name} stops it at once")
             elif signum == signal.SIGINT:
                 _say("interrupted")

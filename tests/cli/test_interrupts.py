@@ -85,6 +85,24 @@ def test_a_run_says_at_once_that_it_will_be_saved(igpt, tmp_path):
     assert "Traceback" not in err
 
 
+def test_ctrl_c_while_the_loop_is_imported_is_one_line():
+    """The thread that answers must not rely on a module that another thread is still importing."""
+    code = (
+        "import sys, time, types\n"
+        "from igpt_jax.cli.interrupts import acknowledge_signals, wait_for_acknowledgement\n"
+        "sys.modules['igpt_jax.training.loop'] = types.ModuleType('igpt_jax.training.loop')\n"
+        "acknowledge_signals(); print('ready', flush=True)\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: wait_for_acknowledgement(); time.sleep(5)\n"
+    )
+    with start(code) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert err.split() == ["igpt:", "interrupted"]
+    assert process.returncode == 130
+
+
 def test_a_closed_pipe_is_no_traceback(igpt):
     process = igpt("train", "--help")
     process.stdout.close()
