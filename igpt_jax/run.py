@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Run:
     """Weights to start from."""
     extensions: Extensions
 
-    @property
+    @functools.cached_property
     def meta(self) -> CheckpointMeta:
         """What its checkpoints say of the run; step and loop are those of each."""
         classes = tuple(self.data.train.class_names), class_counts(self.data.train)
@@ -140,7 +141,7 @@ def train(
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
                 state, measured = loop.run(state, run.data.train_batches(start), start, loop_state)
             params, step = state.eval_params, int(state.step)
-            if cfg.train.best:
+            if cfg.train.best and loop.best.state["step"]:  # 0: the run was finished before it was asked for
                 best = load_workdir(run.workdir / BEST, mesh=run.data.mesh)
                 params, step, measured = best.params, best.step or 0, {}
                 log.info("the best weights are those of step %d", step)
