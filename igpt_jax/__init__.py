@@ -4,7 +4,7 @@ from igpt_jax.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from igpt_jax.config import ComputeConfig, Config, MeshConfig, ModelConfig, SamplerConfig
+    from igpt_jax.config import ComputeConfig, Config, MeshConfig, ModelConfig, ProbeConfig, SamplerConfig
     from igpt_jax.errors import InputError
     from igpt_jax.model import ImageGPT, init_cache
     from igpt_jax.palette import Palette
@@ -28,6 +28,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "Palette",
+    "ProbeConfig",
     "SamplerConfig",
     "__version__",
     "complete",
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "igpt_jax.config": ("ComputeConfig", "Config", "MeshConfig", "ModelConfig", "SamplerConfig"),
+    "igpt_jax.config": ("ComputeConfig", "Config", "MeshConfig", "ModelConfig", "ProbeConfig", "SamplerConfig"),
     "igpt_jax.errors": ("InputError",),
     "igpt_jax.model": ("ImageGPT", "init_cache"),
     "igpt_jax.palette": ("Palette",),

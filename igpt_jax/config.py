@@ -238,6 +238,34 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """Which classifiers a probe fits to a model's features (paper section 4), and to how many images."""
+
+    layers: tuple[int, ...] | None = None
+    """Which layers: 0 is what the first block reads, the last what the output head reads. By default all."""
+    method: Literal["lbfgs", "sgd"] = "lbfgs"
+    """lbfgs: logistic regression in scikit-learn, for sets up to some 100,000 images. sgd: the same model by gradient
+    descent on the accelerator, as the paper does on ImageNet."""
+    sgd_steps: Positive = 20_000
+    """Steps of 256 images for the method sgd; the paper takes 1,000,000."""
+    together: NotNegative = 0
+    """Also probe so many layers around the best one, side by side; the paper takes 5 (section 4.4)."""
+    per_class: tuple[int, ...] = ()
+    """Also learn from so few labels of each class, with the best layer; the paper takes 4 25 400 (section 4.7)."""
+    subsets: Positive = 5
+    """Random subsets for each number of per_class."""
+    train_images: Annotated[int | None, Ge(1)] = None
+    """At most so many training images, spread evenly."""
+    neighbours: bool = True
+    """Also nearest neighbours, in pixels and in the features of the best layer."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "probe.")
+        for count in self.per_class:
+            require(count >= 1, "probe.per_class", f"must be at least 1, not {count}")
+
+
+@dataclass(frozen=True)
 class Config:
     """One run. `config_json.FIXED` says which sections decide what is computed, and so may not change on resume."""
 

@@ -16,6 +16,7 @@ from igpt_jax.evaluation.base import EvalContext, eval_keys
 from igpt_jax.keys import stream
 from igpt_jax.objectives import batch_tokens
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
+from igpt_jax.training.memory import memory_of_the_host
 
 
 class Features(NamedTuple):
@@ -46,7 +47,7 @@ class FeatureReader:
             raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
         if model.cfg.reads_picture:
             raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
-        self._context, self._params = context, params
+        self._context, self._params, self._layers = context, params, len(layers)
         self.draws = objective.whole_image_draws
         """How many draws a held-out image has, of a model that sees masked images."""
         key, chosen = stream(context.cfg.seed, "eval"), np.array(layers)
@@ -75,18 +76,35 @@ class FeatureReader:
         Raises:
           InputError: no image has a label.
         """
-        parts: list[Features] = []
-        done, n = 0, len(source)
+        model, n = self._context.model.cfg, len(source)
+        values_MNLD = np.empty((draws, n, self._layers, model.d_model), np.float32)
+        pixels, labels = list[np.ndarray](), list[np.ndarray]()
+        done = kept = 0
         for host in self._context.data.eval_batches(source):
             progress.report("reading features", min(done, n), n)
             batch = put_batch(host, self._context.mesh)
             read = self._read(self._params, batch, np.int32(first + done), jnp.arange(draws))
-            values, pixels, labels, weights = jax.device_get(read)
-            labelled = (weights > 0) & (labels >= 0)
-            parts.append(Features(values[:, labelled], pixels[labelled], labels[labelled]))
-            done += len(weights)
+            values_MBLD, pixels_B, labels_B, weights_B = jax.device_get(read)
+            labelled = (weights_B > 0) & (labels_B >= 0)
+            values_MNLD[:, kept : kept + labelled.sum()] = values_MBLD[:, labelled]
+            pixels.append(pixels_B[labelled])
+            labels.append(labels_B[labelled])
+            done += len(weights_B)
+            kept += int(labelled.sum())
         progress.report("reading features", n, n)
-        values, pixels, labels = zip(*parts, strict=True)
-        if not sum(map(len, labels)):
+        if not kept:
             raise InputError(f"data.source: no image of {source.name} has a label, which a probe learns")
-        return Features(np.concatenate(values, axis=1), np.concatenate(pixels), np.concatenate(labels))
+        return Features(values_MNLD[:, :kept], np.concatenate(pixels), np.concatenate(labels))
+
+    def check_memory(self, images: int) -> None:
+        """Checks that the host can hold the features of so many images.
+
+        Raises:
+          InputError: it cannot; the message has both sizes and the way out.
+        """
+        needed, available = images * self._layers * self._context.model.cfg.d_model * 4, memory_of_the_host()
+        if needed > available:
+            raise InputError(
+                f"out of memory: features of {self._layers} layers of {images} images take {needed / 1e9:.1f} GB, and "
+                f"there are {available / 1e9:.1f}; name fewer --layers, or take fewer --train-images"
+            )

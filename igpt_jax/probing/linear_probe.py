@@ -6,16 +6,16 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
+from igpt_jax.config import ProbeConfig
 from igpt_jax.data.sources.validation import set_aside
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.context import context_of
 from igpt_jax.pretrained import Pretrained
-from igpt_jax.probing.classifiers import METHODS, SGD_STEPS, Method, choose, fit_sgd, vote
+from igpt_jax.probing.classifiers import METHODS, Method, choose, fit_sgd, vote
 from igpt_jax.probing.features import FeatureReader, Features
 
 log = logging.getLogger(__name__)
@@ -55,40 +55,54 @@ class ProbeFigures:
     """The layer with the best validation accuracy."""
 
 
-def probe(
-    pretrained: Pretrained,
-    layers: Sequence[int] | None = None,
-    method: Literal["lbfgs", "sgd"] = "lbfgs",
-    together: int = 0,
-    per_class: Sequence[int] = (),
-    subsets: int = 5,
-    train_images: int | None = None,
-    neighbours: bool = True,
-    sgd_steps: int = SGD_STEPS,
-) -> ProbeFigures:
+def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeFigures:
     """Fits classifiers to features of the training images of a configuration, and measures them on the held-out ones.
 
     For each layer the setting (C, or the learning rate) is chosen on a tenth of the training images that is set aside,
     then the classifier is fitted again to all of them. The best layer is the one with the best validation accuracy. A
     BERT model sees masked images, one mask each in training, and votes over five masks (paper section 4.6). A
-    class-conditional model is not told the class.
-
-    Args:
-      layers: None for all.
-      together: also probe so many layers around the best one, their features side by side (paper section 4.4).
-      per_class: also fit to so few labels of each class, with the best layer, in `subsets` random subsets (section
-        4.7). C is then chosen by folds of the subset; the layer is the one chosen above, with more labels.
-      train_images: at most so many training images, spread evenly.
-      neighbours: also nearest neighbours in the features of the best layer, and in pixels.
-      sgd_steps: for method sgd; the paper takes 1,000,000 on ImageNet.
+    class-conditional model is not told the class. Of few labels, C is chosen by folds of them; the layer is the best
+    one, which was chosen with more labels.
 
     Raises:
-      InputError: as `open_data`; the images have no labels or one class; there is no such layer; the model restores.
+      InputError: as `open_data`; the images have no labels or one class; there is no such layer; the features do not
+        fit into memory; the model restores.
     """
-    chosen = tuple(range(pretrained.config.model.n_layer + 1)) if layers is None else tuple(layers)
+    settings = settings or ProbeConfig()
+    layers = settings.layers
+    if layers is None:
+        layers = tuple(range(pretrained.config.model.n_layer + 1))
+    bench = _read_parts(pretrained, layers, settings)
+    linear = METHODS[settings.method]
+    if settings.method == "sgd":
+        linear = replace(linear, fit=functools.partial(fit_sgd, steps=settings.sgd_steps))
+    by_layer = {}
+    for at, layer in enumerate(layers):
+        by_layer[layer] = bench.measure(f"layer {layer}", linear, _layers(at))
+        log.info("layer %d: %.4f on validation images", layer, by_layer[layer].validation)
+    best = max(by_layer, key=lambda layer: by_layer[layer].validation)
+    at_best = layers.index(best)
+    rows = [bench.measure(RAW_PIXELS[0], linear, _pixels), *by_layer.values()]
+    if settings.together > 1:
+        around = _around(at_best, settings.together, len(layers))
+        names = f"layers {' '.join(str(layers[at]) for at in around)} together"
+        rows.append(bench.measure(names, linear, _layers(*around)))
+    if settings.neighbours:
+        rows.append(bench.measure(RAW_PIXELS[1], METHODS["neighbours"], _pixels))
+        rows.append(bench.measure(f"layer {best}, nearest neighbours", METHODS["neighbours"], _layers(at_best)))
+    for count in settings.per_class:
+        rows.append(bench.few_labels("raw pixels", _pixels, count, settings.subsets))
+        rows.append(bench.few_labels(f"layer {best}", _layers(at_best), count, settings.subsets))
+    images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
+    return ProbeFigures(images, tuple(rows), by_layer, best)
+
+
+def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeConfig) -> _Bench:
+    """The features of all images, and the checks of their labels."""
     context, params = context_of(pretrained)
-    reader, data = FeatureReader(context, params, chosen), context.data
-    rest, aside = set_aside(subset(data.train, train_images), VALIDATION)
+    reader, data = FeatureReader(context, params, layers), context.data
+    rest, aside = set_aside(subset(data.train, settings.train_images), VALIDATION)
+    reader.check_memory(len(rest) + len(aside) + reader.draws * len(data.held_out))
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
     bench = _Bench(
         reader.read(rest),
@@ -98,30 +112,10 @@ def probe(
     if len(np.unique(bench.rest.labels)) < 2:
         raise InputError("data.source: the training images have one class; a probe needs at least two")
     for label, count in zip(*np.unique(bench.all_labels, return_counts=True), strict=True):
-        if per_class and count < max(per_class):
-            raise InputError(f"--per-class {max(per_class)}: class {label} has {count} training images")
-    linear = METHODS[method]
-    if method == "sgd":
-        linear = replace(linear, fit=functools.partial(fit_sgd, steps=sgd_steps))
-    by_layer = {}
-    for at, layer in enumerate(chosen):
-        by_layer[layer] = bench.measure(f"layer {layer}", linear, _layers(at))
-        log.info("layer %d: %.4f on validation images", layer, by_layer[layer].validation)
-    best = max(by_layer, key=lambda layer: by_layer[layer].validation)
-    rows = [bench.measure(RAW_PIXELS[0], linear, _pixels), *by_layer.values()]
-    if together > 1:
-        around = _around(chosen.index(best), together, len(chosen))
-        names = f"layers {' '.join(str(chosen[at]) for at in around)} together"
-        rows.append(bench.measure(names, linear, _layers(*around)))
-    best_features = _layers(chosen.index(best))
-    if neighbours:
-        rows.append(bench.measure(RAW_PIXELS[1], METHODS["neighbours"], _pixels))
-        rows.append(bench.measure(f"layer {best}, nearest neighbours", METHODS["neighbours"], best_features))
-    for count in per_class:
-        rows.append(bench.few_labels("raw pixels", _pixels, count, subsets))
-        rows.append(bench.few_labels(f"layer {best}", best_features, count, subsets))
-    images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
-    return ProbeFigures(images, tuple(rows), by_layer, best)
+        most = max(settings.per_class, default=0)
+        if count < most:
+            raise InputError(f"probe.per_class: {most} labels a class, but class {label} has {count} training images")
+    return bench
 
 
 Choose = Callable[[Features], np.ndarray]

@@ -37,8 +37,13 @@ def memory_of_a_device() -> float:
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    return memory_of_the_host() / jax.local_device_count()
+
+
+def memory_of_the_host() -> float:
+    """Bytes: what this process may take of the host's memory."""
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return (total if limit == resource.RLIM_INFINITY else min(limit, total)) / jax.local_device_count()
+    return total if limit == resource.RLIM_INFINITY else min(limit, total)

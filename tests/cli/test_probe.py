@@ -29,11 +29,11 @@ def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, capsys):
     ("words", "line"),
     [
         (["--layers", "7"], "--layers 7: this model has layers 0 to 2"),
-        (["--per-class", "0"], "--per-class 0: must be at least 1"),
-        (["--subsets", "0"], "--subsets 0: must be at least 1"),
-        (["--train-images", "0"], "--train-images 0: must be at least 1"),
+        (["--per-class", "0"], "probe.per_class: must be at least 1, not 0"),
+        (["--subsets", "0"], "probe.subsets: must be at least 1, not 0"),
+        (["--train-images", "0"], "probe.train_images: must be at least 1, not 0"),
         (["--train-images", "1"], "too few to set 10% aside for validation"),
-        (["--per-class", "1000"], "--per-class 1000: class 0 has"),
+        (["--per-class", "1000"], "probe.per_class: 1000 labels a class, but class 0 has"),
         (["--method", "svm"], "svm"),
     ],
 )

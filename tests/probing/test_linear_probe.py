@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
+from igpt_jax.config import ProbeConfig
 from igpt_jax.pretrained import Pretrained
 from igpt_jax.probing import Method, Row, probe
 from igpt_jax.probing.linear_probe import _around, _Bench, _draw_subset, _fold_accuracies
@@ -32,7 +33,7 @@ def weights(monkeypatch):
 
 
 def test_all_rows_are_there_and_brightness_is_read_off(weights):
-    figures = probe(weights[0], together=2, per_class=(1, 5), subsets=2)
+    figures = probe(weights[0], ProbeConfig(together=2, per_class=(1, 5), subsets=2))
     assert figures.images == {"train": 120, "held_out": 40}
     names = [row.name for row in figures.rows]
     few = [f"{what}, {n} labels a class" for n in (1, 5) for what in ("raw pixels", f"layer {figures.best_layer}")]
@@ -48,9 +49,9 @@ def test_all_rows_are_there_and_brightness_is_read_off(weights):
 def test_nothing_is_chosen_on_held_out_images(weights):
     """Other held-out labels change the accuracies, and nothing else."""
     pretrained, halves = weights
-    expected = probe(pretrained, neighbours=False)
+    expected = probe(pretrained, ProbeConfig(neighbours=False))
     halves["eval"] = Images(HELD_OUT.images, (HELD_OUT.labels + 1) % 3)
-    figures = probe(pretrained, neighbours=False)
+    figures = probe(pretrained, ProbeConfig(neighbours=False))
     assert figures.best_layer == expected.best_layer
     assert [(r.setting, r.validation) for r in figures.rows] == [(r.setting, r.validation) for r in expected.rows]
     assert all(row.accuracy < 0.2 for row in figures.rows)
@@ -58,11 +59,20 @@ def test_nothing_is_chosen_on_held_out_images(weights):
 
 def test_one_class_and_too_few_images_are_refused(weights):
     pretrained, halves = weights
-    with pytest.raises(InputError, match="--per-class 100: class 0 has"):
-        probe(pretrained, neighbours=False, per_class=(100,))
+    with pytest.raises(InputError, match="100 labels a class, but class 0 has"):
+        probe(pretrained, ProbeConfig(per_class=(100,)))
     halves["train"] = Images(TRAIN.images, np.zeros(120, int))
     with pytest.raises(InputError, match="have one class"):
         probe(pretrained)
+
+
+def test_features_that_do_not_fit_into_memory_are_refused_before_they_are_read(weights, monkeypatch):
+    needed = 160 * 2 * weights[0].config.model.d_model * 4  # images, layers, width, bytes
+    monkeypatch.setattr("igpt_jax.probing.features.memory_of_the_host", lambda: needed - 1)
+    with pytest.raises(InputError, match="name fewer --layers"):
+        probe(weights[0], ProbeConfig(neighbours=False))
+    monkeypatch.setattr("igpt_jax.probing.features.memory_of_the_host", lambda: needed)
+    assert len(probe(weights[0], ProbeConfig(neighbours=False)).layers) == 2
 
 
 def test_layers_around_the_best_one():
@@ -104,4 +114,4 @@ def test_the_best_layer_is_that_of_the_validation_images(weights, monkeypatch):
         return Row(name, "C 1", *rows.get(name, (0.5, 0.5)), 0.0)
 
     monkeypatch.setattr(_Bench, "measure", measure)
-    assert probe(weights[0], neighbours=False).best_layer == 0
+    assert probe(weights[0], ProbeConfig(neighbours=False)).best_layer == 0
