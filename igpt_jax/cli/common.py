@@ -16,6 +16,10 @@ from igpt_jax.files import local_path
 from igpt_jax.model_config import PRESETS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
     from igpt_jax.pretrained import Pretrained
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -208,6 +212,24 @@ def require_pictures(path: str, grid: tuple[int, ...]) -> None:
     """Raises InputError if the weights at `path` are of a model of clips."""
     if len(grid) == 3:
         raise InputError(f"--model {path}: draws clips of {grid[0]} frames; igpt video draws with it")
+
+
+def check_class_dropout(cfg: Config, classes: Sequence[int] | np.ndarray | None, guidance: float) -> None:
+    """Checks that a model was trained without a class, if it is to draw without one.
+
+    Args:
+      classes: numbers that are asked for, -1 or None for no class.
+      guidance: any but 1 compares with what the model draws without a class.
+
+    Raises:
+      InputError: it was told the class of every image (class_dropout 0).
+    """
+    without = guidance != 1 or classes is None or min(classes) < 0
+    if cfg.model.cond_classes and cfg.class_dropout == 0 and without:
+        raise InputError(
+            "class_dropout: 0 in this run, so the model has not learned to draw without a class; name a class for each "
+            "image, and leave guidance at 1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

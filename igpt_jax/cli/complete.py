@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, require_pictures
+from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, check_class_dropout, require_pictures
 from igpt_jax.cli.output import Drawn, check_result_path, write_images
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -61,6 +61,7 @@ class Complete(JoinedCommand):
         require_same("the images", hashlib.sha256(images.tobytes() + known.tobytes()).hexdigest())
         sampler = self.sampler.over(weights.config.sampler)
         class_id = None if self.class_name is None else class_index(weights, self.class_name)
+        check_class_dropout(weights.config, None if class_id is None else [class_id], sampler.guidance)
         drawn = complete(
             weights.model, weights.params, weights.colors, images, known, self.n, sampler=sampler, classes=class_id
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, require_pictures
+from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, check_class_dropout, require_pictures
 from igpt_jax.cli.output import Drawn, check_result_path, write_images
 from igpt_jax.errors import InputError
 
@@ -47,6 +47,7 @@ class Sample(JoinedCommand):
         classes = np.resize(chosen, self.n) if chosen else None
         if classes is None and weights.config.model.cond_classes:
             classes = draw_classes(weights.config.model, self.n, sampler.seed, weights.class_counts)
+        check_class_dropout(weights.config, classes, sampler.guidance)
         images = sample(weights.model, weights.params, weights.colors, self.n, sampler=sampler, classes=classes)
         details = [{"index": i} | ({} if classes is None else {"class": int(classes[i])}) for i in range(self.n)]
         settings = {"model": self.weights.path, "step": weights.step, **asdict(sampler)}

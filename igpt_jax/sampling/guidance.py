@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from igpt_jax.config import SamplerConfig
-from igpt_jax.errors import require
+from igpt_jax.errors import InputError, require
 
 if TYPE_CHECKING:
     from igpt_jax.sampling.decode import Prompt
@@ -33,8 +34,18 @@ def guided(logits_BV: jax.Array, guidance: jax.Array) -> jax.Array:
     return jnp.repeat(untold + guidance * (told - untold), 2, axis=0)
 
 
-def check_guidance(sampler: SamplerConfig, cond_classes: int, supported: bool = True) -> None:
-    """Raises InputError if guidance is asked for, and the model has no classes or the task does not support it."""
+def check_guidance(sampler: SamplerConfig, cond_classes: int, class_id: np.ndarray | None = None) -> None:
+    """Checks that guidance, if it is asked for, can have an effect.
+
+    Args:
+      class_id: int [n], the classes of the images, -1 for none; None for a task that does not support guidance.
+
+    Raises:
+      InputError: the model has no classes, no image has one, or the task does not support it.
+    """
     if sampler.guidance != 1:
-        require(supported, "sampler.guidance", "is for new images and completions; leave it at 1 here")
-        require(cond_classes > 0, "sampler.guidance", "this model has no classes to be guided by (model.cond_classes)")
+        key = "sampler.guidance"
+        require(cond_classes > 0, key, "this model has no classes to be guided by (model.cond_classes)")
+        if class_id is None:
+            raise InputError(f"{key}: is for new images and completions; leave it at 1 here")
+        require(max(class_id, default=-1) >= 0, key, "no image has a class to be guided by; name classes")

@@ -84,7 +84,7 @@ def inpaint(
         order that the model cannot do.
     """
     sampler = sampler or SamplerConfig()
-    check_guidance(sampler, model.cfg.cond_classes, supported=False)
+    check_guidance(sampler, model.cfg.cond_classes)
     check_weights(model, params, palette)
     images, known = _check_pictures(model.cfg, palette, np.asarray(images), np.asarray(known), n)
     fill = METHODS[pick_method(model.cfg, sampler.method)].fill

@@ -67,7 +67,7 @@ def restore(
       InputError: a model that does not restore, n below 1, pictures of another type or smaller than the grid.
     """
     sampler = sampler or SamplerConfig()
-    check_guidance(sampler, model.cfg.cond_classes, supported=False)
+    check_guidance(sampler, model.cfg.cond_classes)
     images = np.asarray(images)
     check_restores(model.cfg)
     check_model(model, params, palette, picture=True)

@@ -159,7 +159,7 @@ def check_order(cfg: ModelConfig, order: str) -> None:
 def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
     """Tokens int [n, T] with the unknown ones drawn."""
     check_order(model.cfg, sampler.order)
-    check_guidance(sampler, model.cfg.cond_classes)
+    check_guidance(sampler, model.cfg.cond_classes, prompt.class_id)
     if sampler.order != "raster":
         known, order = prompt.known.reshape(-1, *model.cfg.grid), ORDERS[sampler.order]
         name = f"sampler.order {sampler.order}"

@@ -151,7 +151,7 @@ def _grow(
     keep: int,
 ) -> np.ndarray:
     """Tokens int [N, l, Y, X] drawn on until they are [N, frames, Y, X], one window after another."""
-    check_guidance(sampler, model.cfg.cond_classes, supported=False)
+    check_guidance(sampler, model.cfg.cond_classes)
     n, window, pixels = len(clips), model.cfg.n_frame, math.prod(clips.shape[2:])
     moves = 0
     while (length := clips.shape[1]) < frames:

@@ -116,6 +116,24 @@ def test_class_names_are_stored_and_accepted(tmp_path, capsys):
     assert "cat, dog" in capsys.readouterr().err
 
 
+def test_a_model_that_was_always_told_the_class_does_not_draw_without_one(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    small = ["--tiny", "--train.steps", "2", "--optim.warmup-steps", "1", "--model.cond-classes", "10"]
+    assert main(["train", DIGITS, *small, "--class-dropout", "0", "--workdir", run]) == 0
+    draw = ["--model", run, "--out", str(tmp_path / "a.png")]
+    assert main(["sample", *draw, "--classes", "3"]) == 0
+    Image.new("L", (8, 8)).save(tmp_path / "b.png")
+    assert main(["complete", str(tmp_path / "b.png"), *draw, "--class", "3"]) == 0
+    (tmp_path / "a.png").unlink()
+    capsys.readouterr()
+    for words in (["--classes", "3", "--guidance", "2"], ["--classes", "-1"]):
+        assert main(["sample", *draw, *words]) == 2
+        assert "class_dropout: 0 in this run" in capsys.readouterr().err
+    assert main(["complete", str(tmp_path / "b.png"), *draw]) == 2
+    assert "name a class for each image" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_one_png_an_image_says_how_it_was_drawn(workdir, tmp_path, capsys):
     out = tmp_path / "pictures"
     assert main(["sample", "--model", str(workdir), "-n", "3", "--seed", "5", "--top-k", "4", "--out", str(out)]) == 0

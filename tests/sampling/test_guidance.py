@@ -73,6 +73,8 @@ def test_classes_are_drawn_as_often_as_they_were_trained_on(model):
 def test_what_cannot_be_guided_is_refused(model):
     with pytest.raises(InputError, match=r"sampler\.guidance: this model has no classes"):
         drawn(made(), None, guidance=2.0)
+    with pytest.raises(InputError, match=r"sampler\.guidance: no image has a class"):
+        drawn(model, -1, guidance=2.0)
     image, known = np.zeros((1, 8, 8, 1), np.uint8), np.ones((8, 8), bool)
     known[2, 3] = False
     with pytest.raises(InputError, match=r"sampler\.guidance: is for new images and completions"):
