@@ -23,12 +23,12 @@ class Fetch(Command):
     """The paper's S, M or L."""
     bert: Flag = False
     """The model trained to predict masked pixels instead of the autoregressive one."""
-    step: int = 1_000_000
-    """Training step of the checkpoint: 131000, 262000, 524000 or 1000000."""
+    step: int | None = None
+    """Training step of the checkpoint: 131000, 262000, 524000 or 1000000; by default the last."""
     dataset: Literal["imagenet", "cifar10"] | None = None
     """Instead of weights, tokenised images of 32 x 32 pixels, to be read with --source tokens:OUT/imagenet."""
-    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
-    """Which of its splits."""
+    splits: tuple[Literal["train", "validation", "test"], ...] | None = None
+    """Which of the splits of --dataset; by default all."""
     out: str | None = None
     """Directory for all files. The default is weights/MODEL, weights/MODEL-bert or data."""
     base_url: str | None = None
@@ -38,8 +38,12 @@ class Fetch(Command):
         """Downloads."""
         if (self.model is None) == (self.dataset is None):
             raise InputError("fetch: name a model (igpt-s, igpt-m or igpt-l) or a --dataset, one of the two")
+        if self.dataset is not None and (self.bert or self.step is not None):
+            raise InputError("fetch: --bert and --step are of weights; leave them out with --dataset")
+        if self.model is not None and self.splits is not None:
+            raise InputError("fetch: --splits are of a --dataset; leave them out with a model")
         from igpt_jax.files import local_path
-        from igpt_jax.weights.fetch import BASE_URL, fetch, fetch_dataset
+        from igpt_jax.weights.fetch import BASE_URL, LAST_STEP, SPLITS, fetch, fetch_dataset
 
         kind, folder = ("images", Path("data"))
         if self.model is not None:
@@ -48,9 +52,9 @@ class Fetch(Command):
         self._report(f"the {kind} are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
         shown: dict[str, Any] = {"base_url": url, "report": self._report, "make_bar": self._make_bar}
         if self.model is not None:
-            print(fetch(self.model, out, bert=self.bert, step=self.step, **shown))
+            print(fetch(self.model, out, bert=self.bert, step=self.step or LAST_STEP, **shown))
         elif self.dataset is not None:
-            print(fetch_dataset(self.dataset, out, splits=self.splits, **shown))
+            print(fetch_dataset(self.dataset, out, splits=self.splits or tuple(SPLITS), **shown))
 
     def _report(self, line: str) -> None:
         from tqdm import tqdm

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from igpt_jax.data.sources.tokens import SPLITS
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.files import local_path, replace_file
 from igpt_jax.weights import PALETTE
@@ -27,9 +28,7 @@ except ImportError as error:
 BASE_URL = "https://openaipublic.blob.core.windows.net/image-gpt/"
 SHARDS = {"igpt-s": 32, "igpt-m": 32, "igpt-l": 64}
 DATASETS = ("imagenet", "cifar10")
-SPLITS = {"train": "tr", "validation": "va", "test": "te"}
-"""Split -> its letters in the names of files."""
-STEPS = "131000, 262000, 524000, 1000000"
+STEPS, LAST_STEP = "131000, 262000, 524000, 1000000", 1_000_000
 PALETTE_SHA256 = "c614a3d27f02fd6cf02fbbaf9f02e2431fa202726f3e44750658a85eb226bebd"
 RECORD = "SHA256SUMS"
 
@@ -43,7 +42,7 @@ def fetch(
     directory: str | Path,
     *,
     bert: bool = False,
-    step: int = 1_000_000,
+    step: int = LAST_STEP,
     base_url: str = BASE_URL,
     report: Callable[[str], None] = lambda line: None,
     make_bar: Callable[[str], Any] = lambda name: None,

@@ -58,6 +58,9 @@ def test_bad_input(images, tmp_path, capsys):
         ([], "name a model (igpt-s, igpt-m or igpt-l) or a --dataset"),
         (["igpt-s", "--dataset", "cifar10"], "one of the two"),
         (["--dataset", "mnist"], "mnist"),
+        (["--dataset", "cifar10", "--bert"], "--bert and --step are of weights"),
+        (["--dataset", "cifar10", "--step", "131000"], "--bert and --step are of weights"),
+        (["igpt-s", "--splits", "test"], "--splits are of a --dataset"),
     ):
         assert main(["fetch", *words, "--base-url", images.url, "--out", str(tmp_path / "x")]) == 2
         assert line in capsys.readouterr().err

@@ -19,7 +19,9 @@ from igpt_jax.data.sources.base import Record, Split
 from igpt_jax.errors import InputError, require
 
 PALETTE = "kmeans_centers.npy"
-LETTERS = {"train": "tr", "validation": "va", "test": "te"}
+"""The file of colours beside the weights and the tokenised images that OpenAI released."""
+SPLITS = {"train": "tr", "validation": "va", "test": "te"}
+"""Split -> its letters in the names of the release's files."""
 
 
 class TokenSource:
@@ -35,8 +37,8 @@ class TokenSource:
         require(cfg.channels == 3, "data.channels", "must be 3: the palette of tokenised images is RGB")
         name = cfg.train_split if split == "train" else cfg.eval_split
         key = "data.train_split" if split == "train" else "data.eval_split"
-        require(name in LETTERS, key, f"{name!r} is none of {', '.join(LETTERS)}, which {where} has")
-        prefix = Path(f"{where}_{LETTERS[name]}")
+        require(name in SPLITS, key, f"{name!r} is none of {', '.join(SPLITS)}, which {where} has")
+        prefix = Path(f"{where}_{SPLITS[name]}")
         self.name = cfg.source
         self._path = Path(f"{prefix}X.npy")
         tokens = _open(self._path)
