@@ -80,7 +80,7 @@ class DataConfig:
     picture's own resolution, for models that repair large pictures. none: centre square, resized to the grid."""
     resample: Literal["box", "bilinear", "hamming", "bicubic", "lanczos"] = "hamming"
     """The filter of Pillow that brings pictures to the grid. The paper does not name its own, and losses depend on it:
-    of ImageNet-like crops at 32 x 32, bilinear changes a quarter of the tokens that hamming gives."""
+    of 32 x 32 crops at 32 x 32, bilinear changes a quarter of the tokens that hamming gives."""
     shift: NotNegative = 1
     """Largest move in pixels when `augment` is shift."""
     flip: bool = False

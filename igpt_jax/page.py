@@ -13,20 +13,9 @@ from typing import Any
 from igpt_jax.config import Config
 from igpt_jax.config_json import flatten, from_json
 from igpt_jax.errors import InputError
+from igpt_jax.paper import FIGURES
 from igpt_jax.training.metric_log import last_evaluation
 from igpt_jax.version import __version__
-
-PAPER = {
-    "imagenet_s": "2.0895 nats per token (release), probe 41.9 %",
-    "imagenet_m": "2.0614 nats per token (release), probe 54.5 %",
-    "imagenet_l": "2.0466 nats per token (release), probe 60.3 %",
-    "imagenet_l48": "probe 65.2 %",
-    "imagenet_xl": "probe 68.7 %, five layers 72.0 %",
-    "finetune_cifar10": "accuracy 99.0 % (iGPT-L)",
-    "finetune_cifar100": "accuracy 88.5 % (iGPT-L)",
-    "finetune_imagenet": "accuracy 66.3 % (iGPT-L at 32 x 32)",
-}
-"""Name of a run's experiment -> the figure in the paper."""
 
 PICTURES = ("loss", "probe/probe", "samples", "completions", "inpaintings", "restorations", "reconstructions")
 """PNGs of a workdir that are shown, in this order, without the suffix."""
@@ -108,7 +97,7 @@ def _row(run: RunSummary) -> dict[str, str]:
         "step": f"{run.figures.get('step', 0):.0f}",
         "loss": "" if nats is None else f"{run.figures[nats]:.4f} {nats.replace('_', ' ')}",
         "probe, best layer": best,
-        "paper": PAPER.get(run.cfg.name, ""),
+        "paper": FIGURES.get(run.cfg.name, ""),
     }
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from igpt_jax import report, train
+from igpt_jax.paper import FIGURES
 from igpt_jax.plugins import load_config, shipped_experiments
 from igpt_jax.pretrained import load_workdir
 
@@ -18,6 +19,10 @@ def test_two_steps_an_evaluation_and_figures(name, tmp_path):
     assert (figures.accuracy is not None) == ("finetune" in name)
     if "finetune" in name:
         assert load_workdir(tmp_path / "run" / "best").step == 2
+
+
+def test_igpt_report_knows_the_figure_of_each():
+    assert {load_config(name).name for name in PAPER} == set(FIGURES)
 
 
 @pytest.mark.parametrize("name", PAPER)
