@@ -58,6 +58,7 @@ setup(
         "tfds": ["tensorflow-datasets>=4.9.10", "importlib_resources"],  # it uses the latter without declaring it
         "plot": ["matplotlib>=3.9"],  # loss.png
         "video": ["av>=14.2"],  # clips:PATH, igpt video to mp4
+        "jxl": ["pillow-jxl-plugin"],  # igpt eval --lossless
         "enhance": ["scikit-image>=0.24", "PyWavelets"],  # data.denoise, data.enhance
         # igpt fetch, and what it fetches; tensorflow-datasets, too, needs TensorFlow to prepare most image sets
         "openai": ["tensorflow", "pooch>=1.8", "requests>=2.32.2", "tqdm>=4.66"],
@@ -77,6 +78,7 @@ setup(
             "av>=14.2",
             "scikit-image>=0.24",
             "PyWavelets",
+            "pillow-jxl-plugin",
             "tensorflow-datasets>=4.9.10",
             "importlib_resources",
         ],

@@ -32,6 +32,9 @@ class Evaluate(JoinedCommand):
     """Train a small network on the neighbours of each pixel as one more cheap method: minutes."""
     bayes: Flag = False
     """Of a class-conditional model: classify images by Bayes' rule, one pass for each class."""
+    lossless: Flag = False
+    """Also write the images, as the palette shows them, to PNG, WebP and JPEG XL (extra jxl) without loss, many in one
+    file, and print the bits per token."""
     json: Flag = False
     """Print JSON."""
 
@@ -48,4 +51,5 @@ class Evaluate(JoinedCommand):
                 raise InputError(f"--orders {self.orders}: this model reads images in raster order only")
             cfg = replace(cfg, train=replace(cfg.train, eval_orders=self.orders))
         weights = replace(weights, config=cfg)
-        print_figures(evaluate(weights, self.split, self.network, ("bayes",) if self.bayes else ()), self.json)
+        more = [name for name, asked in (("bayes", self.bayes), ("codecs", self.lossless)) if asked]
+        print_figures(evaluate(weights, self.split, self.network, more), self.json)

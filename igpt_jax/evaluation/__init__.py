@@ -16,6 +16,7 @@ from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
 from igpt_jax.evaluation.baselines import baselines
 from igpt_jax.evaluation.bayes import Bayes
+from igpt_jax.evaluation.codecs import Codecs
 from igpt_jax.evaluation.holes import Holes
 from igpt_jax.evaluation.likelihood import Likelihood, ratio_error
 from igpt_jax.evaluation.orders import Orders
@@ -32,6 +33,7 @@ EVALUATORS: dict[str, MakeEvaluator] = {
     "holes": Holes,
     "restoration": Restoration,
     "bayes": Bayes,
+    "codecs": Codecs,
 }
 
 

@@ -91,6 +91,12 @@ def test_palette_writes_swatch_and_comparison(tmp_path, capsys):
     assert "already" in capsys.readouterr().err
 
 
+def test_lossless_files_are_measured_beside_the_model(workdir, capsys):
+    assert main(["eval", "--model", str(workdir), "--lossless", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert 0.5 < measured["webp_bits_per_token"] < measured["png_bits_per_token"] < 8
+
+
 def test_class_names_are_stored_and_accepted(tmp_path, capsys):
     """Trained on folders of two classes, it draws by their names."""
     rng = np.random.default_rng(0)
