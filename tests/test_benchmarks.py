@@ -6,17 +6,26 @@ import sys
 import numpy as np
 import pytest
 
+from igpt_jax import InputError
+from igpt_jax.planning.flops import training_flops
+from igpt_jax.plugins import load_config
 from tests.test_layering import ROOT
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(
+        f"benchmark_{name}", ROOT / "experiments" / "benchmarks" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def video():
-    spec = importlib.util.spec_from_file_location("benchmark_video", ROOT / "experiments" / "benchmarks" / "video.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    yield load("video")
+    del sys.modules["benchmark_video"]
 
 
 def test_counts_of_video_look_at_no_pixel_to_come(video, rng):
@@ -39,3 +48,16 @@ def test_motion_is_found_where_it_is_plain(video, rng):
     features = video.pixel_features(clip, 1)
     inside = (slice(None), 3, slice(4, 13), slice(3, 12))
     np.testing.assert_array_equal(features["before 3: best"][inside], clip[inside])
+
+
+def test_isoflop_runs_cost_the_same_and_the_lowest_point_of_a_parabola():
+    isoflop, base = load("isoflop"), load_config("digits", tiny=True)
+    for size in ("1x16", "2x32", "3x64"):
+        cfg = isoflop.run_config(base, size, 1e11)
+        assert cfg.train.steps * training_flops(cfg.model, cfg.compute, 32).headline == pytest.approx(1e11, rel=0.05), size
+    with pytest.raises(InputError, match="steps of 3x64; allow more"):
+        isoflop.run_config(base, "3x64", 1e10)
+    sizes = [1000, 4000, 9000, 50_000]
+    nats = [1 + np.log(n / 7000) ** 2 for n in sizes]
+    assert isoflop.lowest(sizes, nats) == pytest.approx(7000)
+    assert isoflop.lowest(sizes, [1, 2, 3, 4]) is None
