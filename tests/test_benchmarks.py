@@ -54,7 +54,9 @@ def test_isoflop_runs_cost_the_same_and_the_lowest_point_of_a_parabola():
     isoflop, base = load("isoflop"), load_config("digits", tiny=True)
     for size in ("1x16", "2x32", "3x64"):
         cfg = isoflop.run_config(base, size, 1e11)
-        assert cfg.train.steps * training_flops(cfg.model, cfg.compute, 32).headline == pytest.approx(1e11, rel=0.05), size
+        assert cfg.train.steps * training_flops(cfg.model, cfg.compute, 32).headline == pytest.approx(1e11, rel=0.05), (
+            size
+        )
     with pytest.raises(InputError, match="steps of 3x64; allow more"):
         isoflop.run_config(base, "3x64", 1e10)
     sizes = [1000, 4000, 9000, 50_000]

@@ -69,3 +69,19 @@ def _check(name: str, images: np.ndarray, reconstructed: np.ndarray) -> None:
     if images.dtype != np.uint8 or reconstructed.dtype != np.uint8 or images.shape != reconstructed.shape:
         what = f"{images.dtype} {list(images.shape)} and {reconstructed.dtype} {list(reconstructed.shape)}"
         raise ValueError(f"{name} compares two uint8 arrays of one shape, not {what}")
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """The squared Fréchet distance of the Gaussians with the means and covariances of two sets of features.
+
+    |m - n|^2 + tr(A + B - 2 (A B)^(1/2)), as FID takes it (Heusel et al., 2017).
+
+    Args:
+      x, y: float [n, D] and [m, D], more rows than dims for a covariance of full rank.
+    """
+    a, b = np.cov(x.T), np.cov(y.T)
+    values, vectors = np.linalg.eigh(a)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # the eigenvalues of root b root are those of a b, and it is symmetric
+    cross = np.sqrt(np.linalg.eigvalsh(root @ b @ root).clip(0)).sum()
+    return float(np.square(x.mean(axis=0) - y.mean(axis=0)).sum() + np.trace(a) + np.trace(b) - 2 * cross)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from skimage.metrics import structural_similarity
 
-from igpt_jax.evaluation.quality import psnr, psnr_of_each, ssim_of_each
+from igpt_jax.evaluation.quality import frechet_distance, psnr, psnr_of_each, ssim_of_each
 
 
 def test_psnr_in_decibels():
@@ -36,3 +37,16 @@ def test_ssim_is_that_of_scikit_image(channels):
     np.testing.assert_allclose(ssim_of_each(a, b), expected, atol=1e-6)
     assert ssim_of_each(a, a) == pytest.approx(1)
     assert ssim_of_each(a[:, :4], a[:, :4]) == pytest.approx(1)  # smaller than a window
+
+
+def test_frechet_distance_against_the_matrix_square_root():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)), 2 * rng.normal(size=(300, 5)) + 1
+    a, b = np.cov(x.T), np.cov(y.T)
+    means = np.square(x.mean(axis=0) - y.mean(axis=0)).sum()
+    expected = means + np.trace(a + b - 2 * scipy.linalg.sqrtm(a @ b).real)
+    assert frechet_distance(x, y) == pytest.approx(expected)
+    assert frechet_distance(y, x) == pytest.approx(expected)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    flat = np.concatenate([x, np.zeros((200, 1))], axis=1)  # a dim that never changes
+    assert frechet_distance(flat, flat + 3) == pytest.approx(9 * 6)
