@@ -13,6 +13,7 @@ from flax import linen as nn
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Attend, Mask, attend, attend_cached
 from igpt_jax.model.cache import LayerCache
+from igpt_jax.model.pointwise import gelu2, rms_norm
 
 
 class Hooks(NamedTuple):
@@ -29,10 +30,8 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        g = self.param("g", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        x32 = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-5)
-        return (x32 * scale * jnp.expand_dims(g, tuple(range(x.ndim - 1)))).astype(x.dtype)
+        g: Any = self.param("g", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        return rms_norm(x, g)
 
 
 class Projection(nn.Module):
@@ -100,7 +99,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """D -> 4 D -> D around gelu2(x) = x sigmoid(1.702 x) (release, `mlp`)."""
+    """D -> 4 D -> D around gelu2 (release, `mlp`)."""
 
     cfg: ModelConfig
     hooks: Hooks
@@ -111,8 +110,7 @@ class MLP(nn.Module):
         self.c_proj = Projection((4 * d, d), False, 1, 0.02, bias, self.hooks)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = self.c_fc(x)
-        return self.c_proj(hidden * jax.nn.sigmoid(1.702 * hidden))
+        return self.c_proj(gelu2(self.c_fc(x)))
 
 
 class BlockOutput(NamedTuple):
