@@ -17,9 +17,15 @@ class LayerCache(NamedTuple):
     v: jax.Array
 
     def written(self, k_BTHK: jax.Array, v_BTHK: jax.Array, at: jax.Array | int) -> LayerCache:
-        """The cache with the keys and values of T slots in rows at .. at + T - 1."""
+        """The cache with the keys and values of T slots in rows at .. at + T - 1; `at` is a scalar or int [B]."""
         rows = LayerCache(k_BTHK.swapaxes(1, 2), v_BTHK.swapaxes(1, 2))
-        return jax.tree.map(lambda cache, new: jax.lax.dynamic_update_slice(cache, new, (0, 0, at, 0)), self, rows)
+        if jnp.ndim(at) == 0:
+            return jax.tree.map(lambda cache, new: jax.lax.dynamic_update_slice(cache, new, (0, 0, at, 0)), self, rows)
+
+        def write(cache_HSK: jax.Array, new_HTK: jax.Array, at: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(cache_HSK, new_HTK, (0, at, 0))
+
+        return jax.tree.map(lambda cache, new: jax.vmap(write)(cache, new, jnp.asarray(at)), self, rows)
 
 
 Cache = tuple[LayerCache, ...]

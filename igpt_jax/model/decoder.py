@@ -167,7 +167,8 @@ class ImageGPT(nn.Module):
         Args:
           inputs: the T new slots; the prefix belongs to those at row 0.
           cache: holds `at` rows, and has room for these slots (`init_cache`, `grow_cache`).
-          at: int scalar, the row of the first new slot. A Python 0 takes the fast way of a whole sequence.
+          at: int scalar, the row of the first new slot, or [B] where images are at different rows. A Python 0 takes
+            the fast way of a whole sequence.
 
         Returns:
           logits float32 [B, T, V] of the slots' targets, and the cache with their rows added.

@@ -106,6 +106,7 @@ def attend_cached(
 
     Args:
       q_BTHK: queries of the slots at rows at .. at + T - 1.
+      at: int scalar, or [B] where images are at different rows.
       k_BHSK, v_BHSK: the cache, the new rows included. Rows after them are ignored.
 
     Returns:
@@ -113,8 +114,8 @@ def attend_cached(
     """
     scale = q_BTHK.shape[-1] ** -0.5
     logits_BHTS = jnp.einsum("bthk,bhsk->bhts", q_BTHK, k_BHSK, preferred_element_type=jnp.float32) * scale
-    queries = at + jnp.arange(q_BTHK.shape[1])
-    visible_TS = mask.visible(queries[:, None], jnp.arange(k_BHSK.shape[2])[None])
-    logits_BHTS = jnp.where(visible_TS[None, None], logits_BHTS, NEGATIVE)
+    queries_BT = jnp.reshape(jnp.asarray(at), (-1, 1)) + jnp.arange(q_BTHK.shape[1])[None]
+    visible_BTS = mask.visible(queries_BT[:, :, None], jnp.arange(k_BHSK.shape[2])[None, None])
+    logits_BHTS = jnp.where(visible_BTS[:, None], logits_BHTS, NEGATIVE)
     weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v_BHSK.dtype)
     return jnp.einsum("bhts,bhsk->bthk", weights_BHTS, v_BHSK)

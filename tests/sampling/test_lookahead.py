@@ -1,0 +1,96 @@
+"""Sampling with guesses gives the very images that one slot after another gives, in fewer passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from igpt_jax import ImageGPT, ModelConfig
+from igpt_jax.config import SamplerConfig
+from igpt_jax.model.decoder import example_inputs
+from igpt_jax.sampling.decode import Prompt, decode, known_slots
+from igpt_jax.sampling.guidance import in_pairs
+from igpt_jax.sampling.lookahead import decode_ahead
+from igpt_jax.sampling.orders import ORDERS
+from igpt_jax.sampling.rules import Rules
+from tests.conftest import randomized
+
+N, GRID, T = 40, (5, 6), 30
+
+
+def made(**cfg):
+    model = ImageGPT(ModelConfig(grid=GRID, vocab_size=7, n_layer=2, n_head=2, d_model=16, **cfg))
+    params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
+    return model, randomized(params, 0.5)
+
+
+@pytest.fixture(scope="module")
+def raster():
+    return made(cond_classes=3)
+
+
+@pytest.fixture(scope="module")
+def any_order():
+    return made(any_order=True)
+
+
+def prompt(seed, share, **more):
+    rng = np.random.default_rng(seed)
+    return Prompt(rng.integers(0, 7, (N, T), np.int32), rng.random((N, T)) < share, **more)
+
+
+def keys(seed):
+    return jax.random.split(jax.random.key(seed), N)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_k": 3}, {"top_p": 0.8}])
+@pytest.mark.parametrize("window", [1, 4, 30, 47])
+def test_the_same_images(raster, settings, window):
+    rules = Rules.of(SamplerConfig(**settings))
+    for seed, share in ((0, 0.0), (1, 0.3)):
+        asked = prompt(seed, share, class_id=np.arange(N) % 4 - 1)
+        expected = decode(*raster, asked, keys(seed), rules)
+        drawn, passes = decode_ahead(*raster, asked, keys(seed), rules, 0, window)
+        np.testing.assert_array_equal(drawn, expected)
+        assert (passes <= T).all()
+        assert (passes == T).all() if window == 1 else (passes < T).all()
+
+
+@pytest.mark.parametrize("order", ["known_first", "random", "outside_in"])
+def test_in_any_order_and_after_what_is_known(any_order, order):
+    rules, asked = Rules.of(SamplerConfig()), prompt(2, 0.5)
+    order_BT = np.asarray(ORDERS[order](asked.known.reshape(N, *GRID), keys(2)))
+    asked = asked._replace(order=order_BT)
+    start = known_slots(np.take_along_axis(asked.known, order_BT, axis=1))
+    expected = decode(*any_order, asked, keys(2), rules, start)
+    drawn, passes = decode_ahead(*any_order, asked, keys(2), rules, start, 6)
+    np.testing.assert_array_equal(drawn, expected)
+    assert (passes <= T - start).all()
+
+
+def test_guided_pairs_stay_equal(raster):
+    rules = Rules.of(SamplerConfig(guidance=2.0))
+    asked, pair_keys = in_pairs(prompt(3, 0.2, class_id=np.arange(N) % 3), keys(3))
+    expected = decode(*raster, asked, pair_keys, rules)
+    drawn, passes = decode_ahead(*raster, asked, pair_keys, rules, 0, 8)
+    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(passes[::2], passes[1::2])
+
+
+def test_a_prefix_and_what_lies_around_a_target():
+    model, params = made(prefix_slots=3, prefix_values=4, aligned_values=2)
+    rng = np.random.default_rng(4)
+    asked = prompt(4, 0.1, prefix=rng.normal(size=(N // 2, 3, 4)), aligned=rng.normal(size=(N, T, 2)))
+    asked = jax.tree.map(jnp.asarray, asked)
+    rules = Rules.of(SamplerConfig())
+    drawn, _ = decode_ahead(model, params, asked, keys(4), rules, 0, 5)
+    np.testing.assert_array_equal(drawn, decode(model, params, asked, keys(4), rules))
+
+
+def test_a_model_that_repeats_the_colour_above_takes_few_passes():
+    """The first guesses are right then: after the first row, a window of one row is settled in one pass."""
+    model, params = made()
+    params = jax.tree.map(jnp.zeros_like, params)
+    drawn, passes = decode_ahead(model, params, prompt(5, 0.0), keys(5), Rules.of(SamplerConfig(temperature=0.0)), 0, 6)
+    assert (drawn == 0).all()
+    assert (passes == 6 - 1).all()  # of a constant image, every guess is right
