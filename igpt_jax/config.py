@@ -226,6 +226,9 @@ class SamplerConfig:
     raster needs model.any_order."""
     batch_size: Positive = 64
     """Images decoded at once. It does not change the images."""
+    lookahead: NotNegative = 0
+    """So many pixels are guessed and checked in one pass of the model, and the right ones kept: the same images in 3 to
+    6 times fewer passes with 16. Worth it for one or a few images at once. 0 draws one pixel a pass."""
     method: str = "auto"
     """How holes are inpainted: any_order, clamp, smc, ardm, unmask, or auto for the best that the model can do."""
     particles: Positive = 32

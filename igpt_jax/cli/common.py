@@ -250,6 +250,9 @@ class SamplerArgs:
     """raster, known_first or random; any but raster needs a model trained for it (model.any_order)."""
     batch_size: int | None = None
     """Images decoded at once."""
+    lookahead: int | None = None
+    """Guess so many pixels and check them in one pass: the same images, faster for one or a few at once; 16 is a good
+    start. 0 draws one pixel a pass."""
 
     def over(self, run: SamplerConfig) -> SamplerConfig:
         """The run's settings with these in their place."""

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from igpt_jax import progress
 from igpt_jax.keys import fold_in
 from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.axes import Params
-from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, path_name, put_whole, traced_on
-from igpt_jax.sampling.guidance import in_pairs
+from igpt_jax.parallel.mesh import path_name
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs, ordered_inputs
 
@@ -188,60 +184,3 @@ def decoding_weights(model: ImageGPT, params: Params) -> Params:
     params = jax.tree.map_with_path(cast, params)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["h"]) for i in range(model.cfg.n_layer))
     return {**params, "h": layers}
-
-
-def known_slots(known_BT: np.ndarray) -> int:
-    """How many slots are known from the start in every image, rounded down to an eighth of all.
-
-    Rounding keeps the number of programs small; the known slots after it are decoded, and keep their tokens.
-    """
-    t = known_BT.shape[1]
-    unknown_T = ~known_BT.all(axis=0)
-    prefix = int(unknown_T.argmax()) if unknown_T.any() else t
-    return max(t * i // 8 for i in range(9) if t * i // 8 <= prefix)
-
-
-def decode_in_batches(
-    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, rules: Rules, batch_size: int
-) -> np.ndarray:
-    """`decode` over any number of images: int32 [n, T]."""
-    ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
-    start, run = known_slots(ordered), traced_on(mesh_of(params), decode)
-
-    def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
-        if rules.guidance is None:
-            return run(model, params, batch, batch_keys, rules, start)
-        return run(model, params, *in_pairs(batch, batch_keys), rules, start)[::2]
-
-    return in_batches(draw_batch, params, prompt, keys, batch_size)
-
-
-def in_batches(
-    draw_batch: Callable[[Prompt, jax.Array], Any], params: Params, prompt: Prompt, keys: jax.Array, batch_size: int
-) -> Any:
-    """Draws any number of images; the last batch is filled up, so that one program serves all.
-
-    Batches are split over the mesh that the parameters lie on, over as many processes as it has.
-
-    Args:
-      draw_batch: (prompt, one key an image) -> arrays whose first dim is that of the images.
-
-    Returns:
-      The same arrays for all images, in numpy.
-    """
-    n, mesh = len(prompt.tokens), mesh_of(params)
-    share = 1 if prompt.prefix is None else n // len(prompt.prefix)
-    ways = share * (1 if mesh is None else batch_ways(mesh))  # images of one prefix stay together
-    batch_size = -(-min(batch_size, n) // ways) * ways
-    key_data = np.asarray(jax.random.key_data(keys))
-    parts = []
-    for first in range(0, n, batch_size):
-        progress.report("drawing images", first, n)
-        rows = np.arange(first, first + batch_size).clip(max=n - 1)
-        chosen = jax.tree.map(lambda x, rows=rows: x[rows], (prompt._replace(prefix=None), key_data))
-        prefix = None if prompt.prefix is None else prompt.prefix[rows[::share] // share]
-        batch, data = jax.tree.map(lambda x: put_whole(x, mesh), (chosen[0]._replace(prefix=prefix), chosen[1]))
-        drawn = draw_batch(batch, jax.random.wrap_key_data(data))
-        parts.append(jax.tree.map(lambda x, left=n - first: fetch_whole(x)[:left], drawn))
-    progress.report("drawing images", n, n)
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -20,7 +20,8 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, traced_on
-from igpt_jax.sampling.decode import Prompt, decode_in_batches, in_batches, known_slots
+from igpt_jax.sampling.batches import decode_in_batches, in_batches, known_slots
+from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
 from igpt_jax.sampling.rules import Rules
@@ -54,6 +55,8 @@ class Method:
     fill: Fill
     refusal: Callable[[ModelConfig], str | None]
     """Why a model cannot fill holes in this way, as the end of an error message; None if it can."""
+    lookahead: bool = False
+    """Whether `sampler.lookahead` makes it faster."""
 
 
 def inpaint(
@@ -87,7 +90,10 @@ def inpaint(
     check_guidance(sampler, model.cfg.cond_classes)
     check_weights(model, params, palette)
     images, known = _check_pictures(model.cfg, palette, np.asarray(images), np.asarray(known), n)
-    fill = METHODS[pick_method(model.cfg, sampler.method)].fill
+    method = pick_method(model.cfg, sampler.method)
+    if sampler.lookahead and not METHODS[method].lookahead:
+        raise InputError(f"sampler.lookahead: has no use for the method {method}; leave it at 0")
+    fill = METHODS[method].fill
     b = len(images)
     tokens = np.where(known, np.asarray(palette.encode(images)), 0)
     keys = prompt_keys(sampler.seed, tokens, known, n)
@@ -183,7 +189,7 @@ def _fill_any_order(
     repeated, row_keys = _repeated(prompt, keys)
     name = "known_first" if sampler.order == "raster" else sampler.order
     repeated = _in_order(model, repeated, row_keys, name)
-    drawn = decode_in_batches(model, params, repeated, row_keys, Rules.of(sampler), sampler.batch_size)
+    drawn = decode_in_batches(model, params, repeated, row_keys, sampler)
     return drawn.reshape(*keys.shape, -1)
 
 
@@ -192,7 +198,7 @@ def _fill_clamped(
 ) -> np.ndarray:
     """Raster order; known pixels after a missing one do not influence it."""
     repeated, row_keys = _repeated(prompt, keys)
-    drawn = decode_in_batches(model, params, repeated, row_keys, Rules.of(sampler), sampler.batch_size)
+    drawn = decode_in_batches(model, params, repeated, row_keys, sampler)
     return drawn.reshape(*keys.shape, -1)
 
 
@@ -237,9 +243,9 @@ def _needs_bert(cfg: ModelConfig) -> str | None:
 
 
 METHODS: dict[str, Method] = {
-    "any_order": Method(_fill_any_order, _needs_any_order),
+    "any_order": Method(_fill_any_order, _needs_any_order, lookahead=True),
     "smc": Method(_fill_smc, _needs_causal),
-    "clamp": Method(_fill_clamped, _needs_causal),
+    "clamp": Method(_fill_clamped, _needs_causal, lookahead=True),
     "ardm": Method(_fill_unmasked(by_confidence=False), _needs_bert),
     "unmask": Method(_fill_unmasked(by_confidence=True), _needs_bert),
 }

@@ -21,7 +21,8 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
-from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.batches import decode_in_batches
+from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.rules import Rules, filter_logits
 from igpt_jax.sampling.tasks import check_model
@@ -134,7 +135,7 @@ def _draw(
         keys = keys_Bn[:, chosen].reshape(-1)
         repeated = None if aligned is None else aligned.repeat(len(keys) // b, axis=0)
         prompt = Prompt(tokens, known, prefix=picture.get("prefix"), aligned=repeated)
-        drawn = decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
+        drawn = decode_in_batches(model, params, prompt, keys, sampler)
         parts.append(drawn.reshape(b, -1, t))
     return np.concatenate(parts, axis=1)
 

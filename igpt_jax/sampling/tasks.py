@@ -17,10 +17,10 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
-from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.batches import decode_in_batches
+from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
-from igpt_jax.sampling.rules import Rules
 
 Classes = Sequence[int] | np.ndarray | int | None
 
@@ -164,7 +164,7 @@ def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, samp
         known, order = prompt.known.reshape(-1, *model.cfg.grid), ORDERS[sampler.order]
         name = f"sampler.order {sampler.order}"
         prompt = prompt._replace(order=check_is_order(order(known, keys), model.cfg.n_ctx, name))
-    return decode_in_batches(model, params, prompt, keys, Rules.of(sampler), sampler.batch_size)
+    return decode_in_batches(model, params, prompt, keys, sampler)
 
 
 def check_model(model: ImageGPT, params: Params, palette: Palette, picture: bool = False) -> None:

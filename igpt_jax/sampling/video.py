@@ -18,9 +18,9 @@ from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.sampling.decode import Prompt, decode_in_batches
+from igpt_jax.sampling.batches import decode_in_batches
+from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
-from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.tasks import check_model, complete, prompt_keys
 
 
@@ -163,7 +163,7 @@ def _grow(
         # Numbers after the last position, so that no draw of a colour has the same key.
         window_keys = fold_in(keys, model.cfg.n_ctx + moves) if moves else keys
         prompt = Prompt(tokens.reshape(n, -1), known)
-        drawn = decode_in_batches(model, params, prompt, window_keys, Rules.of(sampler), sampler.batch_size)
+        drawn = decode_in_batches(model, params, prompt, window_keys, sampler)
         clips = np.concatenate([clips, drawn.reshape(tokens.shape)[:, seen:]], axis=1)
         moves += 1
     return clips

@@ -1,14 +1,19 @@
 """Sampling with guesses gives the very images that one slot after another gives, in fewer passes."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax import ImageGPT, ModelConfig
-from igpt_jax.config import SamplerConfig
+from igpt_jax import ImageGPT, InputError, ModelConfig, Palette, complete, inpaint, sample
+from igpt_jax.config import MeshConfig, SamplerConfig
+from igpt_jax.model import AXES
 from igpt_jax.model.decoder import example_inputs
-from igpt_jax.sampling.decode import Prompt, decode, known_slots
+from igpt_jax.parallel.mesh import make_mesh, shardings
+from igpt_jax.sampling.batches import known_slots
+from igpt_jax.sampling.decode import Prompt, decode
 from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.lookahead import decode_ahead
 from igpt_jax.sampling.orders import ORDERS
@@ -94,3 +99,31 @@ def test_a_model_that_repeats_the_colour_above_takes_few_passes():
     drawn, passes = decode_ahead(model, params, prompt(5, 0.0), keys(5), Rules.of(SamplerConfig(temperature=0.0)), 0, 6)
     assert (drawn == 0).all()
     assert (passes == 6 - 1).all()  # of a constant image, every guess is right
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_sampler_lookahead_changes_no_image(raster, batch_size):
+    """New images and completions, in batches that are filled up, guided ones among them, and split over devices."""
+    model, params = raster
+    palette, classes = Palette.levels(7), np.arange(8) % 3
+    images = np.random.default_rng(6).integers(0, 256, (2, *GRID, 1), np.uint8)
+    placed = jax.device_put(params, shardings(params, make_mesh(MeshConfig(4, 2, 1)), AXES))
+    for guidance in (1.0, 1.5):
+        plain = SamplerConfig(temperature=0.9, batch_size=batch_size, guidance=guidance)
+        ahead = replace(plain, lookahead=6)
+        expected = sample(model, params, palette, 8, sampler=plain, classes=classes)
+        for where in (params, placed):
+            drawn = sample(model, where, palette, 8, sampler=ahead, classes=classes)
+            np.testing.assert_array_equal(drawn, expected)
+        expected, drawn = (complete(*raster, palette, images, n=2, sampler=s, classes=1) for s in (plain, ahead))
+        np.testing.assert_array_equal(drawn, expected)
+
+
+def test_methods_that_have_no_use_for_it_refuse_it(raster):
+    known = np.ones((1, *GRID), bool)
+    known[0, 2, 3] = False
+    asked = *raster, Palette.levels(7), np.zeros((1, *GRID, 1), np.uint8), known
+    with pytest.raises(InputError, match=r"sampler\.lookahead: has no use for the method smc"):
+        inpaint(*asked, sampler=SamplerConfig(lookahead=4))
+    drawn = [inpaint(*asked, sampler=SamplerConfig(lookahead=n, method="clamp")).draws for n in (0, 4)]
+    np.testing.assert_array_equal(*drawn)

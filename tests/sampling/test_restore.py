@@ -11,7 +11,8 @@ from igpt_jax.model import AXES
 from igpt_jax.model.decoder import example_inputs
 from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling import restore as module
-from igpt_jax.sampling.decode import Prompt, decode, decode_in_batches
+from igpt_jax.sampling.batches import decode_in_batches
+from igpt_jax.sampling.decode import Prompt, decode
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import conditioning, raster_inputs
 from tests.conftest import randomized
@@ -62,8 +63,9 @@ def test_sharing_a_prefix_changes_nothing(restorer, batch_size):
     picture = conditioning(model.cfg, pictures(3))
     prefix, aligned = np.asarray(picture["prefix"]), np.asarray(picture["aligned"]).repeat(2, axis=0)
     zeros, keys = np.zeros((6, 64), np.int32), jax.random.split(jax.random.key(2), 6)
+    sampler = SamplerConfig(batch_size=batch_size)
     draws = [
-        decode_in_batches(model, params, Prompt(zeros, zeros > 0, prefix=p, aligned=aligned), keys, RULES, batch_size)
+        decode_in_batches(model, params, Prompt(zeros, zeros > 0, prefix=p, aligned=aligned), keys, sampler)
         for p in (prefix, prefix.repeat(2, axis=0))
     ]
     np.testing.assert_array_equal(*draws)
