@@ -7,7 +7,7 @@ import pytest
 
 from igpt_jax.config import SamplerConfig
 from igpt_jax.errors import InputError
-from igpt_jax.sampling.rules import Rules, draw, filter_logits
+from igpt_jax.sampling.rules import Rules, draw, filter_logits, kth_largest
 
 PROBS = jnp.array([[0.5, 0.05, 0.3, 0.15]])
 LOGITS = jnp.log(PROBS)
@@ -91,3 +91,13 @@ def test_another_temperature_or_top_p_does_not_compile_anew():
     ):
         np.testing.assert_array_equal(run(LOGITS, keys, rules(**settings)), draw(LOGITS, keys, rules(**settings)))
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 30])
+def test_kth_largest_equals_a_sort(k):
+    """Ties, both zeros, infinities and values that differ in the last bit among them."""
+    rng = np.random.default_rng(k)
+    x = rng.normal(size=(50, 30)).astype(np.float32)
+    x[1], x[2, ::2], x[3] = 0.0, -np.inf, np.nextafter(np.float32(1), rng.integers(0, 3, 30).astype(np.float32))
+    x[4], x[5], x[6] = rng.integers(-2, 3, 30), rng.choice([0.0, -0.0, 1e-45, -1e-45], 30), -np.abs(x[6])
+    np.testing.assert_array_equal(jax.jit(kth_largest, static_argnums=1)(x, k), np.sort(x)[:, -k])
