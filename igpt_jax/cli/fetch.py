@@ -52,7 +52,8 @@ class Fetch(Command):
         self._report(f"the {kind} are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
         shown: dict[str, Any] = {"base_url": url, "report": self._report, "make_bar": self._make_bar}
         if self.model is not None:
-            print(fetch(self.model, out, bert=self.bert, step=self.step or LAST_STEP, **shown))
+            step = LAST_STEP if self.step is None else self.step
+            print(fetch(self.model, out, bert=self.bert, step=step, **shown))
         elif self.dataset is not None:
             print(fetch_dataset(self.dataset, out, splits=self.splits or tuple(SPLITS), **shown))
 

@@ -14,13 +14,14 @@ import numpy as np
 import optax
 
 from igpt_jax import progress
+from igpt_jax.config import ProbeConfig
 
 log = logging.getLogger(__name__)
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """float32 [n, D] -> int [n], the classes."""
 
-SGD_STEPS, SGD_BATCH = 20_000, 256
+SGD_BATCH = 256
 ONE_THREAD_BELOW = 20_000_000
 """Smaller arrays of features are fitted on one core: threads wait for each other there (60 times slower was seen)."""
 
@@ -60,7 +61,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
 
 
 def fit_sgd(
-    x: np.ndarray, y: np.ndarray, rate: float, steps: int = SGD_STEPS, batch: int = SGD_BATCH, seed: int = 0
+    x: np.ndarray, y: np.ndarray, rate: float, steps: int = ProbeConfig.sgd_steps, batch: int = SGD_BATCH, seed: int = 0
 ) -> Predict:
     """Logistic regression by gradient descent with momentum 0.9 and a cosine schedule from `rate` to 0.
 
