@@ -257,3 +257,8 @@ def test_kernels_where_they_run(backend, t, size, mask):
     computed = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
     expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
     agree(computed, expected, BF16_ATOL, rtol=2**-7)  # one rounding step, which alone exceeds atol at 4 and above
+
+
+def test_cpus_take_small_products_where_they_pay():
+    picked = [pick_backend("auto", Case("cpu", "float32", t, t, 32, Mask.causal())) for t in (64, 100, 121, 1024)]
+    assert picked == ["reference", "reference", "chunked", "chunked"]
