@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from igpt_jax.cli import interrupts
+from igpt_jax.cli.bench import Bench
 from igpt_jax.cli.common import Command, JoinedCommand, ProcessArgs
 from igpt_jax.cli.complete import Complete
 from igpt_jax.cli.convert import Convert
@@ -55,6 +56,7 @@ COMMANDS: dict[str, type[Command]] = {
     "fetch": Fetch,
     "convert": Convert,
     "plan": PlanRun,
+    "bench": Bench,
 }
 
 SHELLS = ("bash", "zsh", "tcsh")

@@ -1,0 +1,82 @@
+"""igpt bench: how fast this machine trains, draws and reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from igpt_jax.cli.common import Command, ConfiguredCommand, Flag
+from igpt_jax.errors import InputError
+from igpt_jax.files import local_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Action(Command):
+    """A base class of its own, because positional words come in the order of base classes: igpt bench train digits."""
+
+    action: tyro.conf.Positional[Literal["train", "sample", "data", "all"]]
+    """What is timed; all: each of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(ConfiguredCommand, _Action):
+    """Time a training step, decoding and the reading of images: median, spread, rates, and shares of this machine's.
+
+    Name an experiment, or a model of the paper with --model.preset. data.batch_size and sampler.batch_size say how many
+    images at once.
+    """
+
+    repeats: int = 10
+    """Timed runs of each; two more warm up."""
+    out: Path | None = None
+    """A .jsonl file to which a line for each figure is added."""
+    json: Flag = False
+    """Print JSON lines."""
+
+    def defaults(self) -> Command:
+        return type(self)(action=self.action, config=self.default_config())
+
+    def run(self) -> None:
+        """Measures, prints and writes."""
+        if self.experiment is None and self.preset is None:
+            raise InputError("bench: name an experiment, such as digits, or a model with --model.preset")
+        if self.repeats < 1:
+            raise InputError(f"--repeats {self.repeats}: must be at least 1")
+        out = None if self.out is None else local_path(self.out, "--out")
+        if out is not None and out.is_dir():
+            raise InputError(f"--out {out}: is a directory; name a file")
+
+        from igpt_jax.bench import BENCHES, machine
+
+        here = machine()
+        for name in BENCHES if self.action == "all" else [self.action]:
+            figures = here | BENCHES[name](self.config, self.repeats)
+            print(json.dumps(figures)) if self.json else print_figures(figures)
+            if out is not None:
+                write_line(out, figures)
+
+
+def write_line(path: Path, figures: dict[str, Any]) -> None:
+    """Adds a line of JSON to a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(figures) + "\n")
+    except OSError as error:
+        raise InputError(f"--out {path}: {error.strerror or error}") from None
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Name and value of each, rounded; what is not known is left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"igpt bench {figures['what']}", title_justify="left", show_header=False)
+    for name, value in figures.items():
+        if value is not None and name != "what":
+            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)
