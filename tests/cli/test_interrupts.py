@@ -91,8 +91,8 @@ def test_ctrl_c_while_the_loop_is_imported_is_one_line():
         "import sys, time, types\n"
         "from igpt_jax.cli.interrupts import acknowledge_signals, wait_for_acknowledgement\n"
         "sys.modules['igpt_jax.training.loop'] = types.ModuleType('igpt_jax.training.loop')\n"
-        "acknowledge_signals(); print('ready', flush=True)\n"
-        "try: time.sleep(60)\n"
+        "acknowledge_signals()\n"
+        "try: print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt: wait_for_acknowledgement(); time.sleep(5)\n"
     )
     with start(code) as process:
