@@ -7,11 +7,11 @@ same process, since published peaks are of other clocks and other precisions.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,13 @@ from igpt_jax import progress
 from igpt_jax.config import Config
 from igpt_jax.datasets import open_data
 from igpt_jax.errors import InputError
-from igpt_jax.keys import fold_in, stream
 from igpt_jax.model import compute_dtype, count_params
 from igpt_jax.model.attention import Case, pick_backend, platform
 from igpt_jax.model.decoder import ImageGPT, example_inputs
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import make_mesh, put_batch
 from igpt_jax.planning.flops import training_flops
-from igpt_jax.sampling.decode import Prompt, decode
-from igpt_jax.sampling.lookahead import decode_ahead
-from igpt_jax.sampling.rules import Rules
+from igpt_jax.sampling.tasks import sample
 from igpt_jax.training.step import make_program
 from igpt_jax.version import __version__
 
@@ -94,18 +91,12 @@ def bench_sample(cfg: Config, repeats: int) -> dict[str, Any]:
       InputError: the model reads a damaged picture, or does not draw one pixel after another.
     """
     _check(cfg)
-    model, n = ImageGPT(cfg.model, cfg.compute), cfg.sampler.batch_size
+    model, palette = ImageGPT(cfg.model, cfg.compute), _some_palette(cfg)
+    n, window = cfg.sampler.batch_size, cfg.sampler.lookahead
     params = jax.jit(model.init)(jax.random.key(0), example_inputs(cfg.model))["params"]
-    nothing = np.zeros((n, cfg.model.n_ctx), np.int32)
-    class_id = np.zeros(n, np.int32) if cfg.model.cond_classes else None
-    prompt, rules = Prompt(nothing, nothing > 0, class_id=class_id), Rules.of(replace(cfg.sampler, guidance=1.0))
-    keys, window = fold_in(stream(0, "sample"), np.arange(n)), cfg.sampler.lookahead
 
     def run() -> None:
-        if window:
-            jax.block_until_ready(decode_ahead(model, params, prompt, keys, rules, 0, window))
-        else:
-            jax.block_until_ready(decode(model, params, prompt, keys, rules))
+        sample(model, params, palette, n, sampler=cfg.sampler)  # its result is in numpy
 
     begin = time.perf_counter()
     run()
@@ -153,17 +144,27 @@ BENCHES: dict[str, Callable[[Config, int], dict[str, Any]]] = {
 
 def machine() -> dict[str, Any]:
     """What figures belong to: devices, versions, and the commit if this is a checkout."""
-    here = Path(__file__).parent
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "jax": jax.__version__,
         "igpt_jax": __version__,
-        "commit": asked.stdout.strip() or None if (here.parent / ".git").exists() else None,
+        "commit": _commit(Path(__file__).parent.parent),
     }
 
 
+def _commit(checkout: Path) -> str | None:
+    """None if this is no checkout, or git is not there."""
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
+
+
+@functools.cache
 def machine_rates(dtype: jnp.dtype) -> dict[str, float]:
     """Of one device: FLOP/s of a large product of matrices of this type, and bytes per second of a copy."""
     large = jax.default_backend() != "cpu"
