@@ -94,12 +94,35 @@ def inpaint(
     if sampler.lookahead and not METHODS[method].lookahead:
         raise InputError(f"sampler.lookahead: has no use for the method {method}; leave it at 0")
     fill = METHODS[method].fill
-    b = len(images)
     tokens = np.where(known, np.asarray(palette.encode(images)), 0)
-    keys = prompt_keys(sampler.seed, tokens, known, n)
+    keys, class_id = prompt_keys(sampler.seed, tokens, known, n), class_ids(model, classes, len(images))
+
+    def fill_window(prompt: Prompt, window_keys: jax.Array) -> np.ndarray:
+        return fill(model, params, prompt, window_keys, sampler)
+
+    drawn = _fill_windows(fill_window, (model.cfg.grid[0], model.cfg.grid[1]), tokens, known, keys, class_id)
+    draws = np.where(known[:, None, ..., None], images[:, None], palette.decode(drawn))
+    mean = np.rint(draws.mean(axis=1)).astype(np.uint8)
+    deviation = np.sqrt(draws.var(axis=1, dtype=np.float64).mean(axis=-1)).astype(np.float32)
+    return Inpainted(draws, mean, deviation)
+
+
+def _fill_windows(
+    fill: Callable[[Prompt, jax.Array], np.ndarray],
+    grid: tuple[int, int],
+    tokens: np.ndarray,
+    known: np.ndarray,
+    keys: jax.Array,
+    class_id: np.ndarray | None,
+) -> np.ndarray:
+    """Tokens int [B, n, Y, X] with the unknown ones drawn, window after window of the grid's size.
+
+    Args:
+      tokens, known: [B, Y, X]; keys [B, n].
+    """
+    b, n = keys.shape
     drawn, filled = tokens[:, None].repeat(n, axis=1), known.copy()
-    class_id = class_ids(model, classes, b)
-    windows = windows_over(np.any(~known, axis=0), (model.cfg.grid[0], model.cfg.grid[1]))
+    windows = windows_over(np.any(~known, axis=0), grid)
     for i, window in enumerate(windows):
         if len(windows) > 1:
             progress.report("filling windows", i, len(windows))
@@ -114,16 +137,12 @@ def inpaint(
             known=filled[here].reshape(b, -1).repeat(each, axis=0),
             class_id=None if class_id is None else class_id.repeat(each),
         )
-        window_keys = fold_in(keys, i).reshape(b * each, n // each)
-        result = fill(model, params, prompt, window_keys, sampler)
-        drawn[(slice(None), slice(None), *window)] = result.reshape(b, n, *model.cfg.grid)
+        result = fill(prompt, fold_in(keys, i).reshape(b * each, n // each))
+        drawn[(slice(None), slice(None), *window)] = result.reshape(b, n, *grid)
         filled[here] = True
     if len(windows) > 1:
         progress.report("filling windows", len(windows), len(windows))
-    draws = np.where(known[:, None, ..., None], images[:, None], palette.decode(drawn))
-    mean = np.rint(draws.mean(axis=1)).astype(np.uint8)
-    deviation = np.sqrt(draws.var(axis=1, dtype=np.float64).mean(axis=-1)).astype(np.float32)
-    return Inpainted(draws, mean, deviation)
+    return drawn
 
 
 def pick_method(cfg: ModelConfig, name: str) -> str:

@@ -64,24 +64,17 @@ def decode_ahead(
     tokens_BT = jnp.where(known_BT, tokens_BT, 0)
     slot_of_BT = jnp.argsort(order_BT, axis=1)
     variables = {"params": decoding_weights(model, params)}
-    columns, p = model.cfg.grid[-1], model.cfg.prefix_slots
-
-    def at_slots(x_BS: jax.Array, slots_BW: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x_BS, slots_BW.clip(0, x_BS.shape[1] - 1), axis=1)
+    p = model.cfg.prefix_slots
 
     def one_pass(last: Ahead) -> Ahead:
         slots_BW = last.settled[:, None] + jnp.arange(window)[None]
         targets_BW = at_slots(order_BT, slots_BW)
-        # a slot without a guess takes the colour above it, or else the one settled last
-        above_BW = at_slots(slot_of_BT, targets_BW - columns)
-        has_above_BW = (targets_BW >= columns) & (above_BW < last.guessed[:, None])
-        newest_BW = at_slots(last.tokens, last.settled[:, None] - 1)
-        first_guess_BW = jnp.where(has_above_BW, at_slots(last.tokens, above_BW), newest_BW)
-        guess_BW = jnp.where(slots_BW < last.guessed[:, None], at_slots(last.tokens, slots_BW), first_guess_BW)
         known_BW, known_token_BW = at_slots(known_BT, slots_BW), at_slots(tokens_BT, slots_BW)
-        guess_BW = jnp.where(known_BW, known_token_BW, guess_BW)
-
-        fed_BW = jnp.concatenate([newest_BW, guess_BW[:, :-1]], axis=1)
+        has_above_BW = targets_BW >= model.cfg.grid[-1]
+        above_BW = jnp.where(has_above_BW, at_slots(slot_of_BT, targets_BW - model.cfg.grid[-1]), t + window)
+        guess_BW = jnp.where(known_BW, known_token_BW, guesses(last, slots_BW, above_BW))
+        newest_B1 = at_slots(last.tokens, last.settled[:, None] - 1)
+        fed_BW = jnp.concatenate([newest_B1, guess_BW[:, :-1]], axis=1)
         begins_BW = slots_BW == 0
         sources_BW = at_slots(order_BT, slots_BW - 1)
         inputs = Inputs(fed_BW, ~begins_BW, begins_BW, targets_BW, sources_BW, class_B, aligned=aligned_BTA)
@@ -109,3 +102,20 @@ def decode_ahead(
     )
     state = jax.lax.while_loop(lambda state: (state.settled < t).any(), one_pass, state)
     return jnp.take_along_axis(state.tokens[:, :t], slot_of_BT, axis=1), state.passes
+
+
+def guesses(last: Ahead, slots_BW: jax.Array, above_BW: jax.Array) -> jax.Array:
+    """int32 [B, W]: the last pass's colours; for a slot that is new, the colour above it, or the one settled last.
+
+    Args:
+      above_BW: the slot of the position above; T + W for none.
+    """
+    guessed_B1 = last.guessed[:, None]
+    newest_B1 = at_slots(last.tokens, last.settled[:, None] - 1)
+    first_BW = jnp.where(above_BW < guessed_B1, at_slots(last.tokens, above_BW), newest_B1)
+    return jnp.where(slots_BW < guessed_B1, at_slots(last.tokens, slots_BW), first_BW)
+
+
+def at_slots(x_BS: jax.Array, slots_BW: jax.Array) -> jax.Array:
+    """Of each image, the values of its slots: [B, W]. A slot that is not there reads the first or the last one."""
+    return jnp.take_along_axis(x_BS, slots_BW.clip(0, x_BS.shape[1] - 1), axis=1)
