@@ -4,7 +4,7 @@
     igpt train emoji --workdir runs/emoji
     igpt eval --model runs/emoji/best --network --lossless
 
-Expected after 80,000 images (25 minutes on two CPU cores, seed 0), of the weights with the best validation loss (step
+Expected after 80,000 images (60 a second on two CPU cores, seed 0), of the weights with the best validation loss (step
 2000): 0.616 ± 0.019 nats per token on 198 held-out emoji; a network on 40 neighbours 0.744, counts of neighbours
 0.945, WebP 1.186. Faces, people, flags and animals can be named. docs/results.md has the table.
 Skin tones of one emoji are all trained on, or all held out. Any folder of pictures does: --data.source folder:PATH

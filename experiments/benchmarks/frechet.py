@@ -55,7 +55,7 @@ def main() -> None:
     print(f"the classifier names {network.score(_flat(real), held_out_labels):.3f} of {n} held-out pictures\n")
     rows = {
         "training pictures": train[rng.choice(len(train), n, replace=False)],
-        "the same, rounded to the palette": np.asarray(weights.colors.decode(weights.colors.encode(real))),
+        "the held-out pictures, rounded to the palette": np.asarray(weights.colors.decode(weights.colors.encode(real))),
         "Gaussian with the covariance of all pixels": gaussian_draws(train, n, rng),
         "each pixel from a training picture of its own": independent_draws(train, n, rng),
     }

@@ -43,7 +43,7 @@ class Codecs:
         self._context = context
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields PNG_bits_per_token and so on."""
+        """Yields png_bits_per_token and so on."""
         palette, width = self._context.palette, self._context.model.cfg.grid[-1]
         if width > MOST_ROWS:
             raise InputError(f"--lossless: images are {width} pixels wide, and a WebP at most {MOST_ROWS}")
