@@ -262,6 +262,8 @@ class ProbeConfig:
     """At most so many training images, spread evenly."""
     neighbours: bool = True
     """Also nearest neighbours, in pixels and in the features of the best layer."""
+    attentive: bool = False
+    """Also an attentive probe of the best layer: it learns how to weigh the slots, instead of averaging them."""
 
     def __post_init__(self) -> None:
         check_fields(self, "probe.")

@@ -15,11 +15,12 @@ import optax
 
 from igpt_jax import progress
 from igpt_jax.config import ProbeConfig
+from igpt_jax.probing.attentive import fit_attentive
 
 log = logging.getLogger(__name__)
 
 Predict = Callable[[np.ndarray], np.ndarray]
-"""float32 [n, D] -> int [n], the classes."""
+"""float32 [n, D] or [n, T, D] -> int [n], the classes."""
 
 SGD_BATCH = 256
 ONE_THREAD_BELOW = 20_000_000
@@ -35,7 +36,7 @@ class Method:
     choices: tuple[float, ...]
     """Tried in this order, until two in a row were worse than the best."""
     fit: Callable[[np.ndarray, np.ndarray, float], Predict]
-    """(features float32 [n, D], labels int [n], setting) -> the classifier."""
+    """(features float32 [n, D], labels int [n], setting) -> the classifier; of `attentive` they are [n, T, D]."""
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
@@ -108,6 +109,7 @@ METHODS: dict[str, Method] = {
     "lbfgs": Method("C", tuple(10.0**i for i in range(-5, 4)), fit_logistic),
     "sgd": Method("rate", (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), fit_sgd),
     "neighbours": Method("k", (1, 3, 5, 10, 20), fit_neighbours),
+    "attentive": Method("rate", (1e-2, 3e-3, 1e-3, 3e-4), fit_attentive),
 }
 """Every way to classify feature vectors."""
 
@@ -136,7 +138,7 @@ def vote(predict: Predict, draws: Sequence[np.ndarray] | np.ndarray, seed: int =
     """int [n]: the class that most draws of an image's features name, at random among equals (paper section 4.6).
 
     Args:
-      draws: float32 [M, n, D].
+      draws: float32 [M, n, D] or [M, n, T, D].
     """
     named = np.stack([predict(x) for x in draws])
     if len(named) == 1:

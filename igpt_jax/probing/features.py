@@ -1,4 +1,4 @@
-"""Features of images: the states of chosen layers, averaged over slots, from one sharded pass."""
+"""Features of images from one sharded pass: the states of layers averaged over slots, or those of every slot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Features(NamedTuple):
     """What is known of n labelled images."""
 
     values: np.ndarray
-    """float32 [M, n, L, D]: of M draws (masks, for BERT), L layers."""
+    """float32 [M, n, L, D]: of M draws (masks, for BERT), L layers; or [M, n, T, D], the T slots of one layer."""
     pixels: np.ndarray
     """uint8 [n, Y * X * C]: the images as the model gets them, before the palette."""
     labels: np.ndarray
@@ -35,19 +35,21 @@ class FeatureReader:
 
     Args:
       layers: i in 0..N - 1 is what block i's attention reads, N what the output head reads (paper section 2.4).
+      slots: the states of every slot instead of their average; then of the first layer named alone.
 
     Raises:
       InputError: there is no such layer, or the model reads a picture beside the tokens.
     """
 
-    def __init__(self, context: EvalContext, params: Any, layers: Sequence[int]) -> None:
+    def __init__(self, context: EvalContext, params: Any, layers: Sequence[int], slots: bool = False) -> None:
         model, objective, palette = context.model, context.objective, context.palette
         depth = model.cfg.n_layer
         if not layers or not all(0 <= i <= depth for i in layers):
             raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
         if model.cfg.reads_picture:
             raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
-        self._context, self._params, self._layers = context, params, len(layers)
+        self._context, self._params, self._slots = context, params, slots
+        self._vectors = model.cfg.n_ctx if slots else len(layers)
         self.draws = objective.whole_image_draws
         """How many draws a held-out image has, of a model that sees masked images."""
         key, chosen = stream(context.cfg.seed, "eval"), np.array(layers)
@@ -58,6 +60,9 @@ class FeatureReader:
             def one(draw: jax.Array) -> jax.Array:
                 keys_B = eval_keys(key, first, len(tokens_BT), draw)
                 inputs = objective.whole_image(tokens_BT, keys_B)
+                if slots:
+                    states: Any = model.apply({"params": params}, inputs, layers=layers[:1], method="hidden_states")
+                    return states[0].astype(jnp.float32)
                 features: Any = model.apply({"params": params}, inputs, method="features")
                 return features[chosen].swapaxes(0, 1)
 
@@ -77,7 +82,7 @@ class FeatureReader:
           InputError: no image has a label.
         """
         model, n = self._context.model.cfg, len(source)
-        values_MNLD = np.empty((draws, n, self._layers, model.d_model), np.float32)
+        values_MNLD = np.empty((draws, n, self._vectors, model.d_model), np.float32)
         pixels, labels = list[np.ndarray](), list[np.ndarray]()
         done = kept = 0
         for host in self._context.data.eval_batches(source):
@@ -102,9 +107,14 @@ class FeatureReader:
         Raises:
           InputError: it cannot; the message has both sizes and the way out.
         """
-        needed, available = images * self._layers * self._context.model.cfg.d_model * 4, memory_of_the_host()
+        needed, available = images * self._vectors * self._context.model.cfg.d_model * 4, memory_of_the_host()
         if needed > available:
+            what, advice = (
+                ("every slot", "take fewer --train-images")
+                if self._slots
+                else (f"{self._vectors} layers", "name fewer --layers, or take fewer --train-images")
+            )
             raise InputError(
-                f"out of memory: features of {self._layers} layers of {images} images take {needed / 1e9:.1f} GB, and "
-                f"there are {available / 1e9:.1f}; name fewer --layers, or take fewer --train-images"
+                f"out of memory: features of {what} of {images} images take {needed / 1e9:.1f} GB, and there are "
+                f"{available / 1e9:.1f}; {advice}"
             )

@@ -90,6 +90,9 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
     if settings.neighbours:
         rows.append(bench.measure(RAW_PIXELS[1], METHODS["neighbours"], _pixels))
         rows.append(bench.measure(f"layer {best}, nearest neighbours", METHODS["neighbours"], _layers(at_best)))
+    if settings.attentive:
+        slots = _read_parts(pretrained, (best,), settings, slots=True)
+        rows.append(slots.measure(f"layer {best}, attentive", METHODS["attentive"], lambda features: features.values))
     for count in settings.per_class:
         rows.append(bench.few_labels("raw pixels", _pixels, count, settings.subsets))
         rows.append(bench.few_labels(f"layer {best}", _layers(at_best), count, settings.subsets))
@@ -97,10 +100,10 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
     return ProbeFigures(images, tuple(rows), by_layer, best)
 
 
-def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeConfig) -> _Bench:
+def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeConfig, slots: bool = False) -> _Bench:
     """The features of all images, and the checks of their labels."""
     context, params = context_of(pretrained)
-    reader, data = FeatureReader(context, params, layers), context.data
+    reader, data = FeatureReader(context, params, layers, slots), context.data
     rest, aside = set_aside(subset(data.train, settings.train_images), VALIDATION)
     reader.check_memory(len(rest) + len(aside) + reader.draws * len(data.held_out))
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
@@ -119,7 +122,7 @@ def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeCo
 
 
 Choose = Callable[[Features], np.ndarray]
-"""Features -> float32 [M, n, D], what a classifier gets."""
+"""Features -> float32 [M, n, D], what a classifier gets; of slots [M, n, T, D]."""
 
 
 def _layers(*at: int) -> Choose:

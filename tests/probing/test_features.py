@@ -32,6 +32,16 @@ def test_they_are_those_of_the_model():
     np.testing.assert_array_equal(features.pixels, IMAGES[LABELLED].reshape(-1, 64))
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_average_of_all_slots_is_the_feature(layer):
+    model, params = made()
+    where = context(model, "ar")
+    slots = FeatureReader(where, params, (layer,), slots=True).read(Images())
+    assert slots.values.shape == (1, LABELLED.sum(), model.cfg.n_ctx, model.cfg.d_model)
+    expected = read(model, params, layers=(layer,)).values[:, :, 0]
+    np.testing.assert_allclose(slots.values.mean(axis=2), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("objective", ["ar", "bert"])
 def test_neither_batches_nor_the_mesh_matter(objective):
     model, params = made(causal=objective == "ar")

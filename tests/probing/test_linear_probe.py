@@ -75,6 +75,19 @@ def test_features_that_do_not_fit_into_memory_are_refused_before_they_are_read(w
     assert len(probe(weights[0], ProbeConfig(neighbours=False)).layers) == 2
 
 
+def test_the_attentive_probe_is_of_the_best_layer_and_its_slots_must_fit_into_memory(weights, monkeypatch):
+    settings = ProbeConfig(neighbours=False, attentive=True)
+    monkeypatch.setattr("igpt_jax.probing.attentive.STEPS", 50)
+    figures = probe(weights[0], settings)
+    assert figures.rows[-1].name == f"layer {figures.best_layer}, attentive"
+    assert figures.rows[-1].accuracy > 0.8
+    model = weights[0].config.model
+    needed = 160 * model.n_ctx * model.d_model * 4  # images, slots, width, bytes
+    monkeypatch.setattr("igpt_jax.probing.features.memory_of_the_host", lambda: needed - 1)
+    with pytest.raises(InputError, match=r"features of every slot .* take fewer --train-images"):
+        probe(weights[0], settings)
+
+
 def test_layers_around_the_best_one():
     assert [list(_around(center, 3, 5)) for center in (0, 2, 4)] == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
     assert list(_around(1, 9, 4)) == [0, 1, 2, 3]

@@ -1,0 +1,33 @@
+"""The attentive probe: it is the linear one if it weighs all slots alike, and finds the slot that tells the class."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from igpt_jax.probing.attentive import Weights, class_logits, fit_attentive
+from igpt_jax.probing.classifiers import fit_logistic
+
+
+def marked(n, seed):
+    """Twelve slots show classes at random, and a mark tells which one shows that of the image."""
+    rng = np.random.default_rng(seed)
+    shown = rng.integers(0, 3, (n, 12))
+    at = rng.integers(0, 12, n)
+    x = np.concatenate([np.eye(3)[shown], np.zeros((n, 12, 1))], axis=2)
+    x[np.arange(n), at, 3] = 1
+    return (5 + 3 * x).astype(np.float32), np.array([2, 5, 7])[shown[np.arange(n), at]]
+
+
+def test_it_finds_the_slot_that_tells_the_class_and_an_average_does_not():
+    (x, y), (held_out, expected) = marked(600, 0), marked(200, 1)
+    accuracy = (fit_attentive(x, y, 1e-2, steps=600, batch=64)(held_out) == expected).mean()
+    average = (fit_logistic(x.mean(axis=1), y, 1.0)(held_out.mean(axis=1)) == expected).mean()
+    assert accuracy > 0.95
+    assert average < 0.7
+
+
+def test_queries_of_zero_average_the_slots():
+    rng = np.random.default_rng(0)
+    x_BTD, w_HDC = rng.normal(size=(5, 7, 4)), rng.normal(size=(2, 4, 3))
+    weights = Weights(jnp.zeros((2, 4)), jnp.asarray(w_HDC), jnp.arange(3.0))
+    expected = x_BTD.mean(axis=1) @ w_HDC.sum(axis=0) + np.arange(3)
+    np.testing.assert_allclose(class_logits(weights, jnp.asarray(x_BTD)), expected, rtol=1e-5, atol=1e-6)
