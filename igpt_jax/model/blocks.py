@@ -23,6 +23,8 @@ class Hooks(NamedTuple):
     """(a projection's weight, its dim of width D) -> the same weight, with a gradient that is made in another way."""
     kernel: Callable[[Attend], Attend] | None = None
     """An attention kernel that XLA cannot split -> one that works on each device's part."""
+    stream: Callable[[jax.Array], jax.Array] | None = None
+    """The residual stream [B, T, D] between blocks -> the same, kept split over images."""
 
 
 class RMSNorm(nn.Module):
@@ -144,4 +146,6 @@ class Block(nn.Module):
         update_BTD, cache = self.attn(normed_BTD, cache, at)
         x_BTD = x_BTD + update_BTD
         x_BTD = x_BTD + self.mlp(self.ln_2(x_BTD))
+        if self.hooks.stream is not None:
+            x_BTD = self.hooks.stream(x_BTD)
         return x_BTD, BlockOutput(normed_BTD, normed_BTD.astype(jnp.float32).mean(axis=1), cache)

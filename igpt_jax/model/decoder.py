@@ -212,7 +212,8 @@ class ImageGPT(nn.Module):
         if inputs.prefix is not None:
             prefix_BPD = jnp.einsum("bpw,wd->bpd", inputs.prefix, self.prefix_w) + self.prefix_wpe[None]
             x_BTD = jnp.concatenate([prefix_BPD, x_BTD], axis=1)
-        return x_BTD.astype(compute_dtype(self.compute))
+        x_BTD = x_BTD.astype(compute_dtype(self.compute))
+        return x_BTD if self.hooks.stream is None else self.hooks.stream(x_BTD)
 
     def _start(self, class_B: jax.Array | None) -> jax.Array:
         """What a start slot is fed, [B, D] or [1, D]: the start vector, plus the class's vector if there is one."""

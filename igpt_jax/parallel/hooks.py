@@ -1,6 +1,6 @@
 """What compilers must be told where several devices share the work. The model takes these as `Hooks`.
 
-Both look at the mesh around the program while it is traced (`traced_on`) and change nothing on a single device.
+All look at the mesh around the program while it is traced (`traced_on`) and change nothing on a single device.
 """
 
 from __future__ import annotations
@@ -44,6 +44,18 @@ def _dividing(axes: tuple[str, ...], mesh: jax.sharding.AbstractMesh, size: int)
     while size % math.prod(mesh.shape[axis] for axis in axes):
         axes = axes[:-1]
     return axes
+
+
+def split_over_images(x_BTD: jax.Array) -> jax.Array:
+    """The stream, kept split over images.
+
+    The embedding is looked up in a table that is split over width. Without this, XLA may keep the stream split like
+    that through all blocks, and add up activations after every product instead of gathering the weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return x_BTD
+    return jax.lax.with_sharding_constraint(x_BTD, P(_dividing(BATCH_AXES, mesh, x_BTD.shape[0]), None, None))
 
 
 def width_first_on_tpus(w: jax.Array, width_dim: int) -> jax.Array:

@@ -31,7 +31,7 @@ from igpt_jax.objectives import (
     score,
 )
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.hooks import shard_kernel, width_first_on_tpus
+from igpt_jax.parallel.hooks import shard_kernel, split_over_images, width_first_on_tpus
 from igpt_jax.parallel.mesh import replicated, traced_on, with_shardings
 from igpt_jax.training.optimizer import make_optimizer, make_schedule
 
@@ -71,7 +71,7 @@ class Program(NamedTuple):
 
 def make_model(cfg: Config) -> ImageGPT:
     """The decoder of a configuration, for any number of devices."""
-    return ImageGPT(cfg.model, cfg.compute, Hooks(weight=width_first_on_tpus, kernel=shard_kernel))
+    return ImageGPT(cfg.model, cfg.compute, Hooks(width_first_on_tpus, shard_kernel, split_over_images))
 
 
 def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjective | None = None) -> Program:

@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.model import ImageGPT, abstract_params
+from igpt_jax.model import abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.pretrained import Pretrained
+from igpt_jax.training.step import make_model
 from igpt_jax.weights import table
 from igpt_jax.weights.table import Row, Tensors
 from igpt_jax.weights.weight_files import INSTEAD_OF_PICKLES, open_weights, read_json, write_json, write_weights
@@ -150,7 +151,7 @@ def _open(
     if palette is None and processor.get("clusters") is not None:
         palette = _read_palette(processor, directory / PROCESSOR)
     config = table.config_of(name or directory.absolute().name, cfg, palette, origin)
-    return tensors, Pretrained(ImageGPT(cfg), abstract_params(cfg), palette, config, None)
+    return tensors, Pretrained(make_model(config), abstract_params(cfg), palette, config, None)
 
 
 def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...] | None) -> ModelConfig:

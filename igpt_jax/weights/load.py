@@ -18,12 +18,13 @@ from jax.sharding import Mesh
 
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
-from igpt_jax.model import ImageGPT, abstract_params
+from igpt_jax.model import abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import usable_mesh
 from igpt_jax.parallel.processes import raise_on_all
 from igpt_jax.pretrained import Pretrained, load_workdir, require_finite, save_pretrained, workdir_checkpoints
 from igpt_jax.training.checkpoint import CHECKPOINTS
+from igpt_jax.training.step import make_model
 from igpt_jax.weights.huggingface import fetch_snapshot, inspect_huggingface, read_huggingface, write_huggingface
 from igpt_jax.weights.openai import inspect_openai, read_openai, write_openai
 from igpt_jax.weights.table import config_of
@@ -97,7 +98,7 @@ def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] 
         meta = workdir_checkpoints(where, step)[0]
         cfg = meta.config.model
         more = meta.palette, meta.config, meta.step, meta.data, meta.class_names, meta.class_counts
-        return Pretrained(ImageGPT(cfg), abstract_params(cfg), *more)
+        return Pretrained(make_model(meta.config), abstract_params(cfg), *more)
     with raise_on_all():
         if kind == "openai":
             return inspect_openai(where, grid=grid)

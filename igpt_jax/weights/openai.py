@@ -20,9 +20,10 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError
-from igpt_jax.model import ImageGPT, abstract_params
+from igpt_jax.model import abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.pretrained import Pretrained
+from igpt_jax.training.step import make_model
 from igpt_jax.weights import PALETTE, table
 from igpt_jax.weights.table import Row
 
@@ -101,7 +102,7 @@ def _open(prefix: Path, palette: Palette | None, grid: tuple[int, ...] | None) -
         palette = Palette.load(prefix.parent / PALETTE)
     config = table.config_of(prefix.absolute().parent.name, cfg, palette, origin)
     step = re.search(r"-(\d+)$", prefix.name)
-    return reader, Pretrained(ImageGPT(cfg), abstract_params(cfg), palette, config, int(step[1]) if step else None)
+    return reader, Pretrained(make_model(config), abstract_params(cfg), palette, config, int(step[1]) if step else None)
 
 
 def _infer_config(shapes: Mapping[str, table.Shape], grid: tuple[int, ...] | None, origin: str) -> ModelConfig:

@@ -71,6 +71,19 @@ def test_data_parallel_sums_the_gradient_and_the_loss(data_parallel):
     assert row.seconds == row.waited_seconds == pytest.approx(2 * row.payload * 7 / 8 / CPU.ici_rate)
 
 
+@pytest.mark.parametrize("attention", ["reference", "chunked"])
+def test_fsdp_gathers_weights_and_sends_no_activations(here, attention):
+    """Embedding tables are split over width; if the stream were, too, every product would be summed over devices."""
+    plan = plan_training(config(mesh=(1, 8, 1), batch_size=64, attention=attention), here)
+    gathered, summed = (
+        sum(row.payload for row in plan.collectives if row.kind in kinds)
+        for kinds in (("all-gather",), ("all-reduce", "reduce-scatter"))
+    )
+    parameters = 4 * count_params(plan.model)
+    assert gathered < 2.5 * parameters  # forward and backward, and the tables once more
+    assert summed < 1.5 * parameters
+
+
 def test_the_state_is_accounted_for(data_parallel):
     memory, n = data_parallel.memory, count_params(data_parallel.model)
     assert memory.params == 4 * n

@@ -88,4 +88,4 @@ def _head_bwd(mask: Mask, saved: tuple, d_out_TK: jax.Array) -> tuple[jax.Array,
 _head.defvjp(_head_fwd, _head_bwd)
 
 
-BACKEND = Backend(chunked, lambda case: refuse_mask(case, KINDS))
+BACKEND = Backend(chunked, lambda case: refuse_mask(case, KINDS), whole_arrays=True)  # its loop runs over images
