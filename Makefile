@@ -1,4 +1,4 @@
-# make quickstart, make test, make check, make chaos. Each builds .venv first if it is missing or setup.py has changed.
+# make quickstart, make test, make check, make chaos, make bench. Each builds .venv first if it is missing or setup.py has changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,11 @@ chaos: $(VENV)/installed-test
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
+# beside Hugging Face's ImageGPT in PyTorch, in turns; about ten minutes on two cores, with nothing else running
+bench: $(VENV)/installed-test
+	$(BIN)/python experiments/peers/compare.py
+	$(BIN)/python experiments/peers/table.py --write
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -31,4 +36,4 @@ $(VENV)/installed-dev: setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e '.[test,dev]'
 	touch $@ $(VENV)/installed
 
-.PHONY: quickstart test chaos check
+.PHONY: quickstart test chaos check bench

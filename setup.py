@@ -84,6 +84,7 @@ setup(
         ],
         # what the suite compares with; torch is pinned so that a comparison means the same everywhere
         "parity": ["torch==2.13.0", "transformers>=5.24", "tensorflow>=2.20", "huggingface_hub"],
+        "peers": ["torch==2.13.0", "transformers>=5.24"],  # experiments/peers
         "dev": ["ruff", "pyright[nodejs]"],
     },
     entry_points={"console_scripts": ["igpt = igpt_jax.cli:run_and_exit"]},

@@ -35,6 +35,7 @@ from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained,
 from igpt_jax.sampling.tasks import check_order
 from igpt_jax.training.best import BEST, BestWeights
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
+from igpt_jax.training.flops import rates_of
 from igpt_jax.training.loop import LoopState, TrainLoop
 from igpt_jax.training.memory import check_memory
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
@@ -271,7 +272,8 @@ def metric_log(run: Run, start: int, wandb: bool, more: Sequence[Writer] = ()) -
             stack.callback(writer.close)
         schedule = run.program.schedule
         cfg = run.cfg
-        yield MetricLog(writers, cfg.train.log_every, cfg.data.batch_size, lambda s: float(np.asarray(schedule(s))))
+        rate, rates = lambda step: float(np.asarray(schedule(step))), rates_of(cfg)
+        yield MetricLog(writers, cfg.train.log_every, cfg.data.batch_size, rate, rates)
 
 
 def make_loop(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
-from igpt_jax.planning.flops import training_flops
 from igpt_jax.plugins import load_config
+from igpt_jax.training.flops import training_flops
 from tests.test_layering import ROOT
 
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from igpt_jax import Config, InputError, evaluate, load_pretrained, train
 from igpt_jax.model import count_params
-from igpt_jax.planning.flops import training_flops
 from igpt_jax.plugins import load_config
+from igpt_jax.training.flops import training_flops
 
 
 def run_config(base: Config, size: str, budget: float) -> Config:

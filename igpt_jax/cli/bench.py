@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from igpt_jax.files import local_path
 class _Action(Command):
     """A base class of its own, because positional words come in the order of base classes: igpt bench train digits."""
 
-    action: tyro.conf.Positional[Literal["train", "sample", "data", "all"]]
-    """What is timed; all: each of them."""
+    action: tyro.conf.Positional[Literal["kernels", "train", "sample", "data", "all"]]
+    """What is measured; all: each of them, and without an experiment the paper's S, M and L."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,14 @@ class Bench(ConfiguredCommand, _Action):
     """Time a training step, decoding and the reading of images: median, spread, rates, and shares of this machine's.
 
     Name an experiment, or a model of the paper with --model.preset. data.batch_size and sampler.batch_size say how many
-    images at once.
+    images at once. kernels compares the attention backends with the reference. `igpt bench all --budget 480` measures
+    S, M and L on one accelerator.
     """
 
     repeats: int = 10
     """Timed runs of each; two more warm up."""
+    budget: float = math.inf
+    """Seconds for everything; what there is no time for is said."""
     out: Path | None = None
     """A .jsonl file to which a line for each figure is added."""
     json: Flag = False
@@ -42,20 +46,25 @@ class Bench(ConfiguredCommand, _Action):
 
     def run(self) -> None:
         """Measures, prints and writes."""
-        if self.experiment is None and self.preset is None:
+        named = self.experiment is not None or self.preset is not None
+        if not named and self.action != "all":
             raise InputError("bench: name an experiment, such as digits, or a model with --model.preset")
         if self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: must be at least 1")
+        if not self.budget > 0:
+            raise InputError(f"--budget {self.budget:g}: must be more than 0")
         out = None if self.out is None else local_path(self.out, "--out")
         if out is not None and out.is_dir():
             raise InputError(f"--out {out}: is a directory; name a file")
 
-        from igpt_jax.bench import BENCHES, machine
+        from igpt_jax.bench import BENCHES, Item, machine, measure, paper_sizes
 
+        actions = BENCHES if self.action == "all" else [self.action]
+        items = [Item(name, self.config) for name in actions] if named else paper_sizes()
         here = machine()
-        for name in BENCHES if self.action == "all" else [self.action]:
-            figures = here | BENCHES[name](self.config, self.repeats)
-            print(json.dumps(figures)) if self.json else print_figures(figures)
+        for measured in measure(items, self.repeats, self.budget):
+            figures = here | measured
+            print(json.dumps(figures), flush=True) if self.json else print_figures(figures)
             if out is not None:
                 write_line(out, figures)
 

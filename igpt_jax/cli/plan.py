@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRun(ConfiguredCommand):
-    """What a run would cost on TPUs elsewhere: its own program is compiled for them. Exit code 1: it does not fit.
+    """What a run would cost on TPUs or GPUs elsewhere: its own program is compiled for them.
+
+    Exit code 1: it does not fit.
 
     Name an experiment, or a model of the paper with --model.preset.
     """
 
     less_memory: ClassVar[str] = "compiling for fewer chips needs less"
     topology: str | None = None
-    """Chip and shape: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4."""
+    """Chip and shape: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4; or GPUs of one node: h100:8, h200:8."""
     slices: int = 1
     """So many such slices, joined by the data-centre network."""
     decoding: Flag = False
@@ -41,7 +43,9 @@ class PlanRun(ConfiguredCommand):
         if self.experiment is None and self.preset is None:
             raise InputError("plan: name an experiment, such as digits, or a model with --model.preset")
         if self.topology is None:
-            raise InputError("plan: --topology is missing; it says for which TPUs, such as --topology v5p:8x8x8")
+            raise InputError(
+                "plan: --topology is missing; it says for which chips, such as --topology v5p:8x8x8 or h200:8"
+            )
 
         from igpt_jax.planning.make import make_plan_in_child
         from igpt_jax.plugins import experiment_file

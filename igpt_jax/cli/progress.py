@@ -88,7 +88,8 @@ class TrainingLines:
             if not CONSOLE.is_terminal:
                 rate = scalars["train/images_per_s"]
                 left = clock((self._steps - step) * self._batch_size / rate) if rate else "?"
-                numbers = f"loss {scalars['train/loss']:.4f}  {rate:.0f} images/s  {left} left"
+                share = f"  MFU {scalars['train/mfu']:.0%}" if "train/mfu" in scalars else ""
+                numbers = f"loss {scalars['train/loss']:.4f}  {rate:.0f} images/s{share}  {left} left"
                 print(f"step {step}/{self._steps}  {numbers}", file=sys.stderr, flush=True)
             return
         named = {name.partition("/")[2].replace("_", " "): value for name, value in scalars.items()}

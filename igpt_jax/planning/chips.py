@@ -24,9 +24,14 @@ class Chip:
     ici_rate: float
     """Bytes per second out of the chip, over all its links to neighbours."""
     torus: int
-    """Dimensions of the torus of chips. A chip has two links in each."""
+    """Dimensions of the torus of chips. A chip has two links in each. 0: every chip reaches every other one (GPUs)."""
     dcn_rate: float
     """Bytes per second of the data-centre network: the chip's share of its host's."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether another compiler is needed than that of TPUs."""
+        return not self.torus
 
     def devices(self, n: int) -> Chip:
         """The figures of one of n devices that share the chip."""
@@ -39,6 +44,8 @@ CHIPS: dict[str, Chip] = {
     "v5p": Chip("v5p", 459e12, 95 * GB, 2765e9, 600e9, 3, 50e9 / 8),
     "v6e": Chip("v6e", 918e12, 32 * GB, 1640e9, 400e9, 2, 100e9 / 8),
     "tpu7x": Chip("tpu7x", 2307e12, 192 * GIB, 7380e9, 600e9, 3, 100e9 / 8),
+    "h100": Chip("h100", 989e12, 80 * GB, 3350e9, 450e9, 0, 400e9 / 8),
+    "h200": Chip("h200", 989e12, 141 * GB, 4800e9, 450e9, 0, 400e9 / 8),
 }
 """Name -> figures; a topology begins with the name.
 
@@ -46,7 +53,8 @@ Source: the pages "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x (Ironwood)" of Goog
 (docs.cloud.google.com/tpu/docs). They give the links between chips as the sum of both directions (400, 1200, 800 and
 1200 GB/s per chip); half of that leaves a chip. For v6e, an earlier version of its page had 3,584 Gbit/s instead of
 3,200; the lower figure is used. The data-centre network of v5e and v6e is that of a pod (6.4 and 25.6 Tbit/s), divided
-by its 256 chips.
+by its 256 chips. H100 (SXM) and H200: NVIDIA's data sheets, without sparsity. Of NVLink's 900 GB/s half leaves a GPU. A
+node has an adapter of 400 Gbit/s for each GPU (DGX H100 and H200).
 """
 
 
@@ -69,6 +77,10 @@ def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
         )
     chip = CHIPS[name]
     example = f"as in {name}:" + "x".join("4" * chip.torus)
+    if chip.is_gpu:
+        if not re.fullmatch(r"[1-8]", shape):
+            raise InputError(f"--topology {topology}: a node has 1 to 8 GPUs, as in {name}:8")
+        return chip, (int(shape),)
     if not re.fullmatch(r"\d+(x\d+)*", shape):
         raise InputError(f"--topology {topology}: the shape is counts of chips, {example}")
     sides = tuple(map(int, shape.split("x")))

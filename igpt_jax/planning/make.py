@@ -1,4 +1,4 @@
-"""A plan from its settings alone, in a process of its own: the TPU compiler ends the whole process when it crashes."""
+"""A plan from its settings alone, in a process of its own: a compiler ends the whole process when it crashes."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def make_plan_in_child(
     """`make_plan` in a new process, in which the plugins were run before.
 
     Raises:
-      InputError: as `make_plan`, or the TPU compiler crashes.
+      InputError: as `make_plan`, or the compiler crashes.
     """
     check_topology(topology, slices)
     try:
         return run_in_child(make_plan, cfg, topology, slices, sampler, search, plugins=plugins)
     except CrashError as error:
         raise InputError(
-            f"--topology {topology}: the TPU compiler crashed on this program ({error}); "
+            f"--topology {topology}: the compiler crashed on this program ({error}); "
             "a model of another size, or another topology, may work"
         ) from None

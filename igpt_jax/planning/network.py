@@ -87,13 +87,15 @@ def mesh_groups(one: Collective, mesh: Mesh) -> np.ndarray:
 def lower_bound(one: Collective, groups: np.ndarray, mesh: Mesh, chip: Chip) -> float:
     """Seconds that one execution takes at least.
 
-    What leaves a device uses its links in the dimensions of the torus that its group spans.
+    What leaves a device uses its links in the dimensions of the torus that its group spans. GPUs use all their links.
     """
     ways = groups.shape[1]
     share = 1.0 if one.kind in ("collective-permute", "collective-broadcast") else (ways - 1) / ways
     sent = one.payload * share * (2 if one.kind == "all-reduce" else 1)
     if one.dcn:
         return sent / chip.dcn_rate
+    if chip.is_gpu:
+        return sent / chip.ici_rate
     coords = places(mesh)[1][groups]
     spanned = int((coords != coords[:, :1]).any(axis=(0, 1)).sum())
     return sent / (chip.ici_rate * max(1, min(spanned, chip.torus)) / chip.torus)

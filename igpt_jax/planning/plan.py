@@ -19,11 +19,11 @@ from igpt_jax.model import ImageGPT
 from igpt_jax.model.attention import Case, pick_backend
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_sharding, bytes_at_one_device, check_splits, make_mesh
-from igpt_jax.planning.flops import Flops, block_weights, slots, training_flops
 from igpt_jax.planning.hlo import Collective, traffic
 from igpt_jax.planning.memory import Memory, compile_and_measure
 from igpt_jax.planning.network import TrafficRow, summarize, warnings
 from igpt_jax.planning.topology import Target
+from igpt_jax.training.flops import Flops, block_weights, slots, training_flops
 from igpt_jax.training.step import Program, make_program
 
 

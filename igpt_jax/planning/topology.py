@@ -1,4 +1,4 @@
-"""Accelerators elsewhere: their devices, as the TPU compiler describes them on any machine."""
+"""Accelerators elsewhere: their devices, as their compilers describe them on any machine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from igpt_jax.errors import InputError, first_line
+from igpt_jax.planning import gpus
 from igpt_jax.planning.chips import Chip, parse_topology
 from igpt_jax.planning.network import OVERLAP
 
@@ -41,19 +42,24 @@ class Target:
 
     @property
     def platform(self) -> str:
-        """'tpu', or 'cpu' in a test."""
+        """'tpu', 'gpu', or 'cpu' in a test."""
         return self.devices[0].platform
 
 
 def check_topology(topology: str, slices: int) -> tuple[Chip, tuple[int, ...]]:
-    """The chip of a topology, and how many there are along each side of a slice. Does not load the TPU compiler.
+    """The chip of a topology, and how many there are along each side of a slice. Does not load the compiler.
 
     Raises:
-      InputError: an unknown chip or shape, less than one slice, or the TPU compiler is not installed.
+      InputError: an unknown chip or shape, less than one slice, several of GPUs, or the compiler is not installed.
     """
     chip, sides = parse_topology(topology)
     if slices < 1:
         raise InputError(f"--slices {slices}: must be at least 1")
+    if chip.is_gpu:
+        if slices > 1:
+            raise InputError(f"--slices {slices}: only one node of GPUs can be planned")
+        gpus.check_compiler(topology)
+        return chip, sides
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install 'igpt_jax[tpu]'")
     return chip, sides
@@ -65,10 +71,12 @@ def describe(topology: str, slices: int = 1) -> Target:
     Call it before anything that asks JAX for devices. It keeps JAX on the CPU, since the programs of a plan never run.
 
     Raises:
-      InputError: as `check_topology`, or the TPU compiler refuses it.
+      InputError: as `check_topology`, or the compiler refuses it.
     """
     chip, sides = check_topology(topology, slices)
     chips = math.prod(sides)
+    if chip.is_gpu:
+        return Target(topology, gpus.describe(topology, chip.name, chips), chip)
     kind = _ACCELERATOR[chip.name].format(chips=chips, cores=2 * chips)
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", kind)
     for key, value in _ENVIRONMENT.items():

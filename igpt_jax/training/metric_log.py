@@ -39,10 +39,15 @@ class MetricLog:
     """
 
     def __init__(
-        self, writers: Sequence[Writer], log_every: int, batch_size: int, learning_rate: Callable[[int], float]
+        self,
+        writers: Sequence[Writer],
+        log_every: int,
+        batch_size: int,
+        learning_rate: Callable[[int], float],
+        rates: Callable[[float], Mapping[str, float]] = lambda images_per_s: {},
     ):
         self._writers, self._log_every, self._batch_size = writers, log_every, batch_size
-        self._learning_rate = learning_rate
+        self._learning_rate, self._rates = learning_rate, rates
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -103,8 +108,9 @@ class MetricLog:
         self.images_per_s = self._steps_timed * self._batch_size / (time.perf_counter() - self._clock_start)
         if step % self._log_every == 0:
             means = {f"train/{name}": total / self._count for name, total in self._sums.items()}
-            rates = {"train/learning_rate": self._learning_rate(step - 1), "train/images_per_s": self.images_per_s}
-            self.write(step, means | rates)
+            speed = {"images_per_s": self.images_per_s, **self._rates(self.images_per_s)}
+            means["train/learning_rate"] = self._learning_rate(step - 1)
+            self.write(step, means | {f"train/{name}": value for name, value in speed.items()})
             self._sums, self._count = {}, 0
             self.restart_clock()
 

@@ -2,11 +2,14 @@
 
 import json
 
+import jax
 import pytest
 
+from igpt_jax.bench import BENCHES, Effort
+from igpt_jax.bench.measure import time_runs
 from igpt_jax.cli import main
 from igpt_jax.config import ComputeConfig, ModelConfig
-from igpt_jax.planning.flops import training_flops
+from igpt_jax.training.flops import training_flops
 from tests.cli.conftest import DIGITS
 
 SMALL = [DIGITS, "--tiny", "--repeats", "3", "--json"]
@@ -16,10 +19,12 @@ def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
     out = tmp_path / "new" / "bench.jsonl"
     assert main(["bench", "all", *SMALL, "--out", str(out)]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [figures["what"] for figures in printed] == ["train", "sample", "data"]
+    assert [figures["what"] for figures in printed] == ["kernels", "train", "sample", "data"]
     assert [json.loads(line) for line in out.read_text().splitlines()] == printed
-    train, drawn, _ = printed
-    for figures in printed:
+    kernels, train, drawn, _ = printed
+    assert kernels["reference_error"] == 0
+    assert 0 < kernels["chunked_error"] < 1e-5
+    for figures in printed[1:]:
         assert 0 < figures["p10_s"] <= figures["median_s"] <= figures["p90_s"]
     assert train["tokens_per_s"] == pytest.approx(train["batch_size"] * train["tokens"] / train["median_s"])
     model = ModelConfig(grid=(8, 8), n_layer=train["layers"], n_head=train["heads"], d_model=train["width"])
@@ -28,7 +33,37 @@ def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
     assert train["mfu"] is None  # nobody publishes the peak of this CPU
     assert drawn["images_per_s"] == pytest.approx(drawn["batch_size"] / drawn["median_s"])
     assert main(["bench", "sample", *SMALL, "--out", str(out), "--sampler.lookahead", "4"]) == 0
-    assert json.loads(out.read_text().splitlines()[3])["lookahead"] == 4
+    assert json.loads(out.read_text().splitlines()[4])["lookahead"] == 4
+
+
+def test_what_there_is_no_time_for_is_said(capsys):
+    """Without an experiment, the paper's S, M and L."""
+    assert main(["bench", "all", "--budget", "0.000001", "--json"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(figures["what"], figures["layers"]) for figures in printed[:6]] == [
+        (what, layers) for what in ("kernels", "train") for layers in (24, 36, 48)
+    ]
+    assert len(printed) == 15
+    assert {figures["skipped"] for figures in printed} == {"the budget of 1e-06 s is over"}
+
+
+def test_out_of_memory_is_a_line_and_the_rest_goes_on(monkeypatch, capsys):
+    def too_large(cfg, effort):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GB")
+
+    monkeypatch.setitem(BENCHES, "train", too_large)
+    monkeypatch.setitem(BENCHES, "sample", lambda cfg, effort: {"what": "sample", "median_s": 1.0})
+    monkeypatch.setitem(BENCHES, "kernels", lambda cfg, effort: {"what": "kernels"})
+    assert main(["bench", "all", *SMALL]) == 0
+    printed = {line["what"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert printed["train"]["skipped"].startswith("out of memory with ")
+    assert printed["sample"]["median_s"] == 1.0
+    assert printed["data"]["median_s"] > 0
+
+
+def test_runs_end_with_the_time_but_for_the_first():
+    assert len(time_runs(lambda: None, Effort(5), "")) == 5
+    assert len(time_runs(lambda: None, Effort(5, until=0), "")) == 1
 
 
 def test_a_table_without_json(capsys):
@@ -40,8 +75,10 @@ def test_a_table_without_json(capsys):
     ("words", "line"),
     [
         (["train"], "bench: name an experiment, such as digits, or a model with --model.preset"),
-        (["speed", DIGITS], "'speed' is none of all, data, sample, train"),
+        (["speed", DIGITS], "'speed' is none of all, data, kernels, sample, train"),
+        (["all", "--budget", "0"], "--budget 0: must be more than 0"),
         (["train", DIGITS, "--repeats", "0"], "--repeats 0: must be at least 1"),
+        (["train", DIGITS, "--tiny", "--data.batch-size", "3"], "data.batch_size: 3 images at once do not split over"),
         (["train", "denoise", "--tiny"], "bench: models that read a damaged picture are not timed"),
         (["sample", DIGITS, "--tiny", "--model.no-causal"], "a BERT model sees all pixels at once"),
     ],

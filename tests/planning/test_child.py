@@ -136,6 +136,6 @@ def test_a_crash_of_the_compiler_names_the_topology_and_the_way_out(monkeypatch)
     with pytest.raises(InputError) as error:
         make.make_plan_in_child(Config(), "tpu7x:2x2x1", 1, False, True)
     assert str(error.value) == (
-        "--topology tpu7x:2x2x1: the TPU compiler crashed on this program (SIGABRT: Check failed: chip_bounds().z == 1 "
+        "--topology tpu7x:2x2x1: the compiler crashed on this program (SIGABRT: Check failed: chip_bounds().z == 1 "
         "(4 vs. 1)); a model of another size, or another topology, may work"
     )

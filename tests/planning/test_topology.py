@@ -1,4 +1,4 @@
-"""Topologies: which there are, and what the TPU compiler makes of them."""
+"""Topologies: which there are, and what the compilers of TPUs and GPUs make of them."""
 
 import importlib.util
 import json
@@ -33,6 +33,8 @@ def test_impossible_topologies_are_refused(monkeypatch):
         ("v5e:3x3", "slices of v5e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
         ("v6e:16x32", "slices of v6e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
         ("v5p:2x2x3", "slices of v5p are 1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4, as in v5p:4x4x8"),
+        ("h200:9", "a node has 1 to 8 GPUs, as in h200:8"),
+        ("h100:2x4", "a node has 1 to 8 GPUs, as in h100:8"),
         ("v5p:4x4x0", "slices of v5p are 1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4, as in v5p:4x4x8"),
     ],
 )
@@ -48,13 +50,26 @@ def test_shapes_of_slices_are_read(topology):
     assert f"{chip.name}:{'x'.join(map(str, sides))}" == topology
 
 
+def test_gpus_need_their_compiler_and_one_node(monkeypatch):
+    assert parse_topology("h200:8")[1] == (8,)
+    with pytest.raises(InputError, match="only one node of GPUs"):
+        describe("h200:8", 2)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"\[cuda12\]"):
+        describe("h200:8")
+
+
+needs_cuda_plugin = pytest.mark.skipif(
+    not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)),
+    reason="needs JAX's compiler for NVIDIA GPUs (the extra cuda12)",
+)
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu, 700 MB)"
 )
 
 
-def on_a_tpu(code, *args):
-    """Runs code in a process of its own, since libtpu reads the settings of a topology once."""
+def elsewhere(code, *args):
+    """Runs code in a process of its own, since compilers read the settings of a topology once."""
     env = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -77,7 +92,7 @@ sizes = [(n // f // t, f, t) for f in ways for t in ways if n % (f * t) == 0 and
 print(json.dumps([len({d.id for d in make_mesh(MeshConfig(*s), list(target.devices)).devices.flat}) for s in sizes]))
 """
     chips = slices * int(np.prod([int(side) for side in topology.split(":")[1].split("x")]))
-    sizes = on_a_tpu(code, topology, str(slices))
+    sizes = elsewhere(code, topology, str(slices))
     assert len(sizes) > 10
     assert set(sizes) == {chips}
 
@@ -90,7 +105,7 @@ def test_a_tpu_step_compiles_with_its_kernel():
         "--model.preset s --topology v5e:2x2 --model.grid 16 8 --model.n-layer 2 --model.d-model 256 --model.n-head 2 "
         "--model.vocab-size 16 --compute.remat dots --mesh.fsdp 2 --data.batch-size 4 --json"
     )
-    plan = on_a_tpu(command, *args.split())
+    plan = elsewhere(command, *args.split())
     assert (plan["compute"]["attention"], plan["compute"]["dtype"]) == ("splash", "bfloat16")
     assert plan["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
     payload = {(row["kind"], *row["axes"]): row["payload"] for row in plan["collectives"]}
@@ -99,6 +114,22 @@ def test_a_tpu_step_compiles_with_its_kernel():
     assert payload["reduce-scatter", "fsdp"] >= layers  # the gradients, no two devices of fsdp adding up the same
     assert payload["all-reduce", "data"] >= layers / 2
     assert payload.get(("all-reduce", "fsdp"), 0) < layers / 100
+    assert plan["fits"]
+
+
+@needs_cuda_plugin
+def test_a_gpu_step_compiles_with_its_kernel():
+    """The whole command. Between GPUs go weights and gradients, no activations."""
+    command = "import sys; from igpt_jax.cli import main; sys.exit(main(['plan', *sys.argv[1:]]))"
+    args = (
+        "--model.preset s --topology h200:8 --model.grid 16 8 --model.n-layer 2 --model.d-model 256 --model.n-head 4 "
+        "--model.vocab-size 16 --mesh.fsdp 8 --data.batch-size 64 --json"
+    )
+    plan = elsewhere(command, *args.split())
+    assert (plan["compute"]["attention"], plan["compute"]["dtype"]) == ("cudnn", "bfloat16")
+    layers = 2 * 12 * 256**2 * 2  # bytes in bfloat16
+    sent = sum(row["payload"] for row in plan["collectives"])
+    assert 3 * layers <= sent < 4 * layers
     assert plan["fits"]
 
 
@@ -115,7 +146,7 @@ cfg = Config(model=model, data=DataConfig(batch_size=8))
 plan, suggestion = make_plan_in_child(cfg, "tpu7x:2x2x1", 1, False, True)
 print(json.dumps([count_params(model), [dataclasses.asdict(row) for row in plan.collectives], suggestion]))
 """
-    n, (row,), suggestion = on_a_tpu(code)
+    n, (row,), suggestion = elsewhere(code)
     assert (row["kind"], row["axes"], suggestion) == ("all-reduce", ["data"], None)
     assert row["payload"] == pytest.approx(2 * n, rel=0.05)
     assert row["waited_for"] < row["payload"] / 10
@@ -129,4 +160,4 @@ import json, sys
 from igpt_jax.planning.topology import describe
 print(json.dumps(len(describe(sys.argv[1]).devices)))
 """
-    assert on_a_tpu(code, topology) == devices
+    assert elsewhere(code, topology) == devices

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from igpt_jax.model.attention.base import Backend, Case, Mask, refuse_mask
 
+elsewhere: Any = None
+"""The GPU that programs are compiled for on a machine without one; `igpt_jax.planning.gpus` sets it in its process."""
+
 
 def refusal(case: Case) -> str | None:
     """Why cuDNN cannot serve, or None. The limits are those of `jax.nn.dot_product_attention`."""
-    if case.platform != "gpu" or jax.default_backend() != "gpu":
+    if case.platform != "gpu" or (elsewhere is None and jax.default_backend() != "gpu"):
         return f"it needs an NVIDIA GPU, and this is {case.platform}"
-    device = jax.local_devices()[0]
-    if "cuda" not in device.client.platform_version.lower():
+    device = elsewhere or jax.local_devices()[0]
+    if elsewhere is None and "cuda" not in device.client.platform_version.lower():
         return "it needs an NVIDIA GPU, and this is another maker's"
     if case.dtype not in ("bfloat16", "float16"):
         return f"it computes in bfloat16 or float16, not {case.dtype} (compute.dtype)"

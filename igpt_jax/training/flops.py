@@ -1,12 +1,13 @@
-"""FLOPs of a training step, from formulas and the shapes of the parameters."""
+"""FLOPs of a training step, from formulas and the shapes of the parameters, and the rates that follow."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 
-from igpt_jax.config import ComputeConfig, ModelConfig
+from igpt_jax.config import ComputeConfig, Config, ModelConfig
 from igpt_jax.model import PROJECTIONS, ImageGPT, abstract_params
 from igpt_jax.model.attention.splash import splash_products
 from igpt_jax.parallel.mesh import path_name
@@ -54,3 +55,41 @@ def training_flops(cfg: ModelConfig, compute: ComputeConfig, images: int) -> Flo
     headline = 6 * weights + seen
     tokens = images * t
     return Flops(tokens * headline, tokens * (6 * weights + every), tokens * (headline + repeated))
+
+
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""Part of a device's name -> its FLOP/s in bfloat16 without sparsity, as its maker publishes them."""
+
+
+def published_peak() -> float | None:
+    """FLOP/s of all devices in bfloat16 as their maker says, None if they are not in the table."""
+    kind = jax.devices()[0].device_kind
+    return next((peak * jax.device_count() for name, peak in PEAK_FLOPS.items() if name in kind), None)
+
+
+def memory_peak() -> int | None:
+    """The most bytes that were in use on this process's first device; None where it does not say (CPUs)."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def rates_of(cfg: Config) -> Callable[[float], dict[str, float]]:
+    """What images per second mean in training: FLOP/s, their share of the published peak, and memory where known."""
+    image = training_flops(cfg.model, cfg.compute, 1).headline
+    peak = published_peak()
+
+    def rates(images_per_s: float) -> dict[str, float]:
+        values = {"tflops_per_s": images_per_s * image / 1e12}
+        if peak is not None:
+            values["mfu"] = images_per_s * image / peak
+        if (memory := memory_peak()) is not None:
+            values["memory_gb"] = memory / 1e9
+        return values
+
+    return rates

@@ -9,7 +9,7 @@ from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Mask
 from igpt_jax.model.attention.splash import splash, splash_products
 from igpt_jax.model.decoder import REMAT
-from igpt_jax.planning.flops import block_weights, training_flops
+from igpt_jax.training.flops import block_weights, training_flops
 
 TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2
 
