@@ -10,7 +10,8 @@ import pytest
 from tests.test_layering import ROOT
 
 PEERS = ROOT / "experiments" / "peers"
-SHAPE = ["--layers", "1", "--width", "16", "--heads", "2", "--side", "4", "--vocab", "8", "--rounds", "2", "--batch", "8"]
+SHAPE = ["--layers", "1", "--width", "16", "--heads", "2", "--side", "4", "--vocab", "8", "--rounds", "2"]
+SHAPE += ["--batch", "8"]
 
 
 def load(name):

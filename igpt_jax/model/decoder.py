@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.errors import InputError
-from igpt_jax.model.attention import Mask
+from igpt_jax.model.attention import Mask, cudnn
 from igpt_jax.model.attention.splash import SAVED
 from igpt_jax.model.blocks import Block, BlockOutput, Hooks, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
@@ -26,12 +26,14 @@ from igpt_jax.sequence import Inputs, masked_inputs, raster_inputs
 REMAT = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(SAVED),
+        jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.save_only_these_names(SAVED), cudnn.saves_outputs
+        ),
     ),
     "full": None,
 }
-"""compute.remat -> what is saved for the backward pass: products with weights and the splash kernel's outputs; or
-nothing."""
+"""compute.remat -> what is saved for the backward pass: products with weights, and the outputs of the splash and cuDNN
+kernels; or nothing."""
 
 
 class ImageGPT(nn.Module):

@@ -46,12 +46,12 @@ def training_flops(cfg: ModelConfig, compute: ComputeConfig, images: int) -> Flo
     mask = ImageGPT(cfg).mask
     seen = int(every * {"causal": 0.5, "full": 1.0, "prefix": (1 + (mask.prefix / t) ** 2) / 2}[mask.kind])
     # Attention's share is six products, two of them in the forward pass. The backward pass of fused attention repeats
-    # the logits, that of splash over many keys three products. remat dots saves the output of splash, and of no other
-    # backend, so the others repeat their forward pass.
-    splash = compute.attention == "splash"
+    # the logits, that of splash over many keys three products. remat dots saves the outputs of splash and cuDNN; the
+    # other backends repeat their forward pass.
+    splash, saved = compute.attention == "splash", compute.attention in ("splash", "cudnn")
     product, forward = seen // 6, seen // 3
     repeated = product * (splash_products(t) - 4 if splash else 1)
-    repeated += {"none": 0, "dots": 0 if splash else forward, "full": 2 * weights + forward}[compute.remat]
+    repeated += {"none": 0, "dots": 0 if saved else forward, "full": 2 * weights + forward}[compute.remat]
     headline = 6 * weights + seen
     tokens = images * t
     return Flops(tokens * headline, tokens * (6 * weights + every), tokens * (headline + repeated))

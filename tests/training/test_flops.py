@@ -1,5 +1,7 @@
 """FLOPs by hand, and that the programs execute what the formulas say."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,8 +9,10 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Mask
+from igpt_jax.model.attention.cudnn import cudnn
 from igpt_jax.model.attention.splash import splash, splash_products
 from igpt_jax.model.decoder import REMAT
+from igpt_jax.planning.gpus import CUDNN_VERSION
 from igpt_jax.training.flops import block_weights, training_flops
 
 TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2
@@ -65,14 +69,30 @@ def test_flops_of_splash_by_hand(grid, again, remat, forward):
     assert flops.executed - flops.headline == tokens * ((again + forward) * product + weights)
 
 
-KERNEL = "pallas_call"
+def count_kernels(jaxpr, kernel="pallas_call"):
+    """Kernels that a program runs, including those in what it calls."""
+    own = [eqn.primitive.name.startswith(kernel) for eqn in jaxpr.eqns]
+    calls = [eqn for eqn, is_kernel in zip(jaxpr.eqns, own, strict=True) if not is_kernel]
+    inner = [getattr(x, "jaxpr", x) for eqn in calls for x in eqn.params.values()]
+    return sum(own) + sum(count_kernels(x, kernel) for x in inner if hasattr(x, "eqns"))
 
 
-def count_kernels(jaxpr):
-    """Pallas kernels that a program runs, including those in what it calls."""
-    own = [eqn.primitive.name == KERNEL for eqn in jaxpr.eqns]
-    inner = [getattr(x, "jaxpr", x) for eqn in jaxpr.eqns for x in eqn.params.values() if eqn.primitive.name != KERNEL]
-    return sum(own) + sum(count_kernels(x) for x in inner if hasattr(x, "eqns"))
+@pytest.mark.parametrize(("remat", "forward"), [("dots", 1), ("full", 2)])
+def test_cudnn_runs_as_often_as_is_counted(remat, forward, monkeypatch):
+    """Traced only: what asks for a GPU answers as if there were one."""
+    checks = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(checks, "check_cudnn_version", lambda: CUDNN_VERSION)
+    monkeypatch.setattr(checks, "check_compute_capability", lambda least: True)
+    monkeypatch.setattr(checks, "is_cuda_compute_capability_equal", lambda other: other == "9.0")
+    x = jnp.zeros((1, 128, 1, 64), jnp.bfloat16)
+
+    def loss(q, k, v):
+        return jnp.sin(cudnn(q, k, v, Mask.causal()).astype(jnp.float32)).sum()
+
+    program = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(loss, policy=REMAT[remat]), (0, 1, 2)))(x, x, x)
+    used, _ = dce_jaxpr(program.jaxpr, [True] * 4)
+    assert count_kernels(used, "dot_product_attention_fwd") == forward
+    assert count_kernels(used, "dot_product_attention_bwd") == 1
 
 
 @pytest.mark.parametrize(("t", "backward"), [(128, 1), (640, 2)])

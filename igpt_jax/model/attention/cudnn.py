@@ -36,4 +36,9 @@ def cudnn(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Mask) -
     return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, is_causal=causal, implementation="cudnn")
 
 
+def saves_outputs(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy for `jax.checkpoint`: it saves the outputs of the kernel's forward pass."""
+    return primitive.name.startswith("dot_product_attention_fwd")
+
+
 BACKEND = Backend(cudnn, refusal)
