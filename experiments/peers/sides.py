@@ -67,7 +67,8 @@ def eager(what: str, shape: Shape, compiled: bool = False) -> Prepared:
         attn_pdrop=0.0,
         bos_token_id=vocab,
     )
-    model: Any = transformers.ImageGPTForCausalImageModeling(sizes).to(device)
+    model: Any = transformers.ImageGPTForCausalImageModeling(sizes)
+    model = model.to(device)
     facts = {"torch": torch.__version__, "transformers": transformers.__version__}
 
     def wait() -> None:

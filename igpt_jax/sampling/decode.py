@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from igpt_jax.keys import fold_in
 from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
-from igpt_jax.model.axes import Params
-from igpt_jax.parallel.mesh import path_name
+from igpt_jax.model.axes import AXES, Params
+from igpt_jax.parallel.mesh import gathered, path_name
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs, ordered_inputs
 
@@ -172,15 +172,15 @@ def prefix_cache(model: ImageGPT, variables: Any, prefix_GPW: jax.Array | None, 
 
 
 def decoding_weights(model: ImageGPT, params: Params) -> Params:
-    """The weights for decoding: matrices in the compute type and layers apart, both done once and not in every step.
+    """The weights for decoding: matrices in the compute type, whole on every device of fsdp, and layers apart.
 
-    Norms and embeddings stay float32.
+    All this is done once and not in every step. Norms and embeddings stay float32.
     """
     dtype = compute_dtype(model.compute)
 
     def cast(path: Any, x: jax.Array) -> jax.Array:
         return x.astype(dtype) if path_name(path) in PROJECTIONS | {"wtet"} else x
 
-    params = jax.tree.map_with_path(cast, params)
+    params = gathered(jax.tree.map_with_path(cast, params), AXES)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["h"]) for i in range(model.cfg.n_layer))
     return {**params, "h": layers}

@@ -84,6 +84,11 @@ def test_fsdp_gathers_weights_and_sends_no_activations(here, attention):
     assert summed < 1.5 * parameters
 
 
+def test_decoding_gathers_the_weights_once_and_not_for_every_slot(here):
+    plan = plan_decoding(config(mesh=(1, 8, 1)), here)
+    assert 0 < sum(row.payload for row in plan.collectives) < 1.2 * 4 * count_params(plan.model)
+
+
 def test_the_state_is_accounted_for(data_parallel):
     memory, n = data_parallel.memory, count_params(data_parallel.model)
     assert memory.params == 4 * n
