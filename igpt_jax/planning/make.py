@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from igpt_jax.config import Config
 from igpt_jax.errors import InputError
 from igpt_jax.planning.child import CrashError, run_in_child
 from igpt_jax.planning.decoding import DecodingPlan, plan_decoding
+from igpt_jax.planning.network import OVERLAP_LESS
 from igpt_jax.planning.plan import TrainingPlan, plan_training
 from igpt_jax.planning.suggest import suggest
 from igpt_jax.planning.topology import check_topology, describe
@@ -34,10 +37,18 @@ def make_plan(
       InputError: a topology that does not exist, or a run that is impossible there.
     """
     target = describe(topology, slices)
-    if sampler:
-        return plan_decoding(cfg, target), None
-    plan = plan_training(cfg, target)
-    return plan, suggest(cfg, target) if search and not plan.fits else None
+    try:
+        if sampler:
+            return plan_decoding(cfg, target), None
+        plan = plan_training(cfg, target)
+        return plan, suggest(cfg, target) if search and not plan.fits else None
+    except jax.errors.JaxRuntimeError as error:
+        if "xla_tpu_enable_async_collective_fusion" not in str(error):
+            raise
+        raise InputError(
+            f"--topology {topology}: this version of the TPU compiler refuses flags that igpt plan and the launchers "
+            f"set for this chip; export LIBTPU_INIT_ARGS='{OVERLAP_LESS}'"
+        ) from None
 
 
 def make_plan_in_child(

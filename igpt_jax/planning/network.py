@@ -14,17 +14,21 @@ from igpt_jax.planning.chips import Chip
 from igpt_jax.planning.groups import axes_crossed
 from igpt_jax.planning.hlo import Collective
 
+OVERLAP_LESS = "--xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true"
+"""Options for LIBTPU_INIT_ARGS that every version of the TPU compiler takes."""
+
 OVERLAP = " ".join(
-    f"--xla_{flag}=true"
-    for flag in (
-        "tpu_enable_async_collective_fusion",
-        "tpu_enable_async_collective_fusion_fuse_all_gather",
-        "tpu_enable_async_collective_fusion_multiple_steps",
-        "tpu_overlap_compute_collective_tc",
-        "enable_async_all_gather",
+    (
+        "--xla_tpu_enable_async_collective_fusion=true",
+        "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+        "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+        OVERLAP_LESS,
     )
 )
-"""Options for LIBTPU_INIT_ARGS with which the TPU compiler overlaps more all-gathers with other work."""
+"""Options for LIBTPU_INIT_ARGS with which the TPU compiler overlaps more all-gathers with other work.
+
+libtpu 0.0.42, which JAX 0.10.2 asks for, takes them on every chip; libtpu 0.0.52 refuses them on all but v5e.
+"""
 
 
 @dataclass(frozen=True)

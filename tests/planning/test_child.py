@@ -139,3 +139,17 @@ def test_a_crash_of_the_compiler_names_the_topology_and_the_way_out(monkeypatch)
         "--topology tpu7x:2x2x1: the compiler crashed on this program (SIGABRT: Check failed: chip_bounds().z == 1 "
         "(4 vs. 1)); a model of another size, or another topology, may work"
     )
+
+
+def test_flags_that_a_compiler_refuses_are_answered_with_those_it_takes(monkeypatch):
+    import jax  # here, as above
+
+    from igpt_jax.planning import make
+
+    def refuse(cfg, target):
+        raise jax.errors.JaxRuntimeError("Please disable it with xla_tpu_enable_async_collective_fusion=false")
+
+    monkeypatch.setattr(make, "describe", lambda topology, slices: None)
+    monkeypatch.setattr(make, "plan_training", refuse)
+    with pytest.raises(InputError, match="export LIBTPU_INIT_ARGS='--xla_tpu_overlap_compute_collective_tc=true "):
+        make.make_plan(Config(), "v5p:2x2x1", 1, False, False)
