@@ -62,10 +62,11 @@ PEAK_FLOPS = {
     "H200": 989e12,
     "A100": 312e12,
     "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
 }
-"""Part of a device's name -> its FLOP/s in bfloat16 without sparsity, as its maker publishes them."""
+"""Part of a device's name, the longer first -> its FLOP/s in bfloat16 without sparsity, as its maker publishes
+them. JAX calls a v5e "TPU v5 lite" and a v5p "TPU v5"."""
 
 
 def published_peak() -> float | None:

@@ -1,6 +1,7 @@
 """FLOPs by hand, and that the programs execute what the formulas say."""
 
 import importlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from igpt_jax.model.attention.cudnn import cudnn
 from igpt_jax.model.attention.splash import splash, splash_products
 from igpt_jax.model.decoder import REMAT
 from igpt_jax.planning.gpus import CUDNN_VERSION
-from igpt_jax.training.flops import block_weights, training_flops
+from igpt_jax.training.flops import block_weights, published_peak, training_flops
 
 TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2
 
@@ -108,3 +109,12 @@ def test_splash_runs_as_often_as_is_counted(t, backward, remat, forward):
     used, _ = dce_jaxpr(program.jaxpr, [True] * 4)
     assert count_kernels(used) == forward + backward
     assert splash_products(t) == {1: 5, 2: 7}[backward]
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"), [("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("NVIDIA H100 80GB HBM3", 989e12), ("cpu", None)]
+)
+def test_peaks_are_those_of_the_device(kind, peak, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)] * 4)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert published_peak() == (peak and 4 * peak)
