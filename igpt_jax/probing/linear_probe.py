@@ -105,7 +105,8 @@ def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeCo
     context, params = context_of(pretrained)
     reader, data = FeatureReader(context, params, layers, slots), context.data
     rest, aside = set_aside(subset(data.train, settings.train_images), VALIDATION)
-    reader.check_memory(len(rest) + len(aside) + reader.draws * len(data.held_out))
+    copies = 2 if slots else 1  # the last fit puts both parts of the training images together
+    reader.check_memory(copies * (len(rest) + len(aside)) + reader.draws * len(data.held_out))
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
     bench = _Bench(
         reader.read(rest),

@@ -82,7 +82,7 @@ def test_the_attentive_probe_is_of_the_best_layer_and_its_slots_must_fit_into_me
     assert figures.rows[-1].name == f"layer {figures.best_layer}, attentive"
     assert figures.rows[-1].accuracy > 0.8
     model = weights[0].config.model
-    needed = 160 * model.n_ctx * model.d_model * 4  # images, slots, width, bytes
+    needed = (2 * 120 + 40) * model.n_ctx * model.d_model * 4  # images, those of training twice; slots, width, bytes
     monkeypatch.setattr("igpt_jax.probing.features.memory_of_the_host", lambda: needed - 1)
     with pytest.raises(InputError, match=r"features of every slot .* take fewer --train-images"):
         probe(weights[0], settings)
