@@ -16,7 +16,7 @@ chaos: $(VENV)/installed-test
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
-# beside Hugging Face's ImageGPT in PyTorch, in turns; about ten minutes on two cores, with nothing else running
+# beside Hugging Face's ImageGPT in PyTorch, in turns; about a quarter of an hour on two cores, with nothing else running
 bench: $(VENV)/installed-test
 	$(BIN)/python experiments/peers/compare.py
 	$(BIN)/python experiments/peers/table.py --write

@@ -39,7 +39,7 @@ gpu_device_info {{
   runtime_version: "12.8.0" driver_version: "13.0.0" compile_time_toolkit_version: "12.8.0" dnn_version: "9.10.0"
 }}
 """
-"""XLA's GpuTargetConfigProto of an H100 or H200 (NVIDIA's Hopper tuning guide and CUDA's device properties)."""
+"""XLA's GpuTargetConfigProto of an H100 or H200 (figures: xla/backends/gpu/target_config/specs of openxla/xla)."""
 
 
 def check_compiler(topology: str) -> None:
