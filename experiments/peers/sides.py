@@ -49,8 +49,8 @@ def igpt_jax(what: str, shape: Shape) -> Prepared:
 
 def eager(what: str, shape: Shape, compiled: bool = False) -> Prepared:
     """Hugging Face's ImageGPT in PyTorch: a step of Adam with clipped gradients, or `generate` with its cache."""
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
