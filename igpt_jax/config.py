@@ -226,10 +226,14 @@ class SamplerConfig:
     raster needs model.any_order."""
     batch_size: Positive = 64
     """Images decoded at once. It does not change the images."""
-    lookahead: NotNegative = 0
+    lookahead: int | Literal["auto"] = 0
     """So many pixels are guessed and checked in one pass of the model, and the right ones kept: the same images in
     fewer passes, a quarter to a fifth with 16 on the models tried. Worth it for one or a few images at once. 0 draws
-    one pixel a pass."""
+    one pixel a pass. auto times 0, 8 and 32 on two batches each, and draws the others with the fastest."""
+    cache: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Type in which keys and values of earlier slots are kept; auto: that of activations. int8 (with a scale a slot and
+    head) takes half the memory of bfloat16. A smaller type than that of activations rounds, so images differ; on CPUs
+    it is slower."""
     method: str = "auto"
     """How holes are inpainted: any_order, clamp, smc, ardm, unmask, or auto for the best that the model can do."""
     particles: Positive = 32
@@ -239,6 +243,8 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "sampler.")
+        ok = self.lookahead == "auto" or self.lookahead >= 0
+        require(ok, "sampler.lookahead", f"must be auto or at least 0, not {self.lookahead}")
 
 
 @dataclass(frozen=True)

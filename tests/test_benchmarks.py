@@ -3,12 +3,14 @@
 import importlib.util
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from igpt_jax import InputError
+from igpt_jax import ComputeConfig, ImageGPT, InputError
 from igpt_jax.plugins import load_config
 from igpt_jax.training.flops import training_flops
+from tests.conftest import randomized
 from tests.test_layering import ROOT
 
 
@@ -48,6 +50,18 @@ def test_motion_is_found_where_it_is_plain(video, rng):
     features = video.pixel_features(clip, 1)
     inside = (slice(None), 3, slice(4, 13), slice(3, 12))
     np.testing.assert_array_equal(features["before 3: best"][inside], clip[inside])
+
+
+def test_images_are_read_slot_by_slot_as_the_model_sees_them():
+    model = ImageGPT(load_config("digits", tiny=True).model, ComputeConfig(dtype="float32"))
+    tokens = np.random.default_rng(0).integers(0, model.cfg.vocab_size, (3, model.cfg.n_ctx))
+    params = randomized(model.init(jax.random.key(0), tokens)["params"], 0.3)
+    whole = jax.nn.log_softmax(model.apply({"params": params}, tokens))
+    expected = -np.take_along_axis(np.asarray(whole), tokens[..., None], axis=2)[..., 0].mean(axis=1)
+    cache_types = load("cache_types")
+    np.testing.assert_allclose(cache_types.read_nats(model, params, tokens), expected, rtol=1e-5)
+    rounded = cache_types.read_nats(model.clone(cache="int8"), params, tokens)
+    assert 1e-6 < np.abs(rounded - expected).max() < 0.05
 
 
 def test_isoflop_runs_cost_the_same_and_the_lowest_point_of_a_parabola():

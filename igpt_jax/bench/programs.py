@@ -17,7 +17,7 @@ from igpt_jax.bench.measure import Effort, machine_rates, spread, time_runs
 from igpt_jax.config import Config
 from igpt_jax.datasets import open_data
 from igpt_jax.errors import InputError
-from igpt_jax.model import compute_dtype, count_params
+from igpt_jax.model import cache_row_bytes, compute_dtype, count_params
 from igpt_jax.model.attention import Case, pick_backend, platform
 from igpt_jax.model.decoder import ImageGPT, example_inputs
 from igpt_jax.palette import Palette
@@ -116,7 +116,7 @@ def bench_sample(cfg: Config, effort: Effort) -> dict[str, Any]:
     median, dtype = statistics.median(seconds), compute_dtype(cfg.compute)
     rates = machine_rates(dtype)
     rows = (cfg.model.n_ctx + 1) / 2  # of the cache that a step reads, if it reads no more than is filled
-    cache = 2 * cfg.model.n_layer * n * rows * cfg.model.d_model * dtype.itemsize
+    cache = n * rows * cache_row_bytes(cfg.model, cfg.compute, cfg.sampler.cache)
     least = cfg.model.n_ctx * (count_params(cfg.model) * dtype.itemsize + cache)
     return {
         "what": "sample",

@@ -250,9 +250,12 @@ class SamplerArgs:
     """raster, known_first or random; any but raster needs a model trained for it (model.any_order)."""
     batch_size: int | None = None
     """Images decoded at once."""
-    lookahead: int | None = None
+    cache: Literal["auto", "float32", "bfloat16", "int8"] | None = None
+    """Type in which keys and values of earlier pixels are kept. int8 takes half the memory of bfloat16, for more images
+    at once; images differ a little."""
+    lookahead: int | Literal["auto"] | None = None
     """Guess so many pixels and check them in one pass: the same images, faster for one or a few at once; 16 is a good
-    start. 0 draws one pixel a pass."""
+    start. 0 draws one pixel a pass; auto tries some on the first batches and keeps the fastest."""
 
     def over(self, run: SamplerConfig) -> SamplerConfig:
         """The run's settings with these in their place."""

@@ -1,7 +1,7 @@
 """The pure function from slots to logits."""
 
 from igpt_jax.model.axes import AXES, CONDITIONING, OPTIONAL, PROJECTIONS
-from igpt_jax.model.cache import Cache, LayerCache, compute_dtype, grow_cache, init_cache
+from igpt_jax.model.cache import Cache, LayerCache, cache_row_bytes, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.decoder import ImageGPT, abstract_params, count_params
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ImageGPT",
     "LayerCache",
     "abstract_params",
+    "cache_row_bytes",
     "compute_dtype",
     "count_params",
     "grow_cache",

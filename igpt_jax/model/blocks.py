@@ -94,9 +94,11 @@ class Attention(nn.Module):
         if cache is not None:
             cache = cache.written(k_BTHK, v_BTHK, at)
         if cache is None or (isinstance(at, int) and at == 0):  # nothing lies before these slots
+            if cache is not None:  # later slots read the same numbers
+                k_BTHK, v_BTHK = cache.as_read(k_BTHK), cache.as_read(v_BTHK)
             out_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, self.mask, self.compute.attention, self.hooks.kernel)
         else:
-            out_BTHK = attend_cached(q_BTHK, cache.k, cache.v, at, self.mask)
+            out_BTHK = attend_cached(q_BTHK, cache, at, self.mask)
         return self.c_proj(out_BTHK), cache
 
 

@@ -11,14 +11,21 @@ from igpt_jax.config import ComputeConfig, ModelConfig
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, each [B, H, S, K] in the compute type. Rows that are not filled hold zeros."""
+    """Keys and values of one layer, each [B, H, S, K]. Rows that are not filled hold zeros.
+
+    In int8, every slot and head has a scale of its own: its largest value is 127 times the scale.
+    """
 
     k: jax.Array
     v: jax.Array
+    k_scale: jax.Array | None = None
+    """float32 [B, H, S, 1]; None but for int8."""
+    v_scale: jax.Array | None = None
 
     def written(self, k_BTHK: jax.Array, v_BTHK: jax.Array, at: jax.Array | int) -> LayerCache:
         """The cache with the keys and values of T slots in rows at .. at + T - 1; `at` is a scalar or int [B]."""
-        rows = LayerCache(k_BTHK.swapaxes(1, 2), v_BTHK.swapaxes(1, 2))
+        (k, k_scale), (v, v_scale) = (rounded(x.swapaxes(1, 2), self.k.dtype) for x in (k_BTHK, v_BTHK))
+        rows = LayerCache(k, v, k_scale, v_scale)
         if jnp.ndim(at) == 0:
             return jax.tree.map(lambda cache, new: jax.lax.dynamic_update_slice(cache, new, (0, 0, at, 0)), self, rows)
 
@@ -27,15 +34,41 @@ class LayerCache(NamedTuple):
 
         return jax.tree.map(lambda cache, new: jax.vmap(write)(cache, new, jnp.asarray(at)), self, rows)
 
+    def as_read(self, x: jax.Array) -> jax.Array:
+        """Keys or values [..., K] as they are read after they were kept."""
+        values, scale = rounded(x, self.k.dtype)
+        return values.astype(x.dtype) if scale is None else (values * scale).astype(x.dtype)
+
+
+def rounded(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+    """Values [..., K] in another type; for int8 also their scale, float32 [..., 1]."""
+    if dtype != jnp.int8:
+        return x.astype(dtype), None
+    x = x.astype(jnp.float32)
+    scale = jnp.abs(x).max(axis=-1, keepdims=True) / 127
+    return jnp.round(x / jnp.maximum(scale, 1e-30)).astype(jnp.int8), scale
+
 
 Cache = tuple[LayerCache, ...]
 """One entry a layer. A single array over all layers would be copied layer by layer in every step."""
 
 
-def init_cache(cfg: ModelConfig, compute: ComputeConfig, batch: int, length: int) -> Cache:
-    """An empty cache for `batch` images and `length` slots, prefix slots included."""
-    zeros = jnp.zeros((batch, cfg.n_head, length, cfg.head_dim), compute_dtype(compute))
-    return (LayerCache(zeros, zeros),) * cfg.n_layer
+def init_cache(cfg: ModelConfig, compute: ComputeConfig, batch: int, length: int, dtype: str = "auto") -> Cache:
+    """An empty cache for `batch` images and `length` slots, prefix slots included.
+
+    Args:
+      dtype: float32, bfloat16, int8, or auto for the compute type.
+    """
+    kept = compute_dtype(compute) if dtype == "auto" else jnp.dtype(dtype)
+    zeros = jnp.zeros((batch, cfg.n_head, length, cfg.head_dim), kept)
+    scale = jnp.zeros((batch, cfg.n_head, length, 1), jnp.float32) if kept == jnp.int8 else None
+    return (LayerCache(zeros, zeros, scale, scale),) * cfg.n_layer
+
+
+def cache_row_bytes(cfg: ModelConfig, compute: ComputeConfig, dtype: str = "auto") -> int:
+    """Bytes of one slot of one image, over all layers."""
+    row = jax.eval_shape(lambda: init_cache(cfg, compute, 1, 1, dtype))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
 
 
 def grow_cache(cache: Cache, length: int) -> Cache:

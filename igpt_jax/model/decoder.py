@@ -54,6 +54,8 @@ class ImageGPT(nn.Module):
     cfg: ModelConfig
     compute: ComputeConfig = ComputeConfig()
     hooks: Hooks = Hooks()
+    cache: str = "auto"
+    """For decoding: type of the keys and values that are kept, as SamplerConfig.cache."""
 
     @property
     def mask(self) -> Mask:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igpt_jax.config import Config, ModelConfig
-from igpt_jax.model import AXES, abstract_params
+from igpt_jax.config import ComputeConfig, Config, ModelConfig
+from igpt_jax.model import AXES, abstract_params, cache_row_bytes, compute_dtype
 from igpt_jax.parallel.mesh import (
     batch_ways,
     bytes_at_one_device,
@@ -47,16 +47,17 @@ class DecodingPlan(Plan):
         return self.weight_bytes + self.cache_bytes
 
 
-def bytes_read_per_slot(model: ModelConfig, dtype: str, images: int, tensor: int = 1) -> tuple[int, int]:
+def bytes_read_per_slot(
+    model: ModelConfig, compute: ComputeConfig, images: int, tensor: int = 1, cache: str = "auto"
+) -> tuple[int, int]:
     """(weights, keys and values): bytes that a device reads to decode one slot of `images` images, on average.
 
     The blocks' weights are read once for all images; an image's cache is read up to the end of its segment.
     """
-    width = jnp.dtype(dtype).itemsize
     ends = segment_ends(model.n_ctx)
     rows = sum((end - start) * end for start, end in zip([0, *ends[:-1]], ends, strict=True)) // model.n_ctx
-    weights = block_weights(model) * width // tensor
-    return weights, images * 2 * model.n_layer * model.d_model * width * rows // tensor
+    weights = block_weights(model) * compute_dtype(compute).itemsize // tensor
+    return weights, images * rows * cache_row_bytes(model, compute, cache) // tensor
 
 
 def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
@@ -73,9 +74,10 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
     check_splits(n, 1, mesh)
     params = with_shardings(abstract_params(cfg.model), mesh, AXES)
     batch = abstract_images(cfg, mesh)
-    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute.dtype, n // batch_ways(mesh), mesh.shape["tensor"])
+    ways, tensor, kept = batch_ways(mesh), mesh.shape["tensor"], cfg.sampler.cache
+    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute, n // ways, tensor, kept)
     arguments = Memory(bytes_at_one_device(params), bytes_at_one_device(batch), target.chip.hbm_bytes)
-    lowered = traced_on(mesh, decode.lower)(make_model(cfg), params, **batch)
+    lowered = traced_on(mesh, decode.lower)(make_model(cfg).clone(cache=kept), params, **batch)
     common, _ = compile_for(cfg, mesh, target, lowered, arguments)
     reading = cfg.model.n_ctx * (weights + cache) / target.chip.hbm_rate
     network = sum(row.seconds for row in common["collectives"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +15,42 @@ from igpt_jax.config import SamplerConfig
 from igpt_jax.model import ImageGPT
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
+from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.decode import Prompt, decode
 from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.lookahead import decode_ahead
 from igpt_jax.sampling.rules import Rules
+
+log = logging.getLogger(__name__)
+
+
+AUTO_LOOKAHEAD = (0, 8, 32)
+"""What `sampler.lookahead` auto chooses from."""
+
+
+class FastestOf:
+    """Runs each of some ways to do the same twice, the first time to compile it; then always the fastest.
+
+    Processes of one program choose as process 0 does.
+    """
+
+    def __init__(self, ways: Sequence[int]) -> None:
+        self.left = [way for way in ways for _ in range(2)]
+        self.seconds: dict[int, float] = {}
+        self.best: int | None = None
+
+    def run(self, function: Callable[[int], jax.Array]) -> jax.Array:
+        """`function` of one of the ways. While ways are being timed, it waits for the result."""
+        if not self.left and self.best is None:
+            self.best = on_process_zero(lambda: min(self.seconds, key=lambda way: self.seconds[way]))
+            log.info("lookahead auto: seconds a batch %s; takes %s", self.seconds, self.best)
+        if self.best is not None:
+            return function(self.best)
+        way = self.left.pop(0)
+        begin = time.perf_counter()
+        result = jax.block_until_ready(function(way))
+        self.seconds[way] = time.perf_counter() - begin
+        return result
 
 
 def known_slots(known_BT: np.ndarray) -> int:
@@ -36,14 +70,21 @@ def decode_in_batches(
     """Any number of images, drawn as `decode` or, with `sampler.lookahead`, `decode_ahead` says: int32 [n, T]."""
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
     start, rules, mesh = known_slots(ordered), Rules.of(sampler), mesh_of(params)
+    model = model.clone(cache=sampler.cache)
+    fastest = FastestOf(AUTO_LOOKAHEAD) if sampler.lookahead == "auto" else None
 
-    def run(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
-        if not sampler.lookahead:
+    def run(window: int, batch: Prompt, batch_keys: jax.Array) -> jax.Array:
+        if not window:
             return traced_on(mesh, decode)(model, params, batch, batch_keys, rules, start)
-        return traced_on(mesh, decode_ahead)(model, params, batch, batch_keys, rules, start, sampler.lookahead)[0]
+        return traced_on(mesh, decode_ahead)(model, params, batch, batch_keys, rules, start, window)[0]
 
     def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
-        return run(batch, batch_keys) if rules.guidance is None else run(*in_pairs(batch, batch_keys))[::2]
+        asked = (batch, batch_keys) if rules.guidance is None else in_pairs(batch, batch_keys)
+        if fastest is None:
+            drawn = run(int(sampler.lookahead), *asked)
+        else:
+            drawn = fastest.run(lambda window: run(window, *asked))
+        return drawn if rules.guidance is None else drawn[::2]
 
     return in_batches(draw_batch, params, prompt, keys, sampler.batch_size)
 

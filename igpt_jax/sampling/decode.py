@@ -163,10 +163,10 @@ def prefix_cache(model: ImageGPT, variables: Any, prefix_GPW: jax.Array | None, 
     A prefix slot sees the prefix and nothing else, so its keys and values are the same for all of them.
     """
     if prefix_GPW is None:
-        return init_cache(model.cfg, model.compute, n, 0)
+        return init_cache(model.cfg, model.compute, n, 0, model.cache)
     g, p = prefix_GPW.shape[:2]
     no_slots = ordered_inputs(jnp.zeros((g, 0), jnp.int32), jnp.zeros((g, 0), jnp.int32))
-    cache: Any = init_cache(model.cfg, model.compute, g, p)
+    cache: Any = init_cache(model.cfg, model.compute, g, p, model.cache)
     _, cache = model.apply(variables, no_slots._replace(prefix=prefix_GPW), cache, 0, method="extend")
     return jax.tree.map(lambda x: jnp.repeat(x, n // g, axis=0), cache)
 

@@ -55,8 +55,8 @@ class Method:
     fill: Fill
     refusal: Callable[[ModelConfig], str | None]
     """Why a model cannot fill holes in this way, as the end of an error message; None if it can."""
-    lookahead: bool = False
-    """Whether `sampler.lookahead` makes it faster."""
+    uses: tuple[str, ...] = ()
+    """Which of the settings `sampler.lookahead` and `sampler.cache` it has a use for."""
 
 
 def inpaint(
@@ -91,8 +91,9 @@ def inpaint(
     check_weights(model, params, palette)
     images, known = _check_pictures(model.cfg, palette, np.asarray(images), np.asarray(known), n)
     method = pick_method(model.cfg, sampler.method)
-    if sampler.lookahead and not METHODS[method].lookahead:
-        raise InputError(f"sampler.lookahead: has no use for the method {method}; leave it at 0")
+    for setting, default in (("lookahead", 0), ("cache", "auto")):
+        if getattr(sampler, setting) != default and setting not in METHODS[method].uses:
+            raise InputError(f"sampler.{setting}: has no use for the method {method}; leave it at {default}")
     fill = METHODS[method].fill
     tokens = np.where(known, np.asarray(palette.encode(images)), 0)
     keys, class_id = prompt_keys(sampler.seed, tokens, known, n), class_ids(model, classes, len(images))
@@ -225,6 +226,7 @@ def _fill_smc(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, 
     """Raster order, with particles weighted by the known pixels after the hole."""
     particles, draws = max(sampler.particles, keys.shape[1]), keys.shape[1]
     run, rules, start = traced_on(mesh_of(params), smc), Rules.of(sampler), known_slots(prompt.known)
+    model = model.clone(cache=sampler.cache)
 
     def draw_batch(part: Prompt, keys_B: jax.Array) -> Any:
         return run(model, params, part, keys_B, rules, particles, draws, start)[0]
@@ -262,9 +264,9 @@ def _needs_bert(cfg: ModelConfig) -> str | None:
 
 
 METHODS: dict[str, Method] = {
-    "any_order": Method(_fill_any_order, _needs_any_order, lookahead=True),
-    "smc": Method(_fill_smc, _needs_causal),
-    "clamp": Method(_fill_clamped, _needs_causal, lookahead=True),
+    "any_order": Method(_fill_any_order, _needs_any_order, ("lookahead", "cache")),
+    "smc": Method(_fill_smc, _needs_causal, ("cache",)),
+    "clamp": Method(_fill_clamped, _needs_causal, ("lookahead", "cache")),
     "ardm": Method(_fill_unmasked(by_confidence=False), _needs_bert),
     "unmask": Method(_fill_unmasked(by_confidence=True), _needs_bert),
 }

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.errors import InputError
+from igpt_jax.model import LayerCache
 from igpt_jax.model.attention import BACKENDS, Backend, Case, Mask, attend, attend_cached, pick_backend
 from igpt_jax.model.attention.cudnn import refusal as cudnn_refusal
 from igpt_jax.model.attention.splash import refusal as splash_refusal
@@ -73,7 +74,7 @@ def test_cached_queries_are_rows_of_the_whole(mask):
     garbage = jnp.full((2, 2, 4, 8), 1e3)  # rows that are not filled yet
     cache = [jnp.concatenate([x.swapaxes(1, 2), garbage], axis=2) for x in (k, v)]
     for first in (19, 12):
-        rows = attend_cached(q[:, first:], *cache, jnp.int32(first), mask)
+        rows = attend_cached(q[:, first:], LayerCache(*cache), jnp.int32(first), mask)
         np.testing.assert_allclose(rows, whole[:, first:], atol=F32_ATOL)
 
 

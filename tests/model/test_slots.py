@@ -150,6 +150,27 @@ def test_cached_equals_the_whole_sequence(kind):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=F32_ATOL)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.02), ("int8", 0.04)])
+def test_a_smaller_cache_rounds_a_little_and_always_alike(dtype, most):
+    """Slots that are read at once see each other as rounded as slots that are read one by one."""
+    model, params = made()
+    x = draw_tokens()
+    inputs, whole = raster_inputs(x), model.apply({"params": params}, x)
+    at_once, _ = model.apply(
+        {"params": params}, inputs, init_cache(model.cfg, model.compute, 2, T, dtype), 0, method="extend"
+    )
+    step = jax.jit(lambda *args: model.apply({"params": params}, *args, method="extend"))
+    cache, parts = init_cache(model.cfg, model.compute, 2, T, dtype), []
+    for t in range(T):
+        slot = Inputs(*(None if a is None else a[:, t : t + 1] for a in inputs[:5]))
+        logits, cache = step(slot, cache, jnp.int32(t))
+        parts.append(logits)
+    one_by_one = np.concatenate(parts, axis=1)
+    assert 1e-4 < np.abs(one_by_one - whole).max() < most * np.abs(whole).max()
+    assert np.abs(one_by_one - at_once).max() < 0.1 * np.abs(one_by_one - whole).max()
+    assert all(x.dtype == dtype for layer in cache for x in layer[:2])
+
+
 def test_every_slot_sees_the_whole_prefix_and_no_prefix_slot_sees_a_colour():
     model, params = made(prefix_slots=6, prefix_values=12)
     inputs = raster_inputs(draw_tokens())

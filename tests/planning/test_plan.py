@@ -45,9 +45,9 @@ def config(mesh=(-1, 1, 1), batch_size=16, microbatches=1, model=None, **compute
 
 def test_decoding_reads_by_hand():
     tiny = ModelConfig.preset("tiny")  # T 64 is one segment: every slot reads all 64 rows
-    assert bytes_read_per_slot(tiny, "bfloat16", 3) == (2 * 24576, 3 * 2 * 2 * 32 * 64 * 2)
+    assert bytes_read_per_slot(tiny, ComputeConfig("bfloat16"), 3) == (2 * 24576, 3 * 2 * 2 * 32 * 64 * 2)
     s = ModelConfig.preset("s")  # eight segments: (1 + ... + 8) / 8 / 8 of 1024 rows on average
-    weights, cache = bytes_read_per_slot(s, "bfloat16", 128, tensor=2)
+    weights, cache = bytes_read_per_slot(s, ComputeConfig("bfloat16"), 128, tensor=2)
     assert weights == 12 * 24 * 512**2 * 2 // 2
     assert cache == 128 * 2 * 24 * 512 * 2 * 576 // 2
 

@@ -12,6 +12,7 @@ from igpt_jax.config import MeshConfig, SamplerConfig
 from igpt_jax.model import AXES
 from igpt_jax.model.decoder import example_inputs
 from igpt_jax.parallel.mesh import make_mesh, shardings
+from igpt_jax.sampling import batches
 from igpt_jax.sampling.batches import known_slots
 from igpt_jax.sampling.decode import Prompt, decode
 from igpt_jax.sampling.guidance import in_pairs
@@ -119,11 +120,48 @@ def test_sampler_lookahead_changes_no_image(raster, batch_size):
         np.testing.assert_array_equal(drawn, expected)
 
 
+def test_with_a_cache_of_int8(raster):
+    model, params = raster
+    model = model.clone(cache="int8")
+    asked, rules = prompt(7, 0.1, class_id=np.arange(N) % 3), Rules.of(SamplerConfig())
+    expected = decode(model, params, asked, keys(7), rules)
+    drawn, _ = decode_ahead(model, params, asked, keys(7), rules, 0, 8)
+    np.testing.assert_array_equal(drawn, expected)
+    assert (expected != decode(*raster, asked, keys(7), rules)).any()  # the cache does round
+
+
+def test_auto_times_each_window_and_keeps_the_fastest(raster, monkeypatch):
+    """The images are the same; of ways that take 3, 1 and 2 seconds, it draws the seventh batch with the second."""
+    clock, used = [0.0], []
+    real = batches.decode_ahead
+
+    def ahead(*args):
+        used.append(args[-1])
+        clock[0] += {8: 1.0, 32: 2.0}[args[-1]]
+        return real(*args)
+
+    def plain(*args):
+        used.append(0)
+        clock[0] += 3.0
+        return decode(*args)
+
+    monkeypatch.setattr(batches, "decode_ahead", ahead)
+    monkeypatch.setattr(batches, "decode", plain)
+    monkeypatch.setattr(batches.time, "perf_counter", lambda: clock[0])
+    model, params = raster
+    settings = SamplerConfig(batch_size=2, lookahead="auto")
+    drawn = sample(model, params, Palette.levels(7), 16, sampler=settings, classes=1)
+    assert used == [0, 0, 8, 8, 32, 32, 8, 8]
+    expected = sample(model, params, Palette.levels(7), 16, sampler=SamplerConfig(batch_size=2), classes=1)
+    np.testing.assert_array_equal(drawn, expected)
+
+
 def test_methods_that_have_no_use_for_it_refuse_it(raster):
     known = np.ones((1, *GRID), bool)
     known[0, 2, 3] = False
     asked = *raster, Palette.levels(7), np.zeros((1, *GRID, 1), np.uint8), known
-    with pytest.raises(InputError, match=r"sampler\.lookahead: has no use for the method smc"):
-        inpaint(*asked, sampler=SamplerConfig(lookahead=4))
+    for settings in ({"lookahead": 4}, {"lookahead": "auto"}):
+        with pytest.raises(InputError, match=r"sampler\.lookahead: has no use for the method smc; leave it at 0"):
+            inpaint(*asked, sampler=SamplerConfig(**settings))
     drawn = [inpaint(*asked, sampler=SamplerConfig(lookahead=n, method="clamp")).draws for n in (0, 4)]
     np.testing.assert_array_equal(*drawn)

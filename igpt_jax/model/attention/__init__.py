@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from igpt_jax.errors import InputError
 from igpt_jax.model.attention import chunked, cudnn, reference, splash
 from igpt_jax.model.attention.base import NEGATIVE, Attend, Backend, Case, Mask
+from igpt_jax.model.cache import LayerCache
 
 __all__ = ["BACKENDS", "Attend", "Backend", "Case", "Mask", "attend", "attend_cached", "pick_backend", "platform"]
 
@@ -98,25 +99,27 @@ def attend(
     return run(q_BTHK, k_BSHK, v_BSHK, mask)
 
 
-def attend_cached(
-    q_BTHK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, at: jax.Array | int, mask: Mask
-) -> jax.Array:
+def attend_cached(q_BTHK: jax.Array, cache: LayerCache, at: jax.Array | int, mask: Mask) -> jax.Array:
     """Attention of T new slots to a cache whose rows up to theirs are filled.
 
     Heads stand before rows in the cache, so that each product reads it without a transpose.
 
     Args:
       q_BTHK: queries of the slots at rows at .. at + T - 1.
+      cache: the new rows included. Rows after them are ignored.
       at: int scalar, or [B] where images are at different rows.
-      k_BHSK, v_BHSK: the cache, the new rows included. Rows after them are ignored.
 
     Returns:
-      [B, T, H, K] in the dtype of v.
+      [B, T, H, K] in the dtype of the queries.
     """
-    scale = q_BTHK.shape[-1] ** -0.5
-    logits_BHTS = jnp.einsum("bthk,bhsk->bhts", q_BTHK, k_BHSK, preferred_element_type=jnp.float32) * scale
+    k_BHSK, v_BHSK = cache.k.astype(q_BTHK.dtype), cache.v.astype(q_BTHK.dtype)
+    logits_BHTS = jnp.einsum("bthk,bhsk->bhts", q_BTHK, k_BHSK, preferred_element_type=jnp.float32)
+    logits_BHTS = logits_BHTS * q_BTHK.shape[-1] ** -0.5
+    if cache.k_scale is not None:  # a slot's scale leaves the sum over K, so that int8 is what is read
+        logits_BHTS = logits_BHTS * cache.k_scale.swapaxes(2, 3)
     queries_BT = jnp.reshape(jnp.asarray(at), (-1, 1)) + jnp.arange(q_BTHK.shape[1])[None]
     visible_BTS = mask.visible(queries_BT[:, :, None], jnp.arange(k_BHSK.shape[2])[None, None])
-    logits_BHTS = jnp.where(visible_BTS[:, None], logits_BHTS, NEGATIVE)
-    weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v_BHSK.dtype)
-    return jnp.einsum("bhts,bhsk->bthk", weights_BHTS, v_BHSK)
+    weights_BHTS = jax.nn.softmax(jnp.where(visible_BTS[:, None], logits_BHTS, NEGATIVE), axis=-1)
+    if cache.v_scale is not None:
+        weights_BHTS = weights_BHTS * cache.v_scale.swapaxes(2, 3)
+    return jnp.einsum("bhts,bhsk->bthk", weights_BHTS.astype(v_BHSK.dtype), v_BHSK)
