@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,7 +94,11 @@ def _explain(event: tyro_errors.ParseErrorEvent, command: type, args: Sequence[s
 
 
 def _plain(message: str) -> str:
-    """Python's complaint about a number in other words."""
+    """Complaints of Python about a number, and of tyro about an option of several types, in other words."""
+    several = re.match(r"no type matching (.+) could be instantiated from \[(.+)\]", message)
+    if several:
+        kinds = [kind.strip("{}").replace("INT", "a whole number") for kind in several[1].split("|")]
+        return f"{several[2]} is none of {', '.join(kind for kind in kinds if kind != 'None')}"
     value = message.rpartition(": ")[2]
     if message.startswith("invalid literal for int"):
         return f"{value} is not a whole number"

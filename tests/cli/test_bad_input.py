@@ -60,6 +60,7 @@ W = "WORKDIR"
         (["sample", "--workdir", W, "--step", "7"], "there are 10, 20"),
         (["sample", "--workdir", W, "-n", "0"], "-n 0"),
         (["sample", "--workdir", W, "-n", "x"], "'x' is not a whole number"),
+        (["sample", "--workdir", W, "--lookahead", "x"], "--lookahead: 'x' is none of a whole number, auto"),
         (["sample", "--workdir", W, "--top-k", "x"], "--top-k: 'x' is not a whole number"),
         (["sample", "--workdir", W, "--top-p", "7"], "top_p"),
         (["sample", "--workdir", W, "--out", "x.jpg"], "x.jpg"),
