@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jax.sharding import Mesh
 
+from igpt_jax.chips import Chip
 from igpt_jax.config import ModelConfig
-from igpt_jax.planning.chips import Chip
 from igpt_jax.planning.groups import axes_crossed
 from igpt_jax.planning.hlo import Collective
 

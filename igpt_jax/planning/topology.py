@@ -11,9 +11,9 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from igpt_jax.chips import Chip, parse_topology
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.planning import gpus
-from igpt_jax.planning.chips import Chip, parse_topology
 from igpt_jax.planning.network import OVERLAP
 
 _ACCELERATOR = {"v5e": "v5litepod-{chips}", "v5p": "v5p-{cores}", "v6e": "v6e-{chips}", "tpu7x": "tpu7x-{cores}"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from igpt_jax.chips import PEAK_FLOPS
 from igpt_jax.config import ComputeConfig, Config, ModelConfig
 from igpt_jax.model import PROJECTIONS, ImageGPT, abstract_params
 from igpt_jax.model.attention.splash import splash_products
@@ -55,18 +56,6 @@ def training_flops(cfg: ModelConfig, compute: ComputeConfig, images: int) -> Flo
     headline = 6 * weights + seen
     tokens = images * t
     return Flops(tokens * headline, tokens * (6 * weights + every), tokens * (headline + repeated))
-
-
-PEAK_FLOPS = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
-"""Part of a device's name, the longer first -> its FLOP/s in bfloat16 without sparsity, as its maker publishes
-them. JAX calls a v5e "TPU v5 lite" and a v5p "TPU v5"."""
 
 
 def published_peak() -> float | None:

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
+from igpt_jax.chips import CHIPS, GB, Chip
 from igpt_jax.cli import main
 from igpt_jax.cli.plan import as_dict, print_plan
 from igpt_jax.config import ComputeConfig, Config, DataConfig, MeshConfig, ModelConfig, SamplerConfig, TrainConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model import count_params
 from igpt_jax.planning import suggest as suggesting
-from igpt_jax.planning.chips import CHIPS, GB, Chip
 from igpt_jax.planning.decoding import bytes_read_per_slot, plan_decoding
 from igpt_jax.planning.hlo import Collective
 from igpt_jax.planning.memory import memory_of_refusal

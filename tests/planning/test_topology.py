@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from igpt_jax.chips import parse_topology
 from igpt_jax.errors import InputError
-from igpt_jax.planning.chips import parse_topology
 from igpt_jax.planning.topology import describe
 
 

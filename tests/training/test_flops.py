@@ -112,7 +112,14 @@ def test_splash_runs_as_often_as_is_counted(t, backward, remat, forward):
 
 
 @pytest.mark.parametrize(
-    ("kind", "peak"), [("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("NVIDIA H100 80GB HBM3", 989e12), ("cpu", None)]
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100", 312e12),
+        ("cpu", None),
+    ],
 )
 def test_peaks_are_those_of_the_device(kind, peak, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)] * 4)

@@ -57,6 +57,9 @@ by its 256 chips. H100 (SXM) and H200: NVIDIA's data sheets, without sparsity. O
 node has an adapter of 400 Gbit/s for each GPU (DGX H100 and H200).
 """
 
+_KINDS = {"H100": "h100", "H200": "h200", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+PEAK_FLOPS = {kind: CHIPS[chip].flops for kind, chip in _KINDS.items()} | {"A100": 312e12}
+"""Part of the device kind that JAX names, the longer first -> peak bfloat16 FLOP/s of a chip."""
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _PARTS_OF_A_CUBE = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")
