@@ -25,15 +25,27 @@ class Weights(NamedTuple):
     b_C: jax.Array
 
 
-def class_logits(weights: Weights, x_BTD: jax.Array) -> jax.Array:
-    """float32 [B, C]. Each head averages the slots with the softmax of their products with its query.
+class Moments(NamedTuple):
+    """Of the training features over images and slots, float32 [D] each."""
+
+    mean: jax.Array | np.ndarray
+    deviation: jax.Array | np.ndarray
+
+
+def class_logits(weights: Weights, moments: Moments, x_BTD: jax.Array) -> jax.Array:
+    """float32 [B, C] from standardised features. Each head averages the slots with the softmax of their products with
+    its query.
 
     Keys and values have no matrices of their own: with a learned query, and a linear layer behind the values, they
     would add nothing (El-Nouby et al. 2024, "Scalable Pre-training of Large Autoregressive Image Models", section 3.3,
     have them).
     """
-    scores_BHT = jnp.einsum("btd,hd->bht", x_BTD, weights.queries_HD) / np.sqrt(x_BTD.shape[-1])
+    # The features themselves are read as they are: dividing the query does the same, the mean moves all scores of a
+    # query alike, and what is averaged is standardised after it.
+    queries_HD = weights.queries_HD / moments.deviation[None]
+    scores_BHT = jnp.einsum("btd,hd->bht", x_BTD, queries_HD) / np.sqrt(x_BTD.shape[-1])
     pooled_BHD = jnp.einsum("bht,btd->bhd", jax.nn.softmax(scores_BHT), x_BTD)
+    pooled_BHD = (pooled_BHD - moments.mean[None, None]) / moments.deviation[None, None]
     return jnp.einsum("bhd,hdc->bc", pooled_BHD, weights.w_HDC) + weights.b_C[None]
 
 
@@ -56,7 +68,7 @@ def fit_attentive(
       float32 [m, T, D] -> int [m], the classes.
     """
     steps = steps or STEPS
-    mean_11D, deviation_11D = _moments(x)
+    moments = _moments(x)
     classes, labels = np.unique(y, return_inverse=True)
     key, rng = jax.random.key(seed), np.random.default_rng(seed)
     weights = Weights(
@@ -64,36 +76,47 @@ def fit_attentive(
         jnp.zeros((heads, x.shape[2], len(classes))),
         jnp.zeros(len(classes)),
     )
-    tx = optax.adamw(optax.cosine_decay_schedule(rate, steps), weight_decay=1e-2)
-
-    def logits(weights: Weights, x_BTD: jax.Array) -> jax.Array:
-        return class_logits(weights, (x_BTD - mean_11D) / deviation_11D)
-
-    @jax.jit
-    def step(weights: Weights, opt_state: optax.OptState, x_BTD: jax.Array, labels_B: jax.Array):
-        def loss(weights: Weights) -> jax.Array:
-            return optax.softmax_cross_entropy_with_integer_labels(logits(weights, x_BTD), labels_B).mean()
-
-        updates, opt_state = tx.update(jax.grad(loss)(weights), opt_state, weights)
-        return optax.apply_updates(weights, updates), opt_state
-
-    opt_state = tx.init(weights)
+    rates, opt_state = optax.cosine_decay_schedule(rate, steps), _ADAMW.init(weights)
     for i in range(steps):
         progress.report("fitting", i, steps)
         at = rng.integers(0, len(x), batch)
-        weights, opt_state = step(weights, opt_state, x[at], labels[at])  # pyright: ignore
+        weights, opt_state = _step(weights, opt_state, moments, rates(i), x[at], labels[at])
     progress.report("fitting", steps, steps)
-    named = jax.jit(lambda x_BTD: jnp.argmax(logits(weights, x_BTD), axis=1))
 
     def predict(x: np.ndarray) -> np.ndarray:
-        return classes[np.concatenate([named(x[i : i + batch]) for i in range(0, len(x), batch)])]
+        return classes[np.concatenate([_named(weights, moments, x[i : i + batch]) for i in range(0, len(x), batch)])]
 
     return predict
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [1, 1, D] each: mean and deviation over images and slots."""
+_ADAMW = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(1e-2))
+"""The rate is an argument of each step, so that all rates share a program."""
+
+
+@jax.jit
+def _step(
+    weights: Weights,
+    opt_state: optax.OptState,
+    moments: Moments,
+    rate: jax.Array,
+    x_BTD: jax.Array,
+    labels_B: jax.Array,
+) -> tuple[Weights, optax.OptState]:
+    def loss(weights: Weights) -> jax.Array:
+        logits_BC = class_logits(weights, moments, x_BTD)
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_B).mean()
+
+    updates, opt_state = _ADAMW.update(jax.grad(loss)(weights), opt_state, weights)
+    return jax.tree.map(lambda w, update: w - rate * update, weights, updates), opt_state
+
+
+@jax.jit
+def _named(weights: Weights, moments: Moments, x_BTD: jax.Array) -> jax.Array:
+    return jnp.argmax(class_logits(weights, moments, x_BTD), axis=1)
+
+
+def _moments(x: np.ndarray) -> Moments:
     mean = x.mean(axis=(0, 1), dtype=np.float64)
     square = np.einsum("ntd,ntd->d", x, x, dtype=np.float64) / (x.shape[0] * x.shape[1])
     deviation = np.sqrt(np.maximum(square - mean**2, 1e-12))
-    return mean.astype(np.float32)[None, None], deviation.astype(np.float32)[None, None]
+    return Moments(mean.astype(np.float32), deviation.astype(np.float32))

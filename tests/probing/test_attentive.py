@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.probing.attentive import Weights, class_logits, fit_attentive
+from igpt_jax.probing.attentive import Moments, Weights, class_logits, fit_attentive
 from igpt_jax.probing.classifiers import fit_logistic
 
 
@@ -30,4 +30,15 @@ def test_queries_of_zero_average_the_slots():
     x_BTD, w_HDC = rng.normal(size=(5, 7, 4)), rng.normal(size=(2, 4, 3))
     weights = Weights(jnp.zeros((2, 4)), jnp.asarray(w_HDC), jnp.arange(3.0))
     expected = x_BTD.mean(axis=1) @ w_HDC.sum(axis=0) + np.arange(3)
-    np.testing.assert_allclose(class_logits(weights, jnp.asarray(x_BTD)), expected, rtol=1e-5, atol=1e-6)
+    as_they_are = Moments(np.zeros(4), np.ones(4))
+    logits = class_logits(weights, as_they_are, jnp.asarray(x_BTD))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_standardised():
+    rng = np.random.default_rng(0)
+    x_BTD, mean, deviation = rng.normal(size=(5, 7, 4)), rng.normal(size=4), np.exp(rng.normal(size=4))
+    weights = Weights(*(jnp.asarray(rng.normal(size=shape)) for shape in ((2, 4), (2, 4, 3), (3,))))
+    expected = class_logits(weights, Moments(np.zeros(4), np.ones(4)), jnp.asarray((x_BTD - mean) / deviation))
+    logits = class_logits(weights, Moments(mean, deviation), jnp.asarray(x_BTD))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
