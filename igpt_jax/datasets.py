@@ -98,6 +98,17 @@ def preprocess_for_eval(cfg: Config, images: Iterable[np.ndarray]) -> np.ndarray
     return np.stack([preprocess(image, unused) for image in images])
 
 
+def reached_by(cfg: Config, hole: np.ndarray) -> np.ndarray:
+    """bool [Y, X]: the pixels of the model's grid that pixels of a hole, bool [y, x], are part of.
+
+    Those are where another colour in the hole can change a picture that is brought to the grid. Of `data.denoise` and
+    `data.enhance`, which spread a colour further, nothing is counted.
+    """
+    geometry = make_preprocess(replace(cfg.data, denoise="none", enhance="none"), picture_size(cfg), train=False)
+    weights = geometry(hole.astype(np.float32)[..., None], np.random.default_rng(0))  # Pillow resizes floats unrounded
+    return weights[..., 0] != 0
+
+
 def picture_size(cfg: Config) -> tuple[int, int]:
     """Rows and columns of the model's grid; InputError if it is neither one of pictures nor of clips."""
     if len(cfg.model.grid) < 2:

@@ -41,7 +41,7 @@ class Inpaint(JoinedCommand):
     brush: int | None = None
     """Seed of a hole made of brush strokes, to try a model with."""
     fit: Flag = False
-    """Bring the pictures to the model's grid first, as in training."""
+    """Bring the pictures, with their holes, to the model's grid first, as in training."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8
     """Draws of each picture."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
@@ -111,26 +111,26 @@ class Inpaint(JoinedCommand):
             nothing or everything is unknown.
         """
         from igpt_jax.data.reading import load_image
-        from igpt_jax.datasets import picture_size, preprocess_for_eval
+        from igpt_jax.datasets import picture_size, preprocess_for_eval, reached_by
 
         mask = None if self.mask is None else load_image(local_path(self.mask, "--mask"), 1)
         pairs, (rows, columns) = [], picture_size(cfg)
         for path in self.images:
             image = load_image(local_path(path, "image"), cfg.data.channels)
+            hole = self.hole((image.shape[0], image.shape[1]), mask, path)
             if self.fit:
-                image = preprocess_for_eval(cfg, [image])[0]
+                image, hole = preprocess_for_eval(cfg, [image])[0], reached_by(cfg, hole)
             y, x = image.shape[:2]
             if y < rows or x < columns:
                 raise InputError(
                     f"image {path}: {x} x {y} pixels, but the model's grid has {columns} x {rows}; enlarge it, or take "
                     "--fit"
                 )
-            known = ~self.hole((y, x), mask, path)
-            if known.all():
+            if not hole.any():
                 raise InputError(f"image {path}: nothing of it is unknown; paint the hole of the mask white")
-            if not known.any():
+            if hole.all():
                 raise InputError(f"image {path}: all of it is unknown; igpt sample draws new pictures")
-            pairs.append((image, known))
+            pairs.append((image, ~hole))
         return pairs
 
     def hole(self, size: tuple[int, int], mask: np.ndarray | None, path: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from igpt_jax.cli import main
+from igpt_jax.datasets import preprocess_for_eval, reached_by
 from igpt_jax.pretrained import load_workdir
 from tests.cli.conftest import DIGITS
 
@@ -88,6 +89,29 @@ def test_a_sheet_for_a_box_and_for_a_brush(any_order, workdir, photos, tmp_path)
     assert main(["inpaint", *pictures[:1], "--model", str(workdir), "-n", "2", *brush]) == 0
     with Image.open(tmp_path / "brush.png") as image:
         assert json.loads(image.text["igpt"])["method"] == "smc"
+
+
+def test_a_mask_of_the_file_is_fitted_with_the_picture(any_order, tmp_path):
+    """What the hole's colours change at the grid is unknown, and nothing else: they change no result."""
+    config = load_workdir(any_order).config
+    rng = np.random.default_rng(0)
+    picture, hole = rng.integers(0, 256, (31, 40), np.uint8), np.zeros((31, 40), bool)
+    hole[9:14, 12:20] = True
+    Image.fromarray(np.where(hole, 255, 0).astype(np.uint8)).save(tmp_path / "hole.png")
+    results = []
+    for name, colour in (("black", 0), ("white", 255)):
+        Image.fromarray(np.where(hole, colour, picture).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        words = [str(tmp_path / f"{name}.png"), "--fit", "--mask", str(tmp_path / "hole.png"), "-n", "1"]
+        assert main(["inpaint", *words, "--model", str(any_order), "--out", str(tmp_path / name)]) == 0
+        results.append(read(tmp_path / name / f"0-{name}-draw0.png"))
+    np.testing.assert_array_equal(*results)
+    black, white = (
+        preprocess_for_eval(config, [np.where(hole, c, picture).astype(np.uint8)[..., None]])[0] for c in (0, 255)
+    )
+    unknown = reached_by(config, hole)
+    changed = (black != white)[..., 0]
+    assert unknown[changed].all()
+    assert 2 <= changed.sum() <= unknown.sum() < 20
 
 
 @pytest.mark.parametrize(
