@@ -15,7 +15,6 @@ from igpt_jax import InputError, cli, run
 from igpt_jax.cli import app
 from igpt_jax.evaluation import Figures
 from igpt_jax.parallel.processes import LostProcessError
-from igpt_jax.planning.network import OVERLAP
 from igpt_jax.training.loop import Interrupted
 from igpt_jax.training.metric_log import NonFiniteError
 
@@ -132,7 +131,7 @@ def test_xpk_passes_arguments_on(stubs: Path) -> None:
 ENVIRONMENTS = pytest.mark.parametrize(
     ("here", "there", "used"),
     [
-        (None, None, OVERLAP),
+        (None, None, "unset"),
         (None, "--own=1", "--own=1"),
         ("--own='2 $HOME'", "--own=1", "--own='2 $HOME'"),
         ("", None, ""),
@@ -146,14 +145,14 @@ def libtpu(value: str | None) -> dict[str, str]:
 
 
 @ENVIRONMENTS
-def test_xpk_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, used: str) -> None:
-    add(stubs, "igpt", "printf '<%s>' \"$LIBTPU_INIT_ARGS\"\n")
+def test_xpk_passes_the_flags_of_tpus_on(stubs: Path, here: str | None, there: str | None, used: str) -> None:
+    add(stubs, "igpt", "printf '<%s>' \"${LIBTPU_INIT_ARGS-unset}\"\n")
     assert xpk(stubs, "e.py", there=libtpu(there), **libtpu(here))[1] == f"<{used}>"
 
 
 @ENVIRONMENTS
-def test_tpu_vm_sets_the_flags_of_plans(stubs: Path, here: str | None, there: str | None, used: str) -> None:
-    add(stubs, "igpt", "printf '<%s>\n' \"$LIBTPU_INIT_ARGS\"\n")
+def test_tpu_vm_passes_the_flags_of_tpus_on(stubs: Path, here: str | None, there: str | None, used: str) -> None:
+    add(stubs, "igpt", "printf '<%s>\n' \"${LIBTPU_INIT_ARGS-unset}\"\n")
     worker = "unset LIBTPU_INIT_ARGS; " + "".join(f"export {name}={value}; " for name, value in libtpu(there).items())
     add(stubs, "gcloud", f'{worker}for word; do [[ $word != --command=* ]] || sh -c "${{word#--command=}}"; done\n')
     assert launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **TPU_VM, **libtpu(here)).stderr == ""
@@ -217,8 +216,6 @@ def test_jobset_is_of_one_piece(name: str) -> None:
     codes = rule["onExitCodes"]
     assert (rule["action"], codes["containerName"], codes["operator"]) == ("FailJob", container["name"], "In")
     assert codes["values"] == [1, 2]
-    if name == "gke_jobset.yaml":
-        assert container["env"] == [{"name": "LIBTPU_INIT_ARGS", "value": OVERLAP}]
     if "coordinator" in jobset["spec"]:
         assert jobset["spec"]["coordinator"]["replicatedJob"] == replicated["name"]
         assert f"--num-processes={job['parallelism']}" in container["args"]

@@ -8,16 +8,10 @@
 #
 # From the environment: IGPT, the igpt of the workers (default igpt; ssh activates no environment, so better a full
 # path), FOLDER, where they run it (default: the home directory) and keep igpt.log and igpt.pid, and MAX_RESTARTS, how
-# often a run is restarted after a hang or a lost process (default 100). LIBTPU_INIT_ARGS, set here or on the workers,
-# takes the place of the flags below. A worker whose machine is gone is not replaced.
+# often a run is restarted after a hang or a lost process (default 100). LIBTPU_INIT_ARGS
+# is passed on where it is set; without it, igpt chooses the flags of the TPU compiler. A worker whose machine is gone is not replaced.
 
 set -euo pipefail
-
-# As igpt plan has them: the TPU compiler gathers weights beside other work.
-flags="--xla_tpu_enable_async_collective_fusion=true"
-flags+=" --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"
-flags+=" --xla_tpu_enable_async_collective_fusion_multiple_steps=true"
-flags+=" --xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true"
 
 fail() {
     echo "tpu_vm.sh: $1" >&2
@@ -63,13 +57,12 @@ case ${1-} in
         shift
         (($#)) || fail "no experiment file, such as experiments/digits.py"
         words=$(quoted "$supervise" supervise "${IGPT:-igpt}" "${MAX_RESTARTS:-100}" "$@")
-        libtpu="\"\${LIBTPU_INIT_ARGS-$flags}\"" # as it is there
-        [[ -z ${LIBTPU_INIT_ARGS+set} ]] || libtpu=$(quoted "$LIBTPU_INIT_ARGS")
+        libtpu=""
+        [[ -z ${LIBTPU_INIT_ARGS+set} ]] || libtpu="export LIBTPU_INIT_ARGS=$(quoted "$LIBTPU_INIT_ARGS" | cut -c2-)"
         on_all_workers "
 if [ -e igpt.pid ] && kill -0 \$(cat igpt.pid) 2> /dev/null; then echo 'already running'; exit 1; fi
 command -v$(quoted "${IGPT:-igpt}") > /dev/null || { echo 'no igpt here; set IGPT'; exit 2; }
-LIBTPU_INIT_ARGS=${libtpu# }
-export LIBTPU_INIT_ARGS
+$libtpu
 setsid nohup bash -c$words >> igpt.log 2>&1 < /dev/null &"
         ;;
     stop) on_all_workers "if [ -e igpt.pid ]; then kill -TERM \$(cat igpt.pid); else echo 'not running'; fi" ;;

@@ -5,8 +5,8 @@
 #       experiments/launch/xpk.sh NAME experiments/digits.py --workdir /runs/digits [--KEY VALUE ...]
 #
 # STORAGE is what `xpk storage create` or `attach` made: a file system that all hosts share, with the workdir in it.
-# XPK_ARGS has further words for xpk, such as "--zone=us-east5-b --project=my-project" or "--dry-run". LIBTPU_INIT_ARGS,
-# set here or in the image, takes the place of the flags below.
+# XPK_ARGS has further words for xpk, such as "--zone=us-east5-b --project=my-project" or "--dry-run". LIBTPU_INIT_ARGS
+# is passed on where it is set; without it, igpt chooses the flags of the TPU compiler.
 
 set -euo pipefail
 
@@ -25,13 +25,8 @@ if ! command -v xpk > /dev/null; then
     exit 2
 fi
 
-# As igpt plan has them: the TPU compiler gathers weights beside other work.
-flags="--xla_tpu_enable_async_collective_fusion=true"
-flags+=" --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"
-flags+=" --xla_tpu_enable_async_collective_fusion_multiple_steps=true"
-flags+=" --xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true"
-libtpu="\"\${LIBTPU_INIT_ARGS-$flags}\"" # as it is there
-[[ -z ${LIBTPU_INIT_ARGS+set} ]] || libtpu=$(printf %q "$LIBTPU_INIT_ARGS")
+libtpu=""
+[[ -z ${LIBTPU_INIT_ARGS+set} ]] || libtpu="export LIBTPU_INIT_ARGS=$(printf %q "$LIBTPU_INIT_ARGS"); "
 
 name=$1
 shift
@@ -42,4 +37,4 @@ read -ra more <<< "${XPK_ARGS-}"
 exec xpk workload create \
     --workload="$name" --cluster="$CLUSTER" --tpu-type="$TPU_TYPE" --docker-image="$IMAGE" --storage="$STORAGE" \
     --max-restarts="${MAX_RESTARTS:-100}" --restart-on-exit-codes=75 --termination-grace-period-seconds=300 \
-    "${more[@]}" --command="export LIBTPU_INIT_ARGS=$libtpu; exec igpt train$(printf ' %q' "$@")"
+    "${more[@]}" --command="${libtpu}exec igpt train$(printf ' %q' "$@")"

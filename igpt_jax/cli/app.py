@@ -39,6 +39,7 @@ from igpt_jax.cli.sample import Sample
 from igpt_jax.cli.train import Train
 from igpt_jax.cli.video import Video
 from igpt_jax.errors import InputError, first_line, nearest
+from igpt_jax.tpu_flags import set_tpu_flags
 from igpt_jax.version import __version__
 
 COMMANDS: dict[str, type[Command]] = {
@@ -142,6 +143,7 @@ def _run_command(name: str, args: list[str]) -> int:
         parse(kind, name, ["--help"], default=defaults)
     as_typed = parse(kind, name, args, checked=False)
     quiet, verbose = as_typed.common.quiet, name in ("train", "plan")
+    set_tpu_flags()
     try:
         with memory_errors(kind.less_memory):
             import igpt_jax.parallel.processes  # noqa: F401 (imports JAX)

@@ -11,10 +11,10 @@ from igpt_jax.config import Config
 from igpt_jax.errors import InputError
 from igpt_jax.planning.child import CrashError, run_in_child
 from igpt_jax.planning.decoding import DecodingPlan, plan_decoding
-from igpt_jax.planning.network import OVERLAP_LESS
 from igpt_jax.planning.plan import TrainingPlan, plan_training
 from igpt_jax.planning.suggest import suggest
 from igpt_jax.planning.topology import check_topology, describe
+from igpt_jax.tpu_flags import EVERYWHERE, VARIABLE
 
 Suggestion = tuple[list[str], TrainingPlan]
 """Changes as command-line options, and the plan with them."""
@@ -46,8 +46,8 @@ def make_plan(
         if "xla_tpu_enable_async_collective_fusion" not in str(error):
             raise
         raise InputError(
-            f"--topology {topology}: this version of the TPU compiler refuses flags that igpt plan and the launchers "
-            f"set for this chip; export LIBTPU_INIT_ARGS='{OVERLAP_LESS}'"
+            f"--topology {topology}: this version of the TPU compiler refuses flags in LIBTPU_INIT_ARGS for this chip; "
+            f"export {VARIABLE}='{EVERYWHERE}'"
         ) from None
 
 

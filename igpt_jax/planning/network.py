@@ -13,22 +13,7 @@ from igpt_jax.chips import Chip
 from igpt_jax.config import ModelConfig
 from igpt_jax.planning.groups import axes_crossed
 from igpt_jax.planning.hlo import Collective
-
-OVERLAP_LESS = "--xla_tpu_overlap_compute_collective_tc=true --xla_enable_async_all_gather=true"
-"""Options for LIBTPU_INIT_ARGS that every version of the TPU compiler takes."""
-
-OVERLAP = " ".join(
-    (
-        "--xla_tpu_enable_async_collective_fusion=true",
-        "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
-        "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
-        OVERLAP_LESS,
-    )
-)
-"""Options for LIBTPU_INIT_ARGS with which the TPU compiler overlaps more all-gathers with other work.
-
-libtpu 0.0.42, which JAX 0.10.2 asks for, takes them on every chip; libtpu 0.0.52 refuses them on all but v5e.
-"""
+from igpt_jax.tpu_flags import OVERLAP
 
 
 @dataclass(frozen=True)
@@ -118,6 +103,6 @@ def warnings(collectives: list[Collective], unknown_loops: list[str], model: Mod
     waited_for = sum(one.payload * one.times for one in gathers if not one.overlapped)
     if mesh.devices.flat[0].platform == "tpu" and waited_for > payload / 2:
         share = f"{waited_for / payload:.0%} of the all-gathers"
-        yield f"the device waits for {share}; LIBTPU_INIT_ARGS='{OVERLAP}' may help"
+        yield f"the device waits for {share}; where libtpu takes them, LIBTPU_INIT_ARGS='{OVERLAP}' may help"
     if unknown_loops:
         yield f"the number of iterations of {len(unknown_loops)} loops is unknown; their collectives are counted once"

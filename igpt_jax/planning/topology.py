@@ -14,14 +14,13 @@ from jax.experimental import topologies
 from igpt_jax.chips import Chip, parse_topology
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.planning import gpus
-from igpt_jax.planning.network import OVERLAP
+from igpt_jax.tpu_flags import set_tpu_flags
 
 _ACCELERATOR = {"v5e": "v5litepod-{chips}", "v5p": "v5p-{cores}", "v6e": "v6e-{chips}", "tpu7x": "tpu7x-{cores}"}
 
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "LIBTPU_INIT_ARGS": OVERLAP,  # as in experiments/launch
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is opened, so several plans may run at once
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
@@ -79,6 +78,7 @@ def describe(topology: str, slices: int = 1) -> Target:
         return Target(topology, gpus.describe(topology, chip.name, chips), chip)
     kind = _ACCELERATOR[chip.name].format(chips=chips, cores=2 * chips)
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", kind)
+    set_tpu_flags()
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     jax.config.update("jax_platforms", "cpu")
