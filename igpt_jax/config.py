@@ -30,8 +30,9 @@ class ComputeConfig:
     takes the platform's kernel if it can serve, else chunked or reference."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, all but the matrix products, or whole blocks."""
-    scan_layers: bool = True
-    """Compile one block and loop over the layers (fast to compile), or unroll all layers."""
+    scan_layers: bool | Literal["auto"] = "auto"
+    """True: compile one block and loop over the layers, which is quick to compile. False: unroll all layers, which
+    saves memory traffic. auto: unroll on GPUs alone."""
     workers: NotNegative = 0
     """Processes that prepare images; 0 prepares them on threads of the main process."""
 

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.errors import InputError
-from igpt_jax.model.attention import Mask, cudnn
+from igpt_jax.model.attention import Mask, cudnn, platform
 from igpt_jax.model.attention.splash import SAVED
 from igpt_jax.model.blocks import Block, BlockOutput, Hooks, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
@@ -89,17 +89,18 @@ class ImageGPT(nn.Module):
             self.clf = table("clf", cfg.clf_classes, zeros)
         if cfg.cond_classes:
             self.class_table = table("class_table", cfg.cond_classes, zeros)
-        block = Block
+        block, scanned = Block, self.compute.scan_layers
+        if scanned == "auto":
+            scanned = platform() != "gpu"
         if self.compute.remat != "none":
-            policy, scanned = REMAT[self.compute.remat], self.compute.scan_layers
-            block = nn.remat(Block, policy=policy, prevent_cse=not scanned)
+            block = nn.remat(Block, policy=REMAT[self.compute.remat], prevent_cse=not scanned)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=cfg.n_layer,
-            unroll=1 if self.compute.scan_layers else cfg.n_layer,
+            unroll=1 if scanned else cfg.n_layer,
         )
         self.h = layers(cfg, self.compute, self.mask, self.hooks)
         self.ln_f = RMSNorm()

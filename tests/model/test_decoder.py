@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import checkify
 
 from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
-from igpt_jax.model import AXES, OPTIONAL, PROJECTIONS, abstract_params, count_params
+from igpt_jax.model import AXES, OPTIONAL, PROJECTIONS, abstract_params, count_params, decoder
 from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import axes_of, path_name
@@ -137,6 +137,18 @@ def test_remat_and_unrolling_change_nothing(tiny, how):
     assert text != plain  # the switch did something
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(computed)):
         np.testing.assert_allclose(a, b, atol=F32_ATOL)
+
+
+@pytest.mark.parametrize(("where", "loops"), [("cpu", True), ("tpu", True), ("gpu", False)])
+def test_layers_are_unrolled_on_gpus_alone(tiny, where, loops, monkeypatch):
+    monkeypatch.setattr(decoder, "platform", lambda: where)
+    cfg, params = tiny[0].cfg, tiny[1]
+
+    def text(**compute):
+        model = ImageGPT(cfg, ComputeConfig(**compute))
+        return jax.jit(model.apply).lower({"params": params}, tokens(model)).as_text()
+
+    assert text() == text(scan_layers=loops) != text(scan_layers=not loops)
 
 
 def test_bfloat16_is_near_and_logits_stay_float32(tiny):
