@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import SamplerConfig
@@ -53,6 +55,13 @@ class FastestOf:
         return result
 
 
+@functools.lru_cache(maxsize=64)
+def fastest_lookahead(model: ImageGPT, sampler: SamplerConfig, mesh: Mesh | None, batch: int, start: int) -> FastestOf:
+    """What is known of the windows so far for such batches. It is kept between calls, as tiles and clips make many."""
+    del model, sampler, mesh, batch, start
+    return FastestOf(AUTO_LOOKAHEAD)
+
+
 def known_slots(known_BT: np.ndarray) -> int:
     """How many slots are known from the start in every image, rounded down to an eighth of all.
 
@@ -71,7 +80,6 @@ def decode_in_batches(
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
     start, rules, mesh = known_slots(ordered), Rules.of(sampler), mesh_of(params)
     model = model.clone(cache=sampler.cache)
-    fastest = FastestOf(AUTO_LOOKAHEAD) if sampler.lookahead == "auto" else None
 
     def run(window: int, batch: Prompt, batch_keys: jax.Array) -> jax.Array:
         if not window:
@@ -80,10 +88,11 @@ def decode_in_batches(
 
     def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
         asked = (batch, batch_keys) if rules.guidance is None else in_pairs(batch, batch_keys)
-        if fastest is None:
-            drawn = run(int(sampler.lookahead), *asked)
-        else:
+        if sampler.lookahead == "auto":
+            fastest = fastest_lookahead(model, sampler, mesh, batch.tokens.shape[0], start)
             drawn = fastest.run(lambda window: run(window, *asked))
+        else:
+            drawn = run(sampler.lookahead, *asked)
         return drawn if rules.guidance is None else drawn[::2]
 
     return in_batches(draw_batch, params, prompt, keys, sampler.batch_size)
