@@ -89,7 +89,7 @@ def decode_in_batches(
     def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
         asked = (batch, batch_keys) if rules.guidance is None else in_pairs(batch, batch_keys)
         if sampler.lookahead == "auto":
-            fastest = fastest_lookahead(model, sampler, mesh, batch.tokens.shape[0], start)
+            fastest = fastest_lookahead(model, sampler, mesh, batch.tokens.shape[0], start)  # pyright: ignore[reportArgumentType]
             drawn = fastest.run(lambda window: run(window, *asked))
         else:
             drawn = run(sampler.lookahead, *asked)
