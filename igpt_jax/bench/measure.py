@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax import progress
+from igpt_jax.bench.profile import trace
 from igpt_jax.version import __version__
 
 WARM_UP = 2
@@ -77,6 +78,8 @@ class Effort:
     """Timed runs; `WARM_UP` more come before."""
     until: float = math.inf
     """The moment of `time.monotonic` after which no run is begun but the first timed one."""
+    traces: Path | None = None
+    """Where a trace of one more run goes, which is not timed: traces / title."""
 
 
 def time_runs(run: Callable[[], Any], effort: Effort, title: str) -> list[float]:
@@ -90,6 +93,8 @@ def time_runs(run: Callable[[], Any], effort: Effort, title: str) -> list[float]
         run()
         seconds.append(time.perf_counter() - begin)
     progress.report(title, n, n)
+    if effort.traces is not None:
+        trace(run, effort.traces / title.replace(" ", "_"))
     return seconds[WARM_UP:]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -90,7 +91,7 @@ def sample_run(cfg: Config) -> Run:
 def bench_train(cfg: Config, effort: Effort) -> dict[str, Any]:
     """Times `train_run`; FLOPs by the paper's rule (causal half once), and by the other beside it."""
     run, size = train_run(cfg), cfg.data.batch_size
-    seconds = time_runs(run.once, effort, "timing training steps")
+    seconds = time_runs(run.once, effort, "training steps")
     median, flops = statistics.median(seconds), training_flops(cfg.model, cfg.compute, size)
     peak, rates = published_peak(), machine_rates(compute_dtype(cfg.compute))
     return {
@@ -115,7 +116,7 @@ def bench_sample(cfg: Config, effort: Effort) -> dict[str, Any]:
     if window == "auto":
         raise InputError("sampler.lookahead: auto draws batches in different ways; name the window to be timed")
     run = sample_run(cfg)
-    seconds = time_runs(run.once, effort, "timing decoding")
+    seconds = time_runs(run.once, effort, "decoding")
     median, dtype = statistics.median(seconds), compute_dtype(cfg.compute)
     rates = machine_rates(dtype)
     rows = (cfg.model.n_ctx + 1) / 2  # of the cache that a step reads, if it reads no more than is filled
@@ -142,7 +143,7 @@ def bench_data(cfg: Config, effort: Effort) -> dict[str, Any]:
       InputError: as `open_data`.
     """
     batches = open_data(cfg, make_mesh(cfg.mesh)).train_batches(0)
-    seconds = time_runs(lambda: next(batches), effort, "reading batches")
+    seconds = time_runs(lambda: next(batches), replace(effort, traces=None), "reading batches")  # no device works
     mean = statistics.fmean(seconds)  # batches are prepared ahead, so a single time says little
     return {"what": "data", "source": cfg.data.source, **spread(seconds), "images_per_s": cfg.data.batch_size / mean}
 

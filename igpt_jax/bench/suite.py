@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from igpt_jax.bench.kernels import bench_kernels
 from igpt_jax.bench.measure import Effort
+from igpt_jax.bench.profile import slowest
 from igpt_jax.bench.programs import bench_data, bench_sample, bench_train
 from igpt_jax.config import Config, DataConfig, ModelConfig, SamplerConfig
 
@@ -46,12 +48,14 @@ def paper_sizes() -> list[Item]:
     return [*kernels, *training, *drawing]
 
 
-def measure(items: Sequence[Item], runs: int, budget_s: float) -> Iterator[dict[str, Any]]:
+def measure(items: Sequence[Item], runs: int, budget_s: float, traces: Path | None = None) -> Iterator[dict[str, Any]]:
     """The figures of each item. One that does not fit into memory or time has the reason under `skipped`.
 
     Args:
       runs: timed runs of each item; fewer where its share of the time is over.
       budget_s: seconds. No item is begun later; one that has begun is finished.
+      traces: a directory in which each item gets one, numbered, for a trace of one more run. What took most time there
+        is in the figures under `slowest_...`.
     """
     begin = time.monotonic()
     for done, (name, cfg) in enumerate(items):
@@ -60,11 +64,17 @@ def measure(items: Sequence[Item], runs: int, budget_s: float) -> Iterator[dict[
         if left <= 0:
             yield named | {"skipped": f"the budget of {budget_s:g} s is over"}
             continue
-        effort = Effort(runs, time.monotonic() + left / (len(items) - done))
+        where = None if traces is None else traces / f"{done:02}-{name}-{cfg.model.n_layer}x{cfg.model.d_model}"
+        effort = Effort(runs, time.monotonic() + left / (len(items) - done), where)
         try:
-            yield BENCHES[name](cfg, effort)
+            yield BENCHES[name](cfg, effort) | (_slowest(where) if where is not None else {})
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             sizes = f"{cfg.data.batch_size} images a step, {cfg.sampler.batch_size} drawn at once"
             yield named | {"skipped": f"out of memory with {sizes}"}
+
+
+def _slowest(traces: Path) -> dict[str, Any]:
+    """For each trace of an item, the share of its time that the slowest operations took; nothing for `data`."""
+    return {f"slowest_{path.name}": slowest(path) for path in sorted(traces.glob("*"))}

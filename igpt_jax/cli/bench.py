@@ -38,6 +38,8 @@ class Bench(ConfiguredCommand, _Action):
     """Seconds for everything; what there is no time for is said."""
     out: Path | None = None
     """A .jsonl file to which a line for each figure is added."""
+    traces: Path | None = None
+    """A directory for a trace of one run of each (xprof, Perfetto); the slowest operations are then named, too."""
     json: Flag = False
     """Print JSON lines."""
 
@@ -56,13 +58,19 @@ class Bench(ConfiguredCommand, _Action):
         out = None if self.out is None else local_path(self.out, "--out")
         if out is not None and out.is_dir():
             raise InputError(f"--out {out}: is a directory; name a file")
+        traces = None if self.traces is None else local_path(self.traces, "--traces")
+        if traces is not None:
+            try:
+                traces.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"--traces {traces}: {error.strerror or error}") from None
 
         from igpt_jax.bench import BENCHES, Item, machine, measure, paper_sizes
 
         actions = BENCHES if self.action == "all" else [self.action]
         items = [Item(name, self.config) for name in actions] if named else paper_sizes()
         here = machine()
-        for measured in measure(items, self.repeats, self.budget):
+        for measured in measure(items, self.repeats, self.budget, traces):
             figures = here | measured
             print(json.dumps(figures), flush=True) if self.json else print_figures(figures)
             if out is not None:
@@ -87,5 +95,11 @@ def print_figures(figures: dict[str, Any]) -> None:
     table = Table(title=f"igpt bench {figures['what']}", title_justify="left", show_header=False)
     for name, value in figures.items():
         if value is not None and name != "what":
-            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(name.replace("_", " "), _in_words(value))
     Console().print(table)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {share:.0%}" for name, share in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

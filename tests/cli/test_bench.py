@@ -3,10 +3,12 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from igpt_jax.bench import BENCHES, Effort
 from igpt_jax.bench.measure import time_runs
+from igpt_jax.bench.profile import Span, own_time, slowest, trace
 from igpt_jax.cli import main
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.training.flops import training_flops
@@ -60,6 +62,44 @@ def test_out_of_memory_is_a_line_and_the_rest_goes_on(monkeypatch, capsys):
     assert printed["train"]["skipped"].startswith("out of memory with ")
     assert printed["sample"]["median_s"] == 1.0
     assert printed["data"]["median_s"] > 0
+
+
+def test_own_time_leaves_out_what_is_inside():
+    """A loop of two products, one with a copy inside, and a copy after it."""
+    spans = [
+        Span("copy", 100, 103),
+        Span("while", 0, 100),
+        Span("dot", 10, 40),
+        Span("copy", 20, 25),
+        Span("dot", 40, 90),
+    ]
+    assert own_time(spans) == {"while": 20, "dot": 75, "copy": 8}
+
+
+def test_the_newest_trace_names_the_slowest_operations(tmp_path):
+    x = jax.random.normal(jax.random.key(0), (400, 500))
+    sort, product = jax.jit(lambda x: jnp.sort(x.ravel())), jax.jit(lambda x: x.T @ x)
+    trace(lambda: sort(x).block_until_ready(), tmp_path / "here")
+    shares = slowest(tmp_path / "here")
+    assert next(iter(shares)).startswith("sort")
+    assert 0.5 < sum(shares.values()) <= 1 + 1e-9
+    trace(lambda: product(x).block_until_ready(), tmp_path / "here")
+    assert not any(name.startswith("sort") for name in slowest(tmp_path / "here"))
+
+
+def test_traces_of_each_item_and_their_slowest_operations(tmp_path, capsys):
+    assert main(["bench", "all", *SMALL, "--repeats", "1", "--traces", str(tmp_path / "traces")]) == 0
+    kernels, train, drawn, data = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(train["slowest_training_steps"].values()) <= 1 + 1e-9
+    assert drawn["slowest_decoding"]
+    assert kernels["slowest_reference"]
+    assert not any(name.startswith("slowest") for name in data)
+    traced = sorted(path.relative_to(tmp_path / "traces").parts[:2] for path in tmp_path.rglob("*.trace.json.gz"))
+    assert ("01-train-2x32", "training_steps") in traced
+    assert ("02-sample-2x32", "decoding") in traced
+    (tmp_path / "taken").write_text("")
+    assert main(["bench", "data", *SMALL, "--traces", str(tmp_path / "taken" / "in")]) == 2
+    assert "--traces" in capsys.readouterr().err
 
 
 def test_runs_end_with_the_time_but_for_the_first():
