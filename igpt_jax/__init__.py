@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from igpt_jax.palette import Palette
     from igpt_jax.parallel.mesh import make_mesh
     from igpt_jax.probing import probe
-    from igpt_jax.run import evaluate, report, train
+    from igpt_jax.run import report, train
     from igpt_jax.sampling.inpaint import inpaint
     from igpt_jax.sampling.restore import restore
     from igpt_jax.sampling.tasks import complete, sample
@@ -54,7 +54,8 @@ _HOMES = {
     "igpt_jax.palette": ("Palette",),
     "igpt_jax.parallel.mesh": ("make_mesh",),
     "igpt_jax.probing": ("probe",),
-    "igpt_jax.run": ("evaluate", "report", "train"),
+    "igpt_jax.evaluation.evaluate": ("evaluate",),
+    "igpt_jax.run": ("report", "train"),
     "igpt_jax.sampling.inpaint": ("inpaint",),
     "igpt_jax.sampling.restore": ("restore",),
     "igpt_jax.sampling.tasks": ("complete", "sample"),

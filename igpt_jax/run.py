@@ -13,18 +13,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from igpt_jax.config import Config
 from igpt_jax.config_json import to_json
-from igpt_jax.data.sources.base import Selection, Source, Split, class_counts
+from igpt_jax.data.sources.base import Source, Split, class_counts
 from igpt_jax.datasets import Data, check_classes, open_data, subset, with_absolute_source
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation import EVALUATORS, EvalContext, Evaluators, Figures, summarize
+from igpt_jax.evaluation import EvalContext, Evaluators, Figures, summarize
 from igpt_jax.evaluation.base import MakeEvaluator
-from igpt_jax.evaluation.context import context_of
 from igpt_jax.evaluation.pictures import PictureEvaluator, write_picture
 from igpt_jax.files import local_path
 from igpt_jax.objectives import MakeObjective
@@ -311,39 +310,3 @@ def report(trained: Trained) -> Report:
         levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
         on_process_zero(lambda: loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric))
     return Report(trained.step, figures, tuple(pictures))
-
-
-def evaluate(
-    pretrained: Pretrained,
-    split: Selection | Literal["validation"] = "eval",
-    network: bool = False,
-    more: Sequence[str] = (),
-) -> Figures:
-    """Figures of a trained model on the images of its configuration.
-
-    Computed on the mesh that the parameters lie on; if they lie on one device, all devices split the batch.
-
-    Args:
-      split: `eval` for the held-out images, `train` for the others, `validation` for those that were set aside from
-        them, `all` for every image once. The baselines learn from the images of `train` or, with `all`, from all; so
-        with these two they have seen what they are measured on.
-      network: one of the baselines is a small network of neighbours, which takes minutes to train.
-      more: names in `evaluation.EVALUATORS`, beside those of the objective.
-
-    Raises:
-      InputError: as `open_data`; the palette does not fit; or a model that knows classes gets images of others.
-    """
-    cfg = pretrained.config
-    context, params = context_of(pretrained, whole=split == "all")
-    data = context.data
-    names, learned = data.held_out.class_names, pretrained.class_names
-    if (cfg.model.clf_classes or cfg.model.cond_classes) and names and learned and names != learned:
-        raise InputError(f"data.source: {cfg.data.source} has other classes than the images of the training")
-    halves = {"train": data.train, "validation": data.validation, "eval": data.held_out, "all": data.held_out}
-    if (images := halves[split]) is None:
-        raise InputError("split validation: no images were set aside; data.validation says how many are")
-    kind = {"train": "training", "validation": "validation", "eval": "held-out", "all": ""}[split]
-    context = dataclasses.replace(context, held_out=images, kind=kind)
-    evaluators = Evaluators(context, {name: EVALUATORS[name] for name in more})
-    measured = dict(evaluators.run(params, pretrained.step or 0))
-    return summarize(measured, context, evaluators.image_nats, network)

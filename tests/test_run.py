@@ -12,9 +12,9 @@ from PIL import Image
 
 from igpt_jax import ComputeConfig, InputError, Palette, SamplerConfig, load_pretrained, report, sample, train
 from igpt_jax.config import DataConfig, ModelConfig, OptimConfig, PaletteConfig
+from igpt_jax.evaluation.evaluate import evaluate
 from igpt_jax.objectives import Objective, batch_tokens
 from igpt_jax.pretrained import save_pretrained
-from igpt_jax.run import evaluate
 from igpt_jax.sampling.tasks import draw_classes
 from igpt_jax.sequence import Example, ordered_inputs
 from igpt_jax.training.loop import Interrupted

@@ -24,6 +24,8 @@ class Evaluate(JoinedCommand):
     data.holdout of its images."""
     max_unreadable: Annotated[float | None, tyro.conf.arg(name="data.max-unreadable")] = None
     """Largest share of a folder's images that may be unreadable and skipped."""
+    images: int | None = None
+    """Measure so many images, spread evenly over the split, instead of all."""
     batch_size: int | None = None
     """Images at once; it does not change the figures."""
     orders: int | None = None
@@ -40,7 +42,10 @@ class Evaluate(JoinedCommand):
 
     def run(self) -> None:
         """Measures and prints."""
-        from igpt_jax.run import evaluate
+        if self.images is not None and self.images < 1:
+            raise InputError(f"--images {self.images}: must be at least 1")
+
+        from igpt_jax.evaluation.evaluate import evaluate
 
         weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
         cfg = weights.config
@@ -52,4 +57,4 @@ class Evaluate(JoinedCommand):
             cfg = replace(cfg, train=replace(cfg.train, eval_orders=self.orders))
         weights = replace(weights, config=cfg)
         more = [name for name, asked in (("bayes", self.bayes), ("codecs", self.lossless)) if asked]
-        print_figures(evaluate(weights, self.split, self.network, more), self.json)
+        print_figures(evaluate(weights, self.split, self.network, more, self.images), self.json)

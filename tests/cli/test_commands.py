@@ -191,6 +191,17 @@ def test_eval_measures_the_split_that_is_asked_for(workdir, capsys):
     assert images == {"eval": 297, "train": 1500, "all": 1797}
 
 
+def test_eval_measures_as_many_images_as_are_asked_for(workdir, capsys):
+    nats = {}
+    for count in (100, 297, 1000):
+        assert main(["eval", "--model", str(workdir), "--json", "--images", str(count)]) == 0
+        figures = json.loads(capsys.readouterr().out)
+        assert figures["images"] == min(count, 297)
+        nats[count] = figures["nats"]
+    assert nats[297] == nats[1000]
+    assert nats[100]["model"] != nats[297]["model"]
+
+
 def test_fine_tuning_takes_the_sizes_of_the_weights(workdir, tmp_path, capsys):
     """The experiment's full form is wider and deeper than the weights; only a size that is typed counts."""
     start = ["train", DIGITS, "--init-from", str(workdir), "--train.steps", "2", "--optim.warmup-steps", "1"]
