@@ -40,17 +40,18 @@ def trace(run: Callable[[], Any], directory: Path) -> None:
 def slowest(directory: Path) -> dict[str, float]:
     """Name -> its share of the time of all operations, in the newest trace below `directory`; most time first.
 
-    Operations of one name count together, whatever their number (`dot.3` and `dot.12`). A loop's time is that of what
-    is in it. Empty if nothing ran that XLA compiled.
+    Operations of one name count together, whatever their number (`dot.3` and `dot.12`). A loop counts without what runs
+    inside it. Empty if nothing ran that XLA compiled.
     """
     path = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     total = Counter[str]()
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
             spans = [
-                Span(_NUMBER.sub("", event.name), int(event.start_ns), int(event.end_ns))
+                Span(_NUMBER.sub("", str(value)), int(event.start_ns), int(event.end_ns))
                 for event in line.events
-                if any(name == "hlo_op" for name, _ in event.stats)
+                for name, value in event.stats
+                if name == "hlo_op"
             ]
             total.update(own_time(spans))
     everything = sum(total.values())
