@@ -6,6 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from igpt_jax.config import ComputeConfig, Config, MeshConfig, ModelConfig, ProbeConfig, SamplerConfig
     from igpt_jax.errors import InputError
+    from igpt_jax.evaluation.evaluate import evaluate
     from igpt_jax.model import ImageGPT, init_cache
     from igpt_jax.palette import Palette
     from igpt_jax.parallel.mesh import make_mesh
