@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from igpt_jax.bench.measure import Effort, time_runs
+from igpt_jax.bench.measure import Effort, profile, time_runs
 from igpt_jax.config import Config
 from igpt_jax.model import compute_dtype
 from igpt_jax.model.attention import BACKENDS, Case, attend, platform
@@ -47,6 +47,10 @@ def bench_kernels(cfg: Config, effort: Effort) -> dict[str, Any]:
             float(np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max())
             for a, b in zip(computed, expected, strict=True)
         ]
-        seconds = time_runs(lambda step=step, name=name: jax.block_until_ready(step(name, *arguments)), effort, name)
-        figures |= {f"{name}_error": max(errors), f"{name}_s": statistics.median(seconds)}
+
+        def once(step: Any = step, name: str = name) -> None:
+            jax.block_until_ready(step(name, *arguments))
+
+        figures |= {f"{name}_error": max(errors), f"{name}_s": statistics.median(time_runs(once, effort, name))}
+        figures |= profile(once, effort, name)
     return figures

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax import progress
-from igpt_jax.bench.profile import trace
+from igpt_jax.bench.profile import slowest, trace
 from igpt_jax.version import __version__
 
 WARM_UP = 2
@@ -79,7 +79,7 @@ class Effort:
     until: float = math.inf
     """The moment of `time.monotonic` after which no run is begun but the first timed one."""
     traces: Path | None = None
-    """Where a trace of one more run goes, which is not timed: traces / title."""
+    """Where traces go; None for none."""
 
 
 def time_runs(run: Callable[[], Any], effort: Effort, title: str) -> list[float]:
@@ -93,9 +93,15 @@ def time_runs(run: Callable[[], Any], effort: Effort, title: str) -> list[float]
         run()
         seconds.append(time.perf_counter() - begin)
     progress.report(title, n, n)
-    if effort.traces is not None:
-        trace(run, effort.traces / title.replace(" ", "_"))
     return seconds[WARM_UP:]
+
+
+def profile(run: Callable[[], Any], effort: Effort, name: str) -> dict[str, Any]:
+    """Runs once more, traced into `effort.traces` / name: {slowest_NAME: share of the time by operation}, or nothing."""
+    if effort.traces is None:
+        return {}
+    trace(run, effort.traces / name)
+    return {f"slowest_{name}": slowest(effort.traces / name)}
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

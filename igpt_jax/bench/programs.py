@@ -8,13 +8,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from igpt_jax.bench.measure import Effort, machine_rates, spread, time_runs
+from igpt_jax.bench.measure import Effort, machine_rates, profile, spread, time_runs
 from igpt_jax.config import Config
 from igpt_jax.datasets import open_data
 from igpt_jax.errors import InputError
@@ -91,7 +90,7 @@ def sample_run(cfg: Config) -> Run:
 def bench_train(cfg: Config, effort: Effort) -> dict[str, Any]:
     """Times `train_run`; FLOPs by the paper's rule (causal half once), and by the other beside it."""
     run, size = train_run(cfg), cfg.data.batch_size
-    seconds = time_runs(run.once, effort, "training steps")
+    seconds = time_runs(run.once, effort, "timing training steps")
     median, flops = statistics.median(seconds), training_flops(cfg.model, cfg.compute, size)
     peak, rates = published_peak(), machine_rates(compute_dtype(cfg.compute))
     return {
@@ -107,6 +106,7 @@ def bench_train(cfg: Config, effort: Effort) -> dict[str, Any]:
         "share_of_matmul_rate": flops.headline / median / (rates["matmul_flops_per_s"] * jax.device_count()),
         "peak_bytes": memory_peak(),
         **rates,
+        **profile(run.once, effort, "operations"),
     }
 
 
@@ -116,7 +116,7 @@ def bench_sample(cfg: Config, effort: Effort) -> dict[str, Any]:
     if window == "auto":
         raise InputError("sampler.lookahead: auto draws batches in different ways; name the window to be timed")
     run = sample_run(cfg)
-    seconds = time_runs(run.once, effort, "decoding")
+    seconds = time_runs(run.once, effort, "timing decoding")
     median, dtype = statistics.median(seconds), compute_dtype(cfg.compute)
     rates = machine_rates(dtype)
     rows = (cfg.model.n_ctx + 1) / 2  # of the cache that a step reads, if it reads no more than is filled
@@ -133,6 +133,7 @@ def bench_sample(cfg: Config, effort: Effort) -> dict[str, Any]:
         "tokens_per_s": n * cfg.model.n_ctx / median,
         "share_of_memory_rate": None if window else least / median / rates["memory_bytes_per_s"],
         **rates,
+        **profile(run.once, effort, "operations"),
     }
 
 
@@ -143,7 +144,7 @@ def bench_data(cfg: Config, effort: Effort) -> dict[str, Any]:
       InputError: as `open_data`.
     """
     batches = open_data(cfg, make_mesh(cfg.mesh)).train_batches(0)
-    seconds = time_runs(lambda: next(batches), replace(effort, traces=None), "reading batches")  # no device works
+    seconds = time_runs(lambda: next(batches), effort, "reading batches")
     mean = statistics.fmean(seconds)  # batches are prepared ahead, so a single time says little
     return {"what": "data", "source": cfg.data.source, **spread(seconds), "images_per_s": cfg.data.batch_size / mean}
 

@@ -11,7 +11,6 @@ import jax
 
 from igpt_jax.bench.kernels import bench_kernels
 from igpt_jax.bench.measure import Effort
-from igpt_jax.bench.profile import slowest
 from igpt_jax.bench.programs import bench_data, bench_sample, bench_train
 from igpt_jax.config import Config, DataConfig, ModelConfig, SamplerConfig
 
@@ -55,7 +54,7 @@ def measure(items: Sequence[Item], runs: int, budget_s: float, traces: Path | No
       runs: timed runs of each item; fewer where its share of the time is over.
       budget_s: seconds. No item is begun later; one that has begun is finished.
       traces: a directory in which each item gets one, numbered, for a trace of one more run. What took most time there
-        is in the figures under `slowest_...`.
+        is in the figures under `slowest_...`. Reading images is not traced, as no device works.
     """
     begin = time.monotonic()
     for done, (name, cfg) in enumerate(items):
@@ -67,14 +66,9 @@ def measure(items: Sequence[Item], runs: int, budget_s: float, traces: Path | No
         where = None if traces is None else traces / f"{done:02}-{name}-{cfg.model.n_layer}x{cfg.model.d_model}"
         effort = Effort(runs, time.monotonic() + left / (len(items) - done), where)
         try:
-            yield BENCHES[name](cfg, effort) | (_slowest(where) if where is not None else {})
+            yield BENCHES[name](cfg, effort)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             sizes = f"{cfg.data.batch_size} images a step, {cfg.sampler.batch_size} drawn at once"
             yield named | {"skipped": f"out of memory with {sizes}"}
-
-
-def _slowest(traces: Path) -> dict[str, Any]:
-    """For each trace of an item, the share of its time that the slowest operations took; nothing for `data`."""
-    return {f"slowest_{path.name}": slowest(path) for path in sorted(traces.glob("*"))}

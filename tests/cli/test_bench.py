@@ -90,13 +90,13 @@ def test_the_newest_trace_names_the_slowest_operations(tmp_path):
 def test_traces_of_each_item_and_their_slowest_operations(tmp_path, capsys):
     assert main(["bench", "all", *SMALL, "--repeats", "1", "--traces", str(tmp_path / "traces")]) == 0
     kernels, train, drawn, data = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert sum(train["slowest_training_steps"].values()) <= 1 + 1e-9
-    assert drawn["slowest_decoding"]
+    assert sum(train["slowest_operations"].values()) <= 1 + 1e-9
+    assert drawn["slowest_operations"]
     assert kernels["slowest_reference"]
     assert not any(name.startswith("slowest") for name in data)
     traced = sorted(path.relative_to(tmp_path / "traces").parts[:2] for path in tmp_path.rglob("*.trace.json.gz"))
-    assert ("01-train-2x32", "training_steps") in traced
-    assert ("02-sample-2x32", "decoding") in traced
+    assert ("01-train-2x32", "operations") in traced
+    assert ("02-sample-2x32", "operations") in traced
     (tmp_path / "taken").write_text("")
     assert main(["bench", "data", *SMALL, "--traces", str(tmp_path / "taken" / "in")]) == 2
     assert "--traces" in capsys.readouterr().err
