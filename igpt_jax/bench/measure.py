@@ -97,7 +97,7 @@ def time_runs(run: Callable[[], Any], effort: Effort, title: str) -> list[float]
 
 
 def profile(run: Callable[[], Any], effort: Effort, name: str) -> dict[str, Any]:
-    """Runs once more, traced into `effort.traces` / name: {slowest_NAME: share of the time by operation}, or nothing."""
+    """Traces one more run into `effort.traces` / name: {slowest_NAME: share of the time by operation}, or nothing."""
     if effort.traces is None:
         return {}
     trace(run, effort.traces / name)
