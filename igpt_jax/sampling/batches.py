@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -57,7 +58,10 @@ class FastestOf:
 
 @functools.lru_cache(maxsize=64)
 def fastest_lookahead(model: ImageGPT, sampler: SamplerConfig, mesh: Mesh | None, batch: int, start: int) -> FastestOf:
-    """What is known of the windows so far for such batches. It is kept between calls, as tiles and clips make many."""
+    """What is known of the windows so far for such batches. It is kept between calls, as tiles and clips make many.
+
+    The seed of `sampler` is to be that of all calls: it does not change the time.
+    """
     del model, sampler, mesh, batch, start
     return FastestOf(AUTO_LOOKAHEAD)
 
@@ -89,7 +93,7 @@ def decode_in_batches(
     def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
         asked = (batch, batch_keys) if rules.guidance is None else in_pairs(batch, batch_keys)
         if sampler.lookahead == "auto":
-            fastest = fastest_lookahead(model, sampler, mesh, batch.tokens.shape[0], start)  # pyright: ignore[reportArgumentType]
+            fastest = fastest_lookahead(model, replace(sampler, seed=0), mesh, batch.tokens.shape[0], start)  # pyright: ignore[reportArgumentType]
             drawn = fastest.run(lambda window: run(window, *asked))
         else:
             drawn = run(sampler.lookahead, *asked)

@@ -152,7 +152,7 @@ def test_auto_times_each_window_and_keeps_the_fastest(raster, monkeypatch):
     settings = SamplerConfig(batch_size=2, lookahead="auto")
     drawn = sample(model, params, Palette.levels(7), 16, sampler=settings, classes=1)
     assert used == [0, 0, 8, 8, 32, 32, 8, 8]
-    sample(model, params, Palette.levels(7), 2, sampler=settings, classes=1)
+    sample(model, params, Palette.levels(7), 2, sampler=replace(settings, seed=5), classes=1)
     assert used[8:] == [8]  # the next call knows it
     expected = sample(model, params, Palette.levels(7), 16, sampler=SamplerConfig(batch_size=2), classes=1)
     np.testing.assert_array_equal(drawn, expected)
