@@ -51,11 +51,11 @@ __all__ = [
 _HOMES = {
     "igpt_jax.config": ("ComputeConfig", "Config", "MeshConfig", "ModelConfig", "ProbeConfig", "SamplerConfig"),
     "igpt_jax.errors": ("InputError",),
+    "igpt_jax.evaluation.evaluate": ("evaluate",),
     "igpt_jax.model": ("ImageGPT", "init_cache"),
     "igpt_jax.palette": ("Palette",),
     "igpt_jax.parallel.mesh": ("make_mesh",),
     "igpt_jax.probing": ("probe",),
-    "igpt_jax.evaluation.evaluate": ("evaluate",),
     "igpt_jax.run": ("report", "train"),
     "igpt_jax.sampling.inpaint": ("inpaint",),
     "igpt_jax.sampling.restore": ("restore",),

@@ -42,9 +42,6 @@ class Evaluate(JoinedCommand):
 
     def run(self) -> None:
         """Measures and prints."""
-        if self.images is not None and self.images < 1:
-            raise InputError(f"--images {self.images}: must be at least 1")
-
         from igpt_jax.evaluation.evaluate import evaluate
 
         weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)

@@ -34,11 +34,11 @@ def evaluate(
       images: how many are measured, spread evenly over the split; None for all.
 
     Raises:
-      InputError: as `open_data`; the palette does not fit; or a model that knows classes gets images of others.
-      ValueError: `images` is below 1.
+      InputError: as `open_data`; the palette does not fit; a model that knows classes gets images of others;
+        or `images` is below 1.
     """
     if images is not None and images < 1:
-        raise ValueError(f"images = {images}: must be at least 1")
+        raise InputError(f"--images {images}: must be at least 1")
     cfg = pretrained.config
     context, params = context_of(pretrained, whole=split == "all")
     data = context.data
