@@ -1,13 +1,16 @@
 """The cheap methods of the benchmarks are honest: they see no pixel that is yet to come."""
 
 import importlib.util
+import json
 import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from igpt_jax import ComputeConfig, ImageGPT, InputError
+from igpt_jax.data.sources.folder import hold_out
 from igpt_jax.plugins import load_config
 from igpt_jax.training.flops import training_flops
 from tests.conftest import randomized
@@ -77,3 +80,36 @@ def test_isoflop_runs_cost_the_same_and_the_lowest_point_of_a_parabola():
     nats = [1 + np.log(n / 7000) ** 2 for n in sizes]
     assert isoflop.lowest(sizes, nats) == pytest.approx(7000)
     assert isoflop.lowest(sizes, [1, 2, 3, 4]) is None
+
+
+@pytest.fixture
+def emoji_package(tmp_path):
+    """A package like emoji-datasource-google, with 40 pictures of two categories and one of the tones."""
+    package, categories = tmp_path / "package", ["Food & Drink", "Flags"]
+    pictures = package / "img" / "google" / "64"
+    pictures.mkdir(parents=True)
+    entries = [{"image": f"{i:04x}.png", "category": categories[i % 2]} for i in range(40)]
+    entries += [{"image": "1f3fb.png", "category": "Component"}, {"image": "lost.png", "category": "Flags"}]
+    for entry in entries[:-1]:
+        Image.new("RGB", (4, 4)).save(pictures / entry["image"])
+    (package / "emoji.json").write_text(json.dumps(entries))
+    return package
+
+
+def test_sorted_emoji_are_held_out_like_those_of_the_run(emoji_package, tmp_path):
+    """Else a probe would test on emoji that its model was trained on."""
+    sort_emoji, out = load("emoji_categories").sort_emoji, tmp_path / "sorted"
+    assert sort_emoji(emoji_package, out) == {"food_and_drink": 20, "flags": 20}
+    assert not (out / "component").exists()
+    cfg = load_config("emoji").data
+
+    def held_out(root):
+        paths = [path.relative_to(root).as_posix() for path in root.rglob("*.png")]
+        return {path.rpartition("/")[2] for path in hold_out(paths, cfg, "emoji")["eval"]}
+
+    flat = held_out(emoji_package / "img" / "google" / "64") - {"1f3fb.png"}
+    assert held_out(out) == flat
+    with pytest.raises(InputError, match=r"--out .*: exists"):
+        sort_emoji(emoji_package, out)
+    with pytest.raises(InputError, match=r"npm install emoji-datasource-google"):
+        sort_emoji(tmp_path, tmp_path / "other")
