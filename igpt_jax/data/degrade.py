@@ -202,12 +202,12 @@ def _parse_step(part: str, spec: str, key: str) -> Step:
     if not colon:
         return Step(kind, *row.usual)
     number = r"(\d+\.?\d*|\.\d+)"
-    found = re.fullmatch(f"{number}(?:-{number})?", strength)
+    match = re.fullmatch(f"{number}(?:-{number})?", strength)
     low, high = row.possible
     form = f"{spec!r}: {kind} takes {kind}:STRENGTH or {kind}:LOW-HIGH, between {low:g} and {high:g} ({row.unit})"
-    require(found is not None, key, form)
-    assert found is not None
-    first, last = float(found[1]), float(found[2] or found[1])
+    require(match is not None, key, form)
+    assert match is not None
+    first, last = float(match[1]), float(match[2] or match[1])
     require(low <= first <= last <= high, key, form)
     return Step(kind, first, last)
 

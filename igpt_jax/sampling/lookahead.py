@@ -91,13 +91,13 @@ def decode_ahead(
         passes_B = last.passes + (last.settled < t)
         return Ahead(tokens_BS, settled_B, last.settled + window, extended[1], passes_B)
 
-    begun = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW, aligned_BTA)
+    prefilled = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW, aligned_BTA)
     settled_B = jnp.full(b, start, jnp.int32)
     state = Ahead(
         tokens=jnp.pad(tokens_BT, ((0, 0), (0, window))),
         settled=settled_B,
         guessed=settled_B,
-        cache=grow_cache(begun.cache, p + t + window),
+        cache=grow_cache(prefilled.cache, p + t + window),
         passes=jnp.zeros(b, jnp.int32),
     )
     state = jax.lax.while_loop(lambda state: (state.settled < t).any(), one_pass, state)

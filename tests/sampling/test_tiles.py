@@ -10,9 +10,9 @@ from igpt_jax.sampling.tiles import blend_weights, windows
 TILE = (8, 6)
 
 
-def covered(size, found):
+def covered(size, placed):
     mask = np.zeros(size, int)
-    for top, left in found:
+    for top, left in placed:
         assert 0 <= top <= size[0] - TILE[0]
         assert 0 <= left <= size[1] - TILE[1]
         mask[top : top + TILE[0], left : left + TILE[1]] += 1
@@ -22,11 +22,11 @@ def covered(size, found):
 @pytest.mark.parametrize("overlap", [(0, 0), (2, 1), (7, 5)])
 @pytest.mark.parametrize("size", [(8, 6), (9, 6), (14, 20), (40, 7)])
 def test_a_picture_is_covered_by_as_few_windows_as_possible(size, overlap):
-    found = windows(size, TILE, overlap)
-    assert covered(size, found).all()
-    assert found == sorted(found)  # row by row
+    placed = windows(size, TILE, overlap)
+    assert covered(size, placed).all()
+    assert placed == sorted(placed)  # row by row
     for axis in range(2):
-        starts = sorted({window[axis] for window in found})
+        starts = sorted({window[axis] for window in placed})
         gaps = np.diff(starts)
         assert starts[0] == 0
         assert starts[-1] == size[axis] - TILE[axis]
@@ -44,10 +44,10 @@ def test_a_box_is_covered_and_lies_in_the_middle():
         assert mask[top : top + height, left : left + width].all()
         if 5 <= top < 20 and height == 6:
             assert window[0] == top - 1
-    found = windows(size, TILE, (2, 2), (3, 4, 23, 5))
-    assert covered(size, found)[3:23, 4:5].all()
-    assert {left for _, left in found} == {1}
-    assert (found[0][0], found[-1][0]) == (3, 15)
+    placed = windows(size, TILE, (2, 2), (3, 4, 23, 5))
+    assert covered(size, placed)[3:23, 4:5].all()
+    assert {left for _, left in placed} == {1}
+    assert (placed[0][0], placed[-1][0]) == (3, 15)
 
 
 def test_weights_fall_towards_the_edges_but_not_to_zero():
