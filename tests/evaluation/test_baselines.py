@@ -100,7 +100,7 @@ def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
             made_up[..., x] = made_up[..., x - 3]
         sure = np.broadcast_to(np.arange(8) >= 3, grid)
     train, held_out = made_up[:500], made_up[500:]
-    nats = network_nats(train, held_out, Palette.levels(2), steps=300)
+    nats = network_nats(train, held_out, Palette.levels(2), steps=100)
     assert nats[:, sure].mean() < 0.02
     assert nats[:, ~sure].mean() > 0.65  # a fair coin has 0.693
     assert count_nats(train, held_out, 2)[:, sure].mean() > 0.4

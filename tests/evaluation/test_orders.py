@@ -19,6 +19,7 @@ from tests.evaluation.made import IMAGES, PALETTE, context, made
 from tests.sampling import toy
 
 TOKENS = np.asarray(PALETTE.encode(IMAGES)).reshape(len(IMAGES), 64)
+jitted_orders = jax.jit(draw_orders, static_argnums=(1, 2))
 
 
 def test_every_order_is_a_normalised_distribution():
@@ -43,13 +44,13 @@ def test_raster_weights_compute_the_same_in_a_model_of_any_order(tiny):
 
 def test_training_orders_come_in_the_shares_asked_for():
     keys = jax.random.split(jax.random.key(0), 400)
-    orders = np.asarray(draw_orders(keys, (4, 6), OrdersConfig(raster=1, masked=2, random=1)))
+    orders = np.asarray(jitted_orders(keys, (4, 6), OrdersConfig(raster=1, masked=2, random=1)))
     assert (np.sort(orders, axis=1) == np.arange(24)).all()
     falls = (np.diff(orders, axis=1) < 0).sum(axis=1)  # 0 in raster order, at most 1 where a hole comes last
     assert 70 < (falls == 0).sum() < 140
     assert 160 < (falls == 1).sum() < 230
     assert 70 < (falls > 1).sum() < 130
-    only = np.asarray(draw_orders(keys[:20], (4, 6), OrdersConfig(raster=1, masked=0, random=0)))
+    only = np.asarray(jitted_orders(keys[:20], (4, 6), OrdersConfig(raster=1, masked=0, random=0)))
     assert (only == np.arange(24)).all()
     with pytest.raises(InputError, match="orders: one of the shares"):
         OrdersConfig(0, 0, 0)
@@ -81,8 +82,8 @@ def test_the_nats_of_an_order_are_those_of_the_objective():
     model, params = made(any_order=True)
     cfg = Config(objective="any_order", model=model.cfg, orders=OrdersConfig(0, 1, 0))
     keys = jax.random.split(jax.random.key(2), len(IMAGES))
-    example = make_objective(cfg, PALETTE).example({"image": IMAGES}, keys)
-    nats = nats_in_order(model, params, TOKENS, draw_orders(keys, (8, 8), cfg.orders))
+    example = jax.jit(make_objective(cfg, PALETTE).example)({"image": IMAGES}, keys)
+    nats = nats_in_order(model, params, TOKENS, jitted_orders(keys, (8, 8), cfg.orders))
     np.testing.assert_allclose(score(model, params, example, "x").loss(), nats.mean(), rtol=1e-6)
 
 

@@ -1,5 +1,7 @@
 """The jitted sampler draws what the model says, keeps what is known, and no image depends on its neighbours."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,14 +31,17 @@ def long():
     return model, jax.tree.unflatten(structure, noisy)
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def without_cache(model, params, tokens, known, keys, rules, order):
     """The same draw as plainly as can be: one full forward pass for every slot."""
-    forward = jax.jit(lambda inputs: model.apply({"params": params}, inputs))
     slots, known = (jnp.take_along_axis(x, order, axis=1) for x in (jnp.where(known, tokens, 0), known))
-    for t in range(model.cfg.n_ctx):
-        keys_B = jax.vmap(jax.random.fold_in)(keys, order[:, t])
-        drawn = draw(forward(ordered_inputs(slots, order))[:, t], keys_B, rules)
-        slots = slots.at[:, t].set(jnp.where(known[:, t], slots[:, t], drawn))
+
+    def step(t, slots):
+        logits = model.apply({"params": params}, ordered_inputs(slots, order))
+        drawn = draw(logits[:, t], jax.vmap(jax.random.fold_in)(keys, order[:, t]), rules)
+        return slots.at[:, t].set(jnp.where(known[:, t], slots[:, t], drawn))
+
+    slots = jax.lax.fori_loop(0, model.cfg.n_ctx, step, slots)
     return jnp.take_along_axis(slots, jnp.argsort(order, axis=1), axis=1)
 
 
