@@ -215,6 +215,11 @@ class _Registry:
                 told = present
             self.outcome.result()  # raises, if that is the outcome
         finally:
+            for listening in server.sockets:  # accept no more
+                asyncio.get_running_loop().remove_reader(listening)
+            for _ in range(4):  # let a connection that was just accepted get to `_receive`: Server.close would lose it
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
             server.close()
         self.tell(all=True)
 

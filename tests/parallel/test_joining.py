@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -169,6 +170,21 @@ def test_a_meeting_that_is_cancelled_while_it_opens_its_port_closes_it(monkeypat
             pass
 
     asyncio.run(cancel())
+
+
+def test_a_meeting_that_is_cancelled_while_it_accepts_a_connection_closes_it(monkeypatch):
+    port, accept = free_port(), socket.socket.accept
+
+    async def cancel():
+        meeting = asyncio.create_task(joining._Registry(joining._Member(f"127.0.0.1:{port}", 2, 0)).serve())
+        monkeypatch.setattr(socket.socket, "accept", lambda *args: meeting.cancel() and accept(*args))
+        await asyncio.sleep(0.1)
+        with socket.create_connection(("127.0.0.1", port)):
+            await asyncio.wait([meeting])
+        assert meeting.cancelled()
+
+    asyncio.run(cancel())
+    gc.collect()  # pytest turns the warning of a connection that is still open into an error
 
 
 def test_strangers_do_not_disturb(caplog):
