@@ -78,7 +78,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 def decimal_bytes(n: float) -> str:
     """Bytes in powers of ten, as chips are sold."""
-    return f"{n / 1e9:.2f} GB" if n >= 1e7 else f"{n / 1e6:.2f} MB"
+    return f"{n / 1e9:.2f} GB" if n >= 1e7 else f"{n / 1e6:z.2f} MB"
 
 
 def print_plan(plan: TrainingPlan | DecodingPlan) -> None:

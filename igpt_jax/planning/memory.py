@@ -22,7 +22,7 @@ class Memory:
     """Of the optimizer, its step counts included."""
     ema: int = 0
     padding: int = 0
-    """What the device's tiles add to the arguments."""
+    """What the device's tiles add to the arguments, less the arguments that the program does not read."""
     outputs: int = 0
     """Results that do not take the place of an argument."""
     temporaries: int = 0
