@@ -30,7 +30,7 @@ from igpt_jax.evaluation.quality import ssim_of_each
 from igpt_jax.keys import fold_in
 from igpt_jax.objectives import token_nats
 from igpt_jax.pretrained import Pretrained
-from igpt_jax.sampling.decode import Prompt
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import smc
 from igpt_jax.sequence import masked_inputs

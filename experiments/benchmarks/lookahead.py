@@ -22,8 +22,9 @@ from igpt_jax import InputError, SamplerConfig, load_pretrained
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.sampling.decode import Prompt, decode
+from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.lookahead import decode_ahead
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 
 

@@ -23,7 +23,8 @@ from igpt_jax.parallel.mesh import (
 from igpt_jax.planning.memory import Memory
 from igpt_jax.planning.plan import Plan, abstract_arrays, compile_for, resolve_auto
 from igpt_jax.planning.topology import Target
-from igpt_jax.sampling.decode import Prompt, decode, segment_ends
+from igpt_jax.sampling.decode import decode, segment_ends
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.training.flops import block_weights
 from igpt_jax.training.step import make_model

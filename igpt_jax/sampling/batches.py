@@ -19,9 +19,10 @@ from igpt_jax.model import ImageGPT
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
 from igpt_jax.parallel.processes import on_process_zero
-from igpt_jax.sampling.decode import Prompt, decode
+from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.lookahead import decode_ahead
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 
 log = logging.getLogger(__name__)

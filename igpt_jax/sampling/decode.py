@@ -12,25 +12,9 @@ from igpt_jax.keys import fold_in
 from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.axes import AXES, Params
 from igpt_jax.parallel.mesh import gathered, path_name
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs, ordered_inputs
-
-
-class Prompt(NamedTuple):
-    """What is known of images before they are drawn. Everything is in raster order but `order` itself."""
-
-    tokens: Any
-    """int [B, T]; read only where known."""
-    known: Any
-    """bool [B, T]; these tokens stay as they are."""
-    order: Any = None
-    """int [B, T], the position that each slot predicts; None for raster order."""
-    class_id: Any = None
-    """int [B] for a class-conditional model, -1 for no class."""
-    prefix: Any = None
-    """float [G, P, W] for a model with prefix slots. Each prefix serves the next B / G images."""
-    aligned: Any = None
-    """float [B, T, A] for a model with aligned values."""
 
 
 def segment_ends(n_ctx: int) -> list[int]:

@@ -6,17 +6,13 @@ for each pixel. 1 is the model itself, 0 draws without the class, larger values 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.config import SamplerConfig
 from igpt_jax.errors import InputError, require
-
-if TYPE_CHECKING:
-    from igpt_jax.sampling.decode import Prompt
+from igpt_jax.sampling.prompt import Prompt
 
 
 def in_pairs(prompt: Prompt, keys_B: jax.Array) -> tuple[Prompt, jax.Array]:

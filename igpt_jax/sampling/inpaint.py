@@ -21,9 +21,9 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, traced_on
 from igpt_jax.sampling.batches import decode_in_batches, in_batches, known_slots
-from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import smc
 from igpt_jax.sampling.tasks import Classes, check_weights, class_ids, prompt_keys

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from igpt_jax.keys import fold_in
 from igpt_jax.model import Cache, ImageGPT, grow_cache
 from igpt_jax.model.axes import Params
-from igpt_jax.sampling.decode import Prompt, decoding_weights, prefill
+from igpt_jax.sampling.decode import decoding_weights, prefill
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs
 

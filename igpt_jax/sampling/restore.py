@@ -22,8 +22,8 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
 from igpt_jax.sampling.batches import decode_in_batches
-from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, filter_logits
 from igpt_jax.sampling.tasks import check_model
 from igpt_jax.sampling.tiles import blend_weights, windows

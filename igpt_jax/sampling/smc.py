@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from igpt_jax.keys import fold_in
 from igpt_jax.model import Cache, ImageGPT
 from igpt_jax.model.axes import Params
-from igpt_jax.sampling.decode import Prompt, decoding_weights, next_logits, prefill, scan_segments
+from igpt_jax.sampling.decode import decoding_weights, next_logits, prefill, scan_segments
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 
 

@@ -18,9 +18,9 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
 from igpt_jax.sampling.batches import decode_in_batches
-from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
+from igpt_jax.sampling.prompt import Prompt
 
 Classes = Sequence[int] | np.ndarray | int | None
 

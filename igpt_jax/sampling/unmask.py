@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from igpt_jax.keys import fold_in
 from igpt_jax.model import ImageGPT
 from igpt_jax.model.axes import Params
-from igpt_jax.sampling.decode import Prompt
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import masked_inputs
 

@@ -19,8 +19,8 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.sampling.batches import decode_in_batches
-from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.guidance import check_guidance
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.tasks import check_model, complete, prompt_keys
 
 

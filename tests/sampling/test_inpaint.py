@@ -9,8 +9,8 @@ import pytest
 
 from igpt_jax import ImageGPT, InputError, ModelConfig, Palette, inpaint
 from igpt_jax.config import SamplerConfig
-from igpt_jax.sampling.decode import Prompt
 from igpt_jax.sampling.inpaint import METHODS, pick_method
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.sampling.smc import effective, smc, systematic
 from igpt_jax.sampling.tiles import windows_over

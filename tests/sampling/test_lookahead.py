@@ -14,10 +14,11 @@ from igpt_jax.model.decoder import example_inputs
 from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling import batches
 from igpt_jax.sampling.batches import known_slots
-from igpt_jax.sampling.decode import Prompt, decode
+from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.lookahead import decode_ahead
 from igpt_jax.sampling.orders import ORDERS
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 from tests.conftest import randomized
 

@@ -12,7 +12,8 @@ from igpt_jax.model.decoder import example_inputs
 from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling import restore as module
 from igpt_jax.sampling.batches import decode_in_batches
-from igpt_jax.sampling.decode import Prompt, decode
+from igpt_jax.sampling.decode import decode
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import conditioning, raster_inputs
 from tests.conftest import randomized

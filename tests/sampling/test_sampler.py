@@ -12,8 +12,9 @@ from igpt_jax.config import MeshConfig, SamplerConfig
 from igpt_jax.model import AXES
 from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling.batches import known_slots
-from igpt_jax.sampling.decode import Prompt, decode, segment_ends
+from igpt_jax.sampling.decode import decode, segment_ends
 from igpt_jax.sampling.orders import ORDERS
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import ordered_inputs
 

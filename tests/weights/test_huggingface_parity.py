@@ -11,7 +11,8 @@ from PIL import Image
 
 from igpt_jax import ImageGPT, Palette
 from igpt_jax.config import ComputeConfig, SamplerConfig
-from igpt_jax.sampling.decode import Prompt, decode
+from igpt_jax.sampling.decode import decode
+from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules
 from igpt_jax.weights.huggingface import write_huggingface
 from igpt_jax.weights.load import load_pretrained
