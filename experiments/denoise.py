@@ -4,10 +4,10 @@
     python experiments/benchmarks/restoration.py --model runs/denoise
 
 Expected after 64,000 images (22 minutes on 2 CPU cores with other work beside it), one seed: 0.713 ± 0.014 nats per
-token on 256 of the test images, and 23.3 dB for the mean of the draws over all kinds of damage. docs/results.md has the
-table beside classical methods, ridge regression and a small network, which are told the damage (the model is not): it
-is the best of all for noise, and loses to some of them at blur. With --data.degrade blur:1 it learns blur alone, and is
-the best of all there: 33.3 dB, ridge regression 30.2.
+token on 256 of the test images, and 23.3 dB for the mean of the draws over all kinds of damage. The table in
+docs/results/restoration.md is beside classical methods, ridge regression and a small network, which are told the damage
+(the model is not): it is the best of all for noise, and loses to some of them at blur. With --data.degrade blur:1 it
+learns blur alone, and is the best of all there: 33.3 dB, ridge regression 30.2.
 
 For an accelerator, not run yet: --model.grid 28 28 --model.prefix-slots 196 --model.n-layer 8 --model.n-head 8
 --model.d-model 512 --data.batch-size 128 --train.steps 20000. In colour and on parts of pictures: restore_emoji.

@@ -6,7 +6,7 @@
 
 Expected after 96,000 images (an hour on 2 CPU cores with other work beside it), on all 10,000 test images: 0.772 ±
 0.002 nats per token (seeds 0 to 2: 0.769, 0.770, 0.775); a network on 40 neighbours 0.812, counts of neighbours 1.007.
-Probe of seed 0: 0.836, of three layers 0.848; raw pixels 0.830. docs/results.md has the tables.
+Probe of seed 0: 0.836, of three layers 0.848; raw pixels 0.830. docs/results/ has the tables.
 Debian's package dataset-fashion-mnist puts the files where `source` looks; elsewhere give --data.source idx:PATH.
 On one GPU (not run yet): --model.grid 28 28 --model.d-model 384 --model.n-layer 12 --model.n-head 6 --data.batch-size
 256 --train.steps 20000.

@@ -10,7 +10,7 @@ Expected after 8,800 clips (37 minutes on 2 CPU cores with much other work besid
         --optim.warmup-steps 100 --optim.ema-decay 0.995 --train.steps 5000
 
 0.237 ± 0.003 nats per token (85 minutes); the mean of 8 draws of the fourth frame has 15.3 ± 0.3 dB, constant velocity
-12.0 ± 0.3, a copy 10.9. docs/results.md has all tables.
+12.0 ± 0.3, a copy 10.9. docs/results/video.md has all tables.
 
 For one GPU (not measured): --data.source moving_digits:16x16 --model.grid 8 16 16 --model.n-layer 8 --model.d-model 256
 --data.batch-size 64 --optim.lr 1e-3 --train.steps 20000, and --radius 2 for the benchmark.

@@ -9,7 +9,7 @@ Skin tones of one emoji are all on one side of the split. Expected after 96,000 
 work beside it; seed 0): 0.616 ± 0.031 nats per token on 128 held-out parts; counts of neighbours, which do not see the
 damaged picture, give 0.832 ± 0.051. PSNR of the mean of 8 draws: noise 25.4 dB (damaged 17.7, best classical method
 23.6), lost resolution 25.1 (26.2, 28.6), JPEG 23.4 (23.2, 23.7); over all four kinds, lost colour among them, 21.0,
-below the damaged picture's 21.7. So use it for noise (docs/results.md).
+below the damaged picture's 21.7. So use it for noise (docs/results/restoration.md).
 
 For an accelerator, not run yet: --model.vocab-size 512 --model.n-layer 8 --model.n-head 8 --model.d-model 512
 --data.batch-size 128 --optim.lr 1e-3 --train.steps 20000, and --data.source folder:PATH for photographs.
