@@ -108,21 +108,28 @@ def png_text(settings: Mapping[str, Any]) -> dict[str, str]:
 def figures_as_dict(figures: Figures) -> dict[str, Any]:
     """Figures for JSON."""
     bits = {name: nats / math.log(2) for name, nats in figures.nats.items()}
+
+    def number(x: float) -> float | None:
+        return None if math.isnan(x) else x
+
     return {
         "images": figures.images,
         "kind": figures.kind,
         "metric": figures.metric,
         "nats": dict(figures.nats),
         "bits": bits,
-        "nats_se": {name: None if math.isnan(error) else error for name, error in figures.errors.items()},
+        "nats_se": {name: number(error) for name, error in figures.errors.items()},
         "nats_minus_model": {name: list(pair) for name, pair in figures.differences.items()},
-        "accuracy": figures.accuracy,
+        "accuracies": {name: value for name, (value, _) in figures.accuracies.items()},
+        "accuracies_se": {name: number(error) for name, (_, error) in figures.accuracies.items()},
+        "accuracies_minus_model": {name: list(pair) for name, pair in figures.accuracy_differences.items()},
         **dict(figures.others),
     }
 
 
 def print_figures(figures: Figures, as_json: bool = False) -> None:
-    """A table of nats and bits per token with standard errors, and other values below it; or all of it as JSON.
+    """A table of nats and bits per token with standard errors, one of accuracies if the model classifies, and other
+    values below them; or all of it as JSON.
 
     Where they are known, the table has the differences of the cheap methods to the model: below 0, the model loses.
     """
@@ -144,6 +151,13 @@ def print_figures(figures: Figures, as_json: bool = False) -> None:
             cells.append(f"{gap:+.4f} ± {error:.4f}")
         table.add_row(name, *cells)
     Console().print(table)
-    others = {} if figures.accuracy is None else {"accuracy": figures.accuracy}
-    for name, value in (others | dict(figures.others)).items():
+    if figures.accuracies:
+        table = Table("", "accuracy")
+        if figures.accuracy_differences:
+            table.add_column("minus the model", justify="right")
+        for name, (accuracy, error) in figures.accuracies.items():
+            gap = figures.accuracy_differences.get(name)
+            table.add_row(name, f"{accuracy:.4f} ± {error:.4f}", *([f"{gap[0]:+.4f} ± {gap[1]:.4f}"] if gap else []))
+        Console().print(table)
+    for name, value in figures.others.items():
         print(f"{name} {value:.4f}")

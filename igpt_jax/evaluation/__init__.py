@@ -16,9 +16,10 @@ from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
 from igpt_jax.evaluation.baselines import baselines
 from igpt_jax.evaluation.bayes import Bayes
+from igpt_jax.evaluation.classifiers import classify_pixels
 from igpt_jax.evaluation.codecs import Codecs
 from igpt_jax.evaluation.holes import Holes
-from igpt_jax.evaluation.likelihood import Likelihood, ratio_error
+from igpt_jax.evaluation.likelihood import Likelihood, mean_error
 from igpt_jax.evaluation.orders import Orders
 from igpt_jax.evaluation.pictures import PICTURES
 from igpt_jax.evaluation.restoration import Restoration
@@ -36,6 +37,9 @@ EVALUATORS: dict[str, MakeEvaluator] = {
     "codecs": Codecs,
 }
 
+WAYS = {"accuracy": "classification head", "bayes_accuracy": "Bayes' rule"}
+"""What an evaluator calls the accuracy of a way to classify -> what tables call that way."""
+
 
 class Evaluators:
     """All evaluators of an objective, and others asked for, as one."""
@@ -48,6 +52,12 @@ class Evaluators:
     def image_nats(self) -> np.ndarray | None:
         """float64 [M]: the nats per token of each held-out image in the last run, if a likelihood was measured."""
         return next((x.nats for x in self._evaluators if isinstance(x, Likelihood)), None)
+
+    @property
+    def right(self) -> np.ndarray | None:
+        """bool [M]: which labelled held-out images were classified rightly in the last run, if they were."""
+        classified = (x.right for x in self._evaluators if isinstance(x, Accuracy | Bayes))
+        return next((right for right in classified if right is not None), None)
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields the (name, value) of all of them."""
@@ -70,19 +80,32 @@ class Figures:
     images: int
     kind: str
     """What these images are: held-out, validation or training; empty for all."""
-    accuracy: float | None
-    """Of the classification head, if there is one."""
+    accuracies: Mapping[str, tuple[float, float]]
+    """If the model classifies: its accuracy, then those of cheap classifiers. Each with its standard error over
+    images."""
+    accuracy_differences: Mapping[str, tuple[float, float]]
+    """Of each cheap classifier: its accuracy minus the model's, and the standard error of that, image by image."""
     others: Mapping[str, float]
     """Everything else that was measured, by name."""
 
+    @property
+    def accuracy(self) -> float | None:
+        """The model's, by its classification head or by Bayes' rule; None if it does not classify."""
+        return next(iter(self.accuracies.values()))[0] if self.accuracies else None
+
 
 def summarize(
-    measured: Mapping[str, float], context: EvalContext, image_nats: np.ndarray | None = None, network: bool = False
+    measured: Mapping[str, float],
+    context: EvalContext,
+    image_nats: np.ndarray | None = None,
+    right: np.ndarray | None = None,
+    network: bool = False,
 ) -> Figures:
     """The measured values (name -> value), with the baselines beside them.
 
     Args:
       image_nats: float64 [M], the model's nats of each held-out image, to compare the baselines with image by image.
+      right: bool [M], which labelled held-out images the model classified rightly, for the same.
       network: one of the baselines is a small network that is trained now.
     """
     metric = context.objective.loss_name
@@ -91,16 +114,29 @@ def summarize(
     errors = {"model": measured.get(f"{metric}_se", math.nan)} | {
         name: mean_error(values) for name, values in cheap.items()
     }
-    differences = {}
-    if image_nats is not None:
-        gaps = {name: values - image_nats for name, values in cheap.items()}
-        differences = {name: (float(gap.mean()), mean_error(gap)) for name, gap in gaps.items()}
-    accuracy = measured.get("accuracy", measured.get("clf_accuracy"))
-    shown = {metric, f"{metric}_se", metric.replace("nats", "bits"), "accuracy", "clf_accuracy"}
-    others = {name: value for name, value in measured.items() if name not in shown}
-    return Figures(nats, errors, differences, metric, len(context.held_out), context.kind, accuracy, others)
+    accuracies = {
+        way: (measured[name], measured.get(f"{name}_se", math.nan)) for name, way in WAYS.items() if name in measured
+    }
+    classifiers = classify_pixels(context) if accuracies else {}
+    accuracies |= {name: (float(values.mean()), mean_error(values)) for name, values in classifiers.items()}
+    shown = {metric, f"{metric}_se", metric.replace("nats", "bits"), "clf_accuracy"}
+    shown |= {f"{name}{suffix}" for name in WAYS for suffix in ("", "_se")}
+    return Figures(
+        nats=nats,
+        errors=errors,
+        differences=_minus(cheap, image_nats),
+        metric=metric,
+        images=len(context.held_out),
+        kind=context.kind,
+        accuracies=accuracies,
+        accuracy_differences=_minus(classifiers, right),
+        others={name: value for name, value in measured.items() if name not in shown},
+    )
 
 
-def mean_error(values: np.ndarray) -> float:
-    """The standard error of a mean over images; NaN for one image."""
-    return ratio_error(values, np.ones(len(values)))
+def _minus(cheap: Mapping[str, np.ndarray], model: np.ndarray | None) -> dict[str, tuple[float, float]]:
+    """Of each cheap method its mean minus the model's, and the standard error of that; empty without the model's."""
+    if model is None:
+        return {}
+    gaps = {name: values.astype(np.float64) - model for name, values in cheap.items()}
+    return {name: (float(gap.mean()), mean_error(gap)) for name, gap in gaps.items()}

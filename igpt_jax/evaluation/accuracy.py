@@ -12,6 +12,7 @@ import numpy as np
 from igpt_jax import progress
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.evaluation.likelihood import mean_error
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
@@ -21,10 +22,14 @@ class Accuracy:
 
     A model trained on masked images sees masked images here too, as many masks of each as the objective draws. The
     class that most of them name wins, at random among equals (paper section 4.6).
+
+    Attributes:
+      right: bool [M], which labelled held-out images were named rightly, once `run` has ended.
     """
 
     def __init__(self, context: EvalContext):
         self._context, objective, model = context, context.objective, context.model
+        self.right: np.ndarray | None = None
         key = stream(context.cfg.seed, "eval")
 
         def vote(params: Any, batch: Mapping[str, jax.Array], first: jax.Array) -> jax.Array:
@@ -40,27 +45,31 @@ class Accuracy:
             return majority(jax.lax.map(one, jnp.arange(objective.draws)), model.cfg.clf_classes, ties_B)
 
         def right(params: Any, batch: Mapping[str, jax.Array], first: jax.Array) -> tuple[jax.Array, jax.Array]:
-            weight_B = batch["weight"] * (batch["label"] >= 0)
-            return jnp.sum(weight_B * (vote(params, batch, first) == batch["label"])), jnp.sum(weight_B)
+            counted_B = (batch["weight"] > 0) & (batch["label"] >= 0)
+            return vote(params, batch, first) == batch["label"], counted_B
 
         self._right = jax.jit(traced_on(context.mesh, right), out_shardings=replicated(context.mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields the accuracy, in 0..1.
+        """Yields the accuracy, in 0..1, and its standard error over images.
 
         Raises:
           InputError: no held-out image has a label.
         """
-        first, right, images, n = 0, 0.0, 0.0, len(self._context.held_out)
+        first, parts, n = 0, [], len(self._context.held_out)
         for host in self._context.batches():
             progress.report("measuring the accuracy", min(first, n), n)
             batch = put_batch(host, self._context.mesh)
-            sums = jax.device_get(self._right(params, batch, np.int32(first)))
-            right, images, first = right + float(sums[0]), images + float(sums[1]), first + len(batch["image"])
+            right_B, counted_B = jax.device_get(self._right(params, batch, np.int32(first)))
+            parts.append(right_B[counted_B])
+            first += len(right_B)
         progress.report("measuring the accuracy", n, n)
-        if not images:
+        self.right = np.concatenate(parts)
+        if not len(self.right):
             raise InputError("data.source: no held-out image has a label to compare with")
-        yield "accuracy", right / images
+        yield "accuracy", float(self.right.mean())
+        if len(self.right) > 1:
+            yield "accuracy_se", mean_error(self.right)
 
 
 def majority(classes_MB: jax.Array, n_classes: int, keys_B: jax.Array) -> jax.Array:

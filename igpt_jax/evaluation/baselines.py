@@ -8,13 +8,11 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from igpt_jax import progress
 from igpt_jax.data.sources.base import Source
 from igpt_jax.datasets import subset
-from igpt_jax.evaluation.base import EvalContext
+from igpt_jax.evaluation.base import EvalContext, gather
 from igpt_jax.evaluation.counts import count_nats
 from igpt_jax.evaluation.neighbour_network import network_nats
-from igpt_jax.parallel.mesh import put_batch, replicated
 
 COUNTED_TOKENS = 20_000_000
 """Tokens of training images that the baselines learn from, if there are so many."""
@@ -43,17 +41,10 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
 def read_tokens(context: EvalContext, source: Source) -> np.ndarray:
     """int32 [n, *grid]: all images of a source as palette ids, on every process. Each process reads its own share."""
 
-    def encode(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return context.palette.encode(batch["image"]), batch["weight"]
+    def encode(batch: Mapping[str, jax.Array]) -> jax.Array:
+        return context.palette.encode(batch["image"])
 
-    encode = jax.jit(encode, out_shardings=replicated(context.mesh))
-    parts, n = [], len(source)
-    for host in context.data.eval_batches(source):
-        progress.report("reading images", sum(map(len, parts)), n)
-        tokens, weight_B = jax.device_get(encode(put_batch(host, context.mesh)))
-        parts.append(tokens[weight_B > 0])
-    progress.report("reading images", n, n)
-    return np.concatenate(parts)
+    return gather(context, source, encode)
 
 
 def histogram_nats(train: np.ndarray, held_out: np.ndarray, size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from igpt_jax import progress
 from igpt_jax.data.sources.base import class_counts
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext, eval_keys
-from igpt_jax.evaluation.likelihood import ratio_error
+from igpt_jax.evaluation.likelihood import mean_error
 from igpt_jax.keys import stream
 from igpt_jax.objectives import score
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
@@ -26,6 +26,9 @@ class Bayes:
     p(c) is the share of the class among the training images, or the same for all where the source does not know it.
     Each image takes as many passes as there are classes.
 
+    Attributes:
+      right: bool [M], which labelled held-out images were named rightly, once `run` has ended; None without labels.
+
     Raises:
       InputError: the model is not class-conditional.
     """
@@ -35,6 +38,7 @@ class Bayes:
         if not cfg.cond_classes:
             raise InputError("bayes: this model is not told classes; train one with model.cond_classes")
         self._context = context
+        self.right: np.ndarray | None = None
         counts = np.zeros(cfg.cond_classes)
         known = class_counts(context.data.train)
         counts[: len(known) or None] = known or 1
@@ -72,10 +76,10 @@ class Bayes:
         joint_CM = joint_CM.astype(np.float64)
         labelled = (weight_M > 0) & (label_M >= 0)
         if labelled.any():
-            right = (joint_CM.argmax(axis=0) == label_M)[labelled].astype(np.float64)
+            self.right = right = (joint_CM.argmax(axis=0) == label_M)[labelled]
             yield "bayes_accuracy", float(right.mean())
-            yield "bayes_accuracy_se", ratio_error(right, np.ones(len(right)))
+            yield "bayes_accuracy_se", mean_error(right)
         nats = -np.logaddexp.reduce(joint_CM[:, weight_M > 0], axis=0) / self._context.model.cfg.n_ctx
         yield "mixture_nats_per_token", float(nats.mean())
         yield "mixture_bits_per_token", float(nats.mean() / math.log(2))
-        yield "mixture_nats_per_token_se", ratio_error(nats, np.ones(len(nats)))
+        yield "mixture_nats_per_token_se", mean_error(nats)

@@ -52,4 +52,4 @@ def evaluate(
     context = dataclasses.replace(context, held_out=subset(measured_on, images), kind=kind)
     evaluators = Evaluators(context, {name: EVALUATORS[name] for name in more})
     measured = dict(evaluators.run(params, pretrained.step or 0))
-    return summarize(measured, context, evaluators.image_nats, network)
+    return summarize(measured, context, evaluators.image_nats, evaluators.right, network)

@@ -76,3 +76,8 @@ def ratio_error(totals: np.ndarray, weights: np.ndarray) -> float:
     if n < 2:
         return math.nan
     return float(np.sqrt(np.sum((totals - mean * weights) ** 2) * n / (n - 1)) / weights.sum())
+
+
+def mean_error(values: np.ndarray) -> float:
+    """The standard error of a mean over images; NaN for one image."""
+    return ratio_error(values, np.ones(len(values)))

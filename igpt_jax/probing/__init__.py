@@ -1,6 +1,7 @@
 """How good the representations are that pretraining has learned: classifiers on frozen features (paper section 4)."""
 
-from igpt_jax.probing.classifiers import METHODS, Method, choose, vote
+from igpt_jax.evaluation.classifiers import Method, choose
+from igpt_jax.probing.classifiers import METHODS, vote
 from igpt_jax.probing.features import FeatureReader, Features
 from igpt_jax.probing.linear_probe import RAW_PIXELS, ProbeFigures, Row, probe
 

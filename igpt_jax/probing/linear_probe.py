@@ -13,15 +13,13 @@ from igpt_jax.config import ProbeConfig
 from igpt_jax.data.sources.validation import set_aside
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
+from igpt_jax.evaluation.classifiers import VALIDATION, Method, choose
 from igpt_jax.evaluation.context import context_of
 from igpt_jax.pretrained import Pretrained
-from igpt_jax.probing.classifiers import METHODS, Method, choose, fit_sgd, vote
+from igpt_jax.probing.classifiers import METHODS, fit_sgd, vote
 from igpt_jax.probing.features import FeatureReader, Features
 
 log = logging.getLogger(__name__)
-
-VALIDATION = 0.1
-"""Share of the training images on which settings and the layer are chosen (paper section 3.4)."""
 
 RAW_PIXELS = ("raw pixels", "raw pixels, nearest neighbours")
 """The rows of classifiers that see no features."""

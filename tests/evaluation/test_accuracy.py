@@ -38,6 +38,7 @@ def test_accuracy_of_a_causal_model():
     for size, mesh in ((8, MeshConfig()), (2, ONE_DEVICE)):
         measured = dict(Accuracy(context(model, "joint", size, mesh)).run(params, 0))
         assert measured["accuracy"] == pytest.approx(expected)
+        assert measured["accuracy_se"] == pytest.approx(np.sqrt(expected * (1 - expected) / 8))  # of 9 labelled images
 
 
 def test_a_bert_model_votes_over_five_masks_whatever_the_batch_size():

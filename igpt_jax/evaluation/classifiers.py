@@ -1,0 +1,144 @@
+"""Cheap classifiers of pixels, to compare a trained model's accuracy with; and how a classifier's setting is chosen."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from igpt_jax import progress
+from igpt_jax.data.sources.base import Source
+from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.datasets import subset
+from igpt_jax.errors import InputError
+from igpt_jax.evaluation.base import EvalContext, gather
+
+log = logging.getLogger(__name__)
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""float32 [n, D] or [n, T, D] -> int [n], the classes."""
+
+VALIDATION = 0.1
+"""Share of the training images on which a setting is chosen (paper section 3.4)."""
+CHOSEN_ON = 10_000
+"""Training images, at most, with which the setting is chosen."""
+FITTED_NUMBERS = 500_000_000
+"""Images times pixels times channels times classes, at most, of a fit: a minute of one core or less."""
+ONE_THREAD_BELOW = 20_000_000
+"""Smaller arrays of features are fitted on one core: threads wait for each other there (60 times slower was seen)."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A kind of classifier."""
+
+    setting: str
+    """What is chosen on validation images."""
+    choices: tuple[float, ...]
+    """Tried in this order, until two in a row were worse than the best."""
+    fit: Callable[[np.ndarray, np.ndarray, float], Predict]
+    """(features float32 [n, D], labels int [n], setting) -> the classifier; of `attentive` they are [n, T, D]."""
+
+
+def fit_logistic(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
+    """Logistic regression by L-BFGS, as in the paper (section 4.2), on features of mean 0 and variance 1.
+
+    Args:
+      c: scikit-learn's C, the inverse of the penalty on squared weights.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    threads = 1 if x.size < ONE_THREAD_BELOW else None
+    with warnings.catch_warnings(record=True) as raised, threadpool_limits(threads, "blas"):
+        warnings.simplefilter("always")
+        model.fit(x, y)
+    if any(issubclass(w.category, ConvergenceWarning) for w in raised):
+        log.warning("logistic regression with C %g has not converged after 1000 iterations", c)
+    return model.predict
+
+
+def fit_neighbours(x: np.ndarray, y: np.ndarray, k: float) -> Predict:
+    """The class that most of the k nearest training images have (Euclidean distance)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(int(k), n_jobs=-1).fit(x, y).predict
+
+
+LOGISTIC = Method("C", tuple(10.0**i for i in range(-5, 4)), fit_logistic)
+NEIGHBOURS = Method("k", (1, 3, 5, 10, 20), fit_neighbours)
+
+
+def choose(method: Method, accuracy: Callable[[float], float], most: float = np.inf) -> tuple[float, float]:
+    """The setting with the best accuracy, and that accuracy.
+
+    Args:
+      accuracy: setting -> accuracy on images that the classifier was not fitted to.
+      most: larger settings are left out, as k above the number of images.
+    """
+    best, best_accuracy, worse = method.choices[0], -1.0, 0
+    for setting in method.choices:
+        if setting > most:
+            continue
+        measured = accuracy(setting)
+        worse = 0 if measured >= best_accuracy else worse + 1
+        if measured > best_accuracy:
+            best, best_accuracy = setting, measured
+        if worse == 2:
+            break
+    return best, best_accuracy
+
+
+def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
+    """Name -> bool [M], which of the labelled held-out images logistic regression and nearest neighbours name rightly.
+
+    Both see the pixels that the model gets, before the palette, of as many training images as are quick to fit; their
+    names say how many. The setting is chosen on a tenth of at most 10,000 training images, then the classifier is
+    fitted again to all of them. Every process computes both. Empty where there are too few labelled images, or, with a
+    line in the log, where few could be taken for so many classes.
+    """
+    train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
+    classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)
+    most = FITTED_NUMBERS // (int(np.prod(grid)) * classes)
+    if most < 10 * classes:
+        log.info("no cheap classifiers beside the accuracy: %d classes of images of this size take too long", classes)
+        return {}
+    try:
+        parts = set_aside(subset(train, min(most, CHOSEN_ON)), VALIDATION)
+    except InputError:  # too few images
+        return {}
+    rest, aside = (_labelled_pixels(context, part) for part in parts)
+    if len(np.unique(rest[1])) < 2 or not len(aside[1]):
+        return {}
+    x, y = _labelled_pixels(context, subset(train, most))
+    held_out_x, held_out_y = _labelled_pixels(context, context.held_out)
+    right = {}
+    for name, method in (("logistic regression on pixels", LOGISTIC), ("nearest neighbours of pixels", NEIGHBOURS)):
+        progress.report(name, 0, 1)
+
+        def validate(setting: float, method: Method = method) -> float:
+            return float(np.mean(method.fit(*rest, setting)(aside[0]) == aside[1]))
+
+        setting, _ = choose(method, validate, len(rest[0]) if method.setting == "k" else np.inf)
+        named = f"{name}, {len(x)} images, {method.setting} {setting:g}"
+        right[named] = method.fit(x, y, setting)(held_out_x) == held_out_y
+        progress.report(name, 1, 1)
+    return right
+
+
+def _labelled_pixels(context: EvalContext, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [n, Y * X * C] in 0..1 and int [n]: the images of a source that have a label."""
+
+    def read(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return batch["image"].reshape(len(batch["image"]), -1), batch["label"]
+
+    pixels, labels = gather(context, source, read)
+    return pixels[labels >= 0].astype(np.float32) / 255, labels[labels >= 0]

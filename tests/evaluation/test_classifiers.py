@@ -1,0 +1,125 @@
+"""Cheap classifiers: scikit-learn's own, how their setting is chosen, and what they say beside a model's accuracy."""
+
+import logging
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from igpt_jax.evaluation import summarize
+from igpt_jax.evaluation.accuracy import Accuracy
+from igpt_jax.evaluation.classifiers import Method, choose, classify_pixels, fit_logistic, fit_neighbours
+from tests.evaluation.made import Images, context, made
+
+
+def clouds(n=300, seed=0):
+    """Points around three centres, of classes 2, 5 and 7, that overlap; one feature is large and tells nothing."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    x = np.array([[0, 0], [2, 0], [0, 2]])[y] + rng.normal(size=(n, 2))
+    noise = rng.normal(1000, 100, (n, 1))
+    return np.concatenate([x, noise], axis=1).astype(np.float32), np.array([2, 5, 7])[y]
+
+
+def test_logistic_regression_is_that_of_scikit_learn():
+    (x, y), (held_out, _) = clouds(), clouds(seed=1)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    expected = LogisticRegression(C=0.3, max_iter=1000).fit((x - mean) / deviation, y)
+    np.testing.assert_array_equal(fit_logistic(x, y, 0.3)(held_out), expected.predict((held_out - mean) / deviation))
+
+
+def test_neighbours_by_hand():
+    predict = fit_neighbours(np.array([[0.0], [1.0], [5.0]]), np.array([4, 4, 9]), 1)
+    np.testing.assert_array_equal(predict(np.array([[0.9], [4.0]])), [4, 9])
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "most", "expected", "tried"),
+    [
+        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.2, 0.9], np.inf, (3, 0.6), 6),  # two worse in a row end it
+        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.7, 0.9], np.inf, (6, 0.9), 7),
+        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], np.inf, (0, 0.5), 7),
+        ([0.1, 0.5, 0.6, 0.9, 0.9, 0.9, 0.9], 2, (2, 0.6), 3),
+    ],
+)
+def test_the_best_setting_is_chosen(accuracies, most, expected, tried):
+    asked = []
+
+    def accuracy(setting):
+        asked.append(setting)
+        return accuracies[int(setting)]
+
+    assert choose(Method("x", tuple(range(7)), fit_logistic), accuracy, most) == expected
+    assert len(asked) == tried
+
+
+@pytest.fixture
+def four_classes(monkeypatch):
+    """A model with a head, and 200 training and 90 held-out images of four grey levels with noise; some unlabelled."""
+
+    def draw(n, seed):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 4, n)
+        images = np.clip(50 + 20 * labels[:, None, None, None] + rng.normal(0, 60, (n, 8, 8, 1)), 0, 255)
+        return Images(images.astype(np.uint8), np.where(np.arange(n) % 9 == 5, -1, labels).astype(np.int32))
+
+    model, params = made(clf_classes=4)
+    where = context(model, "joint", images=draw(200, 0))
+    return params, where.__class__(**vars(where) | {"held_out": draw(90, 1)})
+
+
+def pixels(source):
+    labelled = source.labels >= 0
+    return source.images[labelled].reshape(labelled.sum(), -1) / 255, source.labels[labelled]
+
+
+def test_classifiers_of_pixels_are_those_of_scikit_learn(four_classes):
+    """Fitted to all labelled training images, at the setting that their names say."""
+    _, where = four_classes
+    (x, y), (held_out_x, held_out_y) = pixels(where.data.train), pixels(where.held_out)
+    (by_c, logistic), (by_k, neighbours) = classify_pixels(where).items()
+    scaler = StandardScaler().fit(x)
+    expected = LogisticRegression(C=float(by_c.split("C ")[1]), max_iter=1000).fit(scaler.transform(x), y)
+    assert by_c.startswith(f"logistic regression on pixels, {len(x)} images, C ")
+    assert (logistic == (expected.predict(scaler.transform(held_out_x)) == held_out_y)).mean() > 0.98  # float32 there
+    expected = KNeighborsClassifier(int(by_k.split("k ")[1])).fit(x, y)
+    np.testing.assert_array_equal(neighbours, expected.predict(held_out_x) == held_out_y)
+    assert 0.3 < neighbours.mean() < 1
+    assert 0.3 < logistic.mean() < 1
+
+
+def test_they_stand_beside_the_accuracy_image_by_image(four_classes):
+    params, where = four_classes
+    accuracy = Accuracy(where)
+    measured = {"nats_per_token": 1.0} | dict(accuracy.run(params, 0))
+    figures = summarize(measured, where, right=accuracy.right)
+    assert list(figures.accuracies) == ["classification head", *classify_pixels(where)]
+    assert figures.accuracy == measured["accuracy"]
+    n = len(accuracy.right)
+    assert n == 80
+    for name, right in classify_pixels(where).items():
+        gap = right.astype(float) - accuracy.right
+        assert figures.accuracies[name] == pytest.approx((right.mean(), right.std(ddof=1) / np.sqrt(n)))
+        assert figures.accuracy_differences[name] == pytest.approx((gap.mean(), gap.std(ddof=1) / np.sqrt(n)))
+    assert not summarize(measured, where).accuracy_differences
+    assert not summarize({"nats_per_token": 1.0}, where).accuracies
+
+
+def test_fewer_images_are_fitted_or_none(four_classes, monkeypatch, caplog):
+    """So that it stays quick: 64 pixels, 4 classes."""
+    _, where = four_classes
+    monkeypatch.setattr("igpt_jax.evaluation.classifiers.FITTED_NUMBERS", 64 * 4 * 90)
+    taken = where.data.train.labels[np.linspace(0, 199, 90).round().astype(int)]
+    assert all(f", {(taken >= 0).sum()} images, " in name for name in classify_pixels(where))
+    monkeypatch.setattr("igpt_jax.evaluation.classifiers.FITTED_NUMBERS", 64 * 4 * 30)
+    with caplog.at_level(logging.INFO):
+        assert classify_pixels(where) == {}
+    assert "no cheap classifiers beside the accuracy: 4 classes" in caplog.text
+
+
+def test_images_of_one_class_have_no_classifiers(four_classes):
+    _, where = four_classes
+    where.data.train.labels[:] = 2
+    assert classify_pixels(where) == {}
