@@ -25,8 +25,7 @@ import tyro
 import igpt_jax
 from igpt_jax.data.sources import Windows, open_source
 from igpt_jax.datasets import preprocess_for_eval
-from igpt_jax.evaluation.baselines import histogram_nats
-from igpt_jax.evaluation.counts import blended_counts
+from igpt_jax.evaluation.counts import blended_counts, histogram_nats
 from igpt_jax.objectives import token_nats
 from igpt_jax.sequence import raster_inputs
 

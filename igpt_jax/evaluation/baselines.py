@@ -11,7 +11,8 @@ import numpy as np
 from igpt_jax.data.sources.base import Source
 from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EvalContext, gather
-from igpt_jax.evaluation.counts import count_nats
+from igpt_jax.evaluation.counts import count_nats, histogram_nats
+from igpt_jax.evaluation.masked_baselines import masked_baselines
 from igpt_jax.evaluation.neighbour_network import network_nats
 
 COUNTED_TOKENS = 20_000_000
@@ -19,7 +20,7 @@ COUNTED_TOKENS = 20_000_000
 
 
 def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarray]:
-    """Name -> float64 [M], the nats per token of each held-out image.
+    """Name -> float64 [M], the nats per token of each held-out image; per masked token if that is the model's loss.
 
     Every process computes all of them.
 
@@ -29,6 +30,8 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
     palette = context.palette
     counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
     train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
+    if context.objective.masks:
+        return masked_baselines(context, train, held_out, network)
     nats = {}
     if network:
         nats["network of neighbours"] = network_nats(train, held_out, palette, context.cfg.seed)
@@ -45,16 +48,3 @@ def read_tokens(context: EvalContext, source: Source) -> np.ndarray:
         return context.palette.encode(batch["image"])
 
     return gather(context, source, encode)
-
-
-def histogram_nats(train: np.ndarray, held_out: np.ndarray, size: int) -> np.ndarray:
-    """Nats of every held-out token by a histogram of the colours at its position in `train`, and one of each colour.
-
-    int [N, *grid] and [M, *grid] to float64 [M, *grid].
-    """
-    train_NT, held_out_MT = train.reshape(len(train), -1), held_out.reshape(len(held_out), -1)
-    at_T = np.arange(train_NT.shape[1])
-    counts_TV = np.ones((len(at_T), size))
-    np.add.at(counts_TV, (at_T[None], train_NT), 1)
-    nats_TV = -np.log(counts_TV / counts_TV.sum(axis=1, keepdims=True))
-    return nats_TV[at_T[None], held_out_MT].reshape(held_out.shape)

@@ -34,15 +34,64 @@ def count_nats(train: np.ndarray, held_out: np.ndarray, size: int) -> np.ndarray
     return -np.log(probs).reshape(held_out.shape)
 
 
-def neighbours(tokens: np.ndarray, size: int) -> list[np.ndarray]:
-    """The contexts of each token, the most telling first: int [N, *grid] each, `size` where the picture ends."""
-    offsets = [(0, 0, 1), (0, 1, 0), (0, 1, -1), (0, 1, 1)]
+def masked_count_nats(
+    train: np.ndarray, train_seen: np.ndarray, held_out: np.ndarray, held_out_seen: np.ndarray, size: int
+) -> np.ndarray:
+    """Nats of the masked held-out tokens, by counts on the tokens W, E, N and S of it; in clips also on the same place
+    in the frames before and after. "Masked" counts as one more colour of a neighbour.
+
+    Args:
+      train: int [N, *grid], tokens; those that `train_seen`, bool, masks are counted.
+      held_out: int [M, *grid], with `held_out_seen`.
+      size: number of colours.
+
+    Returns:
+      float64 [M, *grid], 0 where the token is seen.
+    """
+    contexts = [
+        neighbours(np.where(seen, x, size + 1), size, AROUND)
+        for x, seen in ((train, train_seen), (held_out, held_out_seen))
+    ]
+    known, asked = (
+        [x[~seen] for x in parts] for parts, seen in zip(contexts, (train_seen, held_out_seen), strict=True)
+    )
+    nats = np.zeros(held_out.shape)
+    nats[~held_out_seen] = -np.log(blended_counts(known, train[~train_seen], asked, held_out[~held_out_seen], size))
+    return nats
+
+
+def histogram_nats(train: np.ndarray, held_out: np.ndarray, size: int) -> np.ndarray:
+    """Nats of every held-out token by a histogram of the colours at its position in `train`, and one of each colour.
+
+    int [N, *grid] and [M, *grid] to float64 [M, *grid].
+    """
+    train_NT, held_out_MT = train.reshape(len(train), -1), held_out.reshape(len(held_out), -1)
+    at_T = np.arange(train_NT.shape[1])
+    counts_TV = np.ones((len(at_T), size))
+    np.add.at(counts_TV, (at_T[None], train_NT), 1)
+    nats_TV = -np.log(counts_TV / counts_TV.sum(axis=1, keepdims=True))
+    return nats_TV[at_T[None], held_out_MT].reshape(held_out.shape)
+
+
+Offsets = Sequence[tuple[int, int, int]]
+"""Frames, rows and columns back to each neighbour."""
+BEFORE: Offsets = ((0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, -1), (0, 1, 1))
+"""W, N, the frame before, NE, NW."""
+AROUND: Offsets = ((0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0), (1, 0, 0), (-1, 0, 0))
+"""W, E, N, S, the frames before and after."""
+
+
+def neighbours(tokens: np.ndarray, size: int, offsets: Offsets = BEFORE) -> list[np.ndarray]:
+    """The contexts of each token, the most telling first: int [N, *grid] each, `size` where the picture ends. Those in
+    other frames are left out where there is one."""
     clips = tokens.reshape(len(tokens), -1, *tokens.shape[-2:])
-    if clips.shape[1] > 1:
-        offsets.insert(2, (1, 0, 0))
     frames, rows, columns = clips.shape[1:]
-    padded = np.pad(clips, ((0, 0), (1, 0), (1, 0), (1, 1)), constant_values=size)
-    parts = [padded[:, 1 - f : 1 - f + frames, 1 - y : 1 - y + rows, 1 - x : 1 - x + columns] for f, y, x in offsets]
+    padded = np.pad(clips, ((0, 0), (1, 1), (1, 1), (1, 1)), constant_values=size)
+    parts = [
+        padded[:, 1 - f : 1 - f + frames, 1 - y : 1 - y + rows, 1 - x : 1 - x + columns]
+        for f, y, x in offsets
+        if not f or frames > 1
+    ]
     return [part.reshape(tokens.shape) for part in parts]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +19,42 @@ from igpt_jax.palette import Palette
 
 REACH = 4
 """Rows above and columns to each side that the network sees; in clips also as far around in the frame before."""
+MASKED_REACH = 2
+"""The same of a network that sees pixels on all sides."""
 WIDTH, EMBEDDING = 256, 16
 """Units of both hidden layers; numbers learnt for each colour, beside the colour itself."""
 STEPS, BATCH = 3000, 2048
 """Optimizer steps; pixels in each."""
+VALIDATION, VALIDATION_PIXELS = 0.1, 8192
+"""Share of the training pictures, and how many of their pixels, that choose the number of steps."""
+CHUNK = 1 << 16
+"""Held-out pixels that are measured at once."""
+PADDING = ((0, 0), (1, 1), (REACH, REACH), (REACH, REACH))
+"""Around the frames, rows and columns of pictures."""
+
+
+class Masked(NamedTuple):
+    """Of a network that predicts masked pixels from visible ones on all sides."""
+
+    draw: Callable[[jax.Array], jax.Array]
+    """One key a picture -> bool [B, T], which pixels are seen in training."""
+    held_out_seen: np.ndarray
+    """bool [M, *grid], which pixels of the held-out pictures are seen."""
 
 
 class NeighbourNetwork(nn.Module):
     """Two hidden layers on the colours of the neighbours and the position of the pixel."""
 
     palette: Palette
+    masked: bool = False
 
     @nn.compact
     def __call__(self, tokens_BK: jax.Array, positions_BP: jax.Array) -> jax.Array:
-        """Logits [B, V]. The token V stands for a place outside the picture."""
+        """Logits [B, V]. The token V stands for a place outside the picture, V + 1 for a masked one."""
         n, (size, channels) = len(tokens_BK), self.palette.centers.shape
-        colors = np.zeros((size + 1, channels + 1), np.float32)
+        colors = np.zeros((size + 1 + self.masked, channels + 1), np.float32)
         colors[:size, :channels], colors[size, channels] = self.palette.centers, 1
-        learned = nn.Embed(size + 1, EMBEDDING, embedding_init=nn.initializers.normal(1.0))(tokens_BK)
+        learned = nn.Embed(len(colors), EMBEDDING, embedding_init=nn.initializers.normal(1.0))(tokens_BK)
         x = jnp.concatenate([jnp.asarray(colors)[tokens_BK], learned], axis=-1).reshape(n, -1)
         x = jnp.concatenate([x, positions_BP], axis=-1)
         for _ in range(2):
@@ -44,7 +63,12 @@ class NeighbourNetwork(nn.Module):
 
 
 def network_nats(
-    train: np.ndarray, held_out: np.ndarray, palette: Palette, seed: int = 0, steps: int = STEPS
+    train: np.ndarray,
+    held_out: np.ndarray,
+    palette: Palette,
+    seed: int = 0,
+    steps: int = STEPS,
+    masked: Masked | None = None,
 ) -> np.ndarray:
     """Nats of every held-out token under a network that learns on the pixels of `train`.
 
@@ -53,58 +77,79 @@ def network_nats(
       held_out: int [M, *grid].
       seed: of the initial weights and of the pixels that are drawn.
       steps: optimizer steps (Adam, cosine schedule from 3e-3 to 0).
+      masked: predict masked pixels; else each pixel from those before it.
 
     Returns:
-      float32 [M, *grid].
+      float32 [M, *grid]; 0 for pixels that are not masked, if `masked`.
     """
     shape = (-1, int(np.prod(train.shape[1:-2], dtype=int)), *train.shape[-2:])
-    train_NFYX, held_out_NFYX = train.reshape(shape), held_out.reshape(shape)
-    network: Any = NeighbourNetwork(palette)
+    size, grid, wanted, seen = palette.size, shape[1:], np.arange(held_out.size), held_out
+    if masked:
+        wanted = np.flatnonzero(~masked.held_out_seen)
+        seen = np.where(masked.held_out_seen, held_out, size + 1)
+    network: Any = NeighbourNetwork(palette, masked is not None)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
-    read = functools.partial(_read, _offsets(shape[1]), shape[1:])
-    padded, padded_held_out = (jnp.asarray(_padded(x, palette.size)) for x in (train_NFYX, held_out_NFYX))
-    pixels = int(np.prod(train_NFYX.shape))
+    read = functools.partial(_read, _offsets(shape[1], masked is not None), grid)
+    mixed = np.random.default_rng(seed).permutation(len(train))
+    aside, rest = np.split(mixed, [max(1, round(VALIDATION * len(train)))])
+    chosen_on, fitted, asked = (jnp.asarray(_padded(x.reshape(shape), size)) for x in (train[aside], train[rest], seen))
     key = jax.random.key(seed)
-    params = jax.jit(network.init)(fold_in(key, 0), *read(padded, jnp.zeros(1, jnp.int32))[0])
+
+    def draw(key: jax.Array, padded: jax.Array, n: int) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        at = jax.random.randint(key, (n,), 0, len(padded) * int(np.prod(grid)))
+        (tokens_BK, positions_BP), labels_B = read(padded, at)
+        if masked:
+            visible_BFYX = masked.draw(jax.random.split(fold_in(key, 0), n)).reshape(n, *grid)
+            own_place = jnp.arange(n) * int(np.prod(grid)) + at % int(np.prod(grid))
+            visible_BK = read(jnp.pad(visible_BFYX, PADDING, constant_values=True), own_place)[0][0]
+            tokens_BK = jnp.where(visible_BK > 0, tokens_BK, size + 1)
+        return (tokens_BK, positions_BP), labels_B
+
+    def loss(params: Any, inputs: tuple[jax.Array, jax.Array], labels_B: jax.Array) -> jax.Array:
+        return token_nats(network.apply(params, *inputs), labels_B).mean()
 
     @jax.jit
     def run(state: tuple[optax.Params, optax.OptState], first: jax.Array) -> tuple[optax.Params, optax.OptState]:
         def step(state: tuple[optax.Params, optax.OptState], i: jax.Array):
-            at = jax.random.randint(fold_in(key, 1 + i), (BATCH,), 0, pixels)
-            inputs, labels = read(padded, at)
-            grads = jax.grad(lambda p: token_nats(network.apply(p, *inputs), labels).mean())(state[0])
+            grads = jax.grad(loss)(state[0], *draw(fold_in(key, 1 + i), fitted, BATCH))
             updates, opt_state = optimizer.update(grads, state[1])
             return (optax.apply_updates(state[0], updates), opt_state), None
 
         return jax.lax.scan(step, state, first + jnp.arange(min(steps, 100)))[0]
 
-    state = (params, optimizer.init(params))
+    validate = jax.jit(loss)
+    chosen_by = draw(fold_in(key, 0), chosen_on, VALIDATION_PIXELS)
+    params = jax.jit(network.init)(fold_in(key, 0), *chosen_by[0])
+    state, best, lowest = (params, optimizer.init(params)), params, float(validate(params, *chosen_by))
     for first in range(0, steps, 100):  # those past the end have a rate of 0
         progress.report("training the network of neighbours", first, steps)
         state = run(state, np.int32(first))
+        if (measured := float(validate(state[0], *chosen_by))) < lowest:
+            best, lowest = state[0], measured
     progress.report("training the network of neighbours", steps, steps)
 
     @jax.jit
-    def measure(params: Any, at: jax.Array) -> jax.Array:
-        inputs, labels = read(padded_held_out, at)
-        return token_nats(network.apply(params, *inputs), labels)
+    def measure(params: Any, at: jax.Array, labels_B: jax.Array) -> jax.Array:
+        return token_nats(network.apply(params, *read(asked, at)[0]), labels_B)
 
-    chunk, total = 1 << 16, held_out.size
-    parts = [measure(state[0], jnp.minimum(first + jnp.arange(chunk), total - 1)) for first in range(0, total, chunk)]
-    return np.concatenate(jax.device_get(parts))[:total].reshape(held_out.shape)
+    nats, labels = np.zeros(held_out.size, np.float32), held_out.ravel()
+    for first in range(0, len(wanted), CHUNK):
+        at = wanted[np.minimum(first + np.arange(CHUNK), len(wanted) - 1)]
+        nats[at] = measure(best, at, labels[at])
+    return nats.reshape(held_out.shape)
 
 
-def _offsets(frames: int) -> np.ndarray:
-    """int [K, 3]: frames, rows and columns back to each pixel that is known before."""
-    reach = range(-REACH, REACH + 1)
-    here = [(0, y, x) for y in range(REACH + 1) for x in reach if (y, x) > (0, 0)]
-    before = [(1, y, x) for y in reach for x in reach] if frames > 1 else []
-    return np.array(here + before)
+def _offsets(frames: int, around: bool) -> np.ndarray:
+    """int [K, 3]: frames, rows and columns back to each pixel that is known before, or to those on all sides."""
+    n = MASKED_REACH if around else REACH
+    square = [(y, x) for y in range(-n, n + 1) for x in range(-n, n + 1)]
+    here = [(0, y, x) for y, x in square if (y, x) > (0, 0) or (around and (y, x) < (0, 0))]
+    others = [f for f in ((1, -1) if around else (1,)) if frames > 1]
+    return np.array(here + [(f, y, x) for f in others for y, x in square])
 
 
 def _padded(tokens_NFYX: np.ndarray, outside: int) -> np.ndarray:
-    pad = ((0, 0), (1, 0), (REACH, REACH), (REACH, REACH))
-    return np.pad(tokens_NFYX.astype(np.int32), pad, constant_values=outside)
+    return np.pad(tokens_NFYX.astype(np.int32), PADDING, constant_values=outside)
 
 
 def _read(

@@ -49,4 +49,5 @@ def make_bert(cfg: Config, palette: Palette) -> Objective:
         pictures=("reconstructions",),
         whole_image=lambda tokens_BT, keys_B: masked_inputs(tokens_BT, draw_visible(keys_B, model.n_ctx)),
         whole_image_draws=EVAL_MASKS,
+        masks=draw_visible,
     )

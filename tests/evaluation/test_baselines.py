@@ -4,15 +4,19 @@ import itertools
 import math
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 
 from igpt_jax import Palette
 from igpt_jax.evaluation import summarize
-from igpt_jax.evaluation.baselines import baselines, histogram_nats
-from igpt_jax.evaluation.counts import blended_counts, count_nats, neighbours
+from igpt_jax.evaluation.base import eval_keys
+from igpt_jax.evaluation.baselines import baselines
+from igpt_jax.evaluation.counts import blended_counts, count_nats, histogram_nats, masked_count_nats, neighbours
 from igpt_jax.evaluation.likelihood import Likelihood
-from igpt_jax.evaluation.neighbour_network import network_nats
+from igpt_jax.evaluation.neighbour_network import Masked, network_nats
+from igpt_jax.keys import stream
+from igpt_jax.objectives.bert import draw_visible
 from tests.evaluation.made import IMAGES, context, made
 
 SIZE = 3
@@ -54,6 +58,30 @@ def test_counts_equal_a_slow_count(grid, steps):
     for image, row in zip(held_out, nats, strict=True):
         for place in places:
             assert row[place] == pytest.approx(-math.log(slow_probability(pairs, context(image, place), image[place])))
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (3, 3, 3)])
+def test_counts_behind_masks_equal_a_slow_count(grid):
+    rng = np.random.default_rng(2)
+    (train, seen), (held_out, seen_there) = ((tokens(n, *grid, seed=n), rng.random((n, *grid)) < 0.7) for n in (6, 4))
+    offsets = [(0, 0, -1), (0, 0, 1), (0, -1, 0), (0, 1, 0), *([(-1, 0, 0), (1, 0, 0)] if len(grid) == 3 else [])]
+    places = list(itertools.product(*map(range, grid)))
+
+    def context(image, visible, place):
+        inside = [tuple(np.add(place, offset[-len(grid) :])) for offset in offsets]
+        return tuple((image[p] if visible[p] else SIZE + 1) if p in places else SIZE for p in inside)
+
+    pairs = [
+        (context(image, visible, place), image[place])
+        for image, visible in zip(train, seen, strict=True)
+        for place in places
+        if not visible[place]
+    ]
+    nats = masked_count_nats(train, seen, held_out, seen_there, SIZE)
+    for image, visible, row in zip(held_out, seen_there, nats, strict=True):
+        for place in places:
+            expected = -math.log(slow_probability(pairs, context(image, visible, place), image[place]))
+            assert row[place] == pytest.approx(0 if visible[place] else expected)
 
 
 def test_probabilities_of_all_colours_sum_to_one():
@@ -104,6 +132,45 @@ def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
     assert nats[:, sure].mean() < 0.02
     assert nats[:, ~sure].mean() > 0.65  # a fair coin has 0.693
     assert count_nats(train, held_out, 2)[:, sure].mean() > 0.4
+
+
+def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not_the_pixel():
+    """Pixels are equal in pairs that lie side by side, so each is known where its partner is seen."""
+    halves = np.random.default_rng(0).integers(0, 2, (400, 6, 4))
+    pairs = np.repeat(halves, 2, axis=2)
+    seen = np.random.default_rng(1).random((100, 6, 8)) < 0.7
+    masked = Masked(lambda keys: jax.vmap(lambda key: jax.random.uniform(key, (48,)) < 0.7)(keys), seen)
+    nats = network_nats(pairs[:300], pairs[300:], Palette.levels(2), steps=100, masked=masked)
+    partner_seen = seen.reshape(100, 6, 4, 2)[..., ::-1].reshape(100, 6, 8)
+    assert not nats[seen].any()
+    assert nats[~seen & partner_seen].mean() < 0.05
+    assert nats[~seen & ~partner_seen].mean() > 0.65  # a fair coin has 0.693
+
+
+def test_the_network_stops_learning_before_it_knows_its_pictures_by_heart(monkeypatch):
+    monkeypatch.setattr("igpt_jax.evaluation.neighbour_network.BATCH", 512)
+    noise = np.random.default_rng(0).integers(0, 2, (60, 6, 6))
+    nats = network_nats(noise[:30], noise[30:], Palette.levels(2), steps=300)  # the last one has more than 2 nats
+    assert nats.mean() < 0.75
+
+
+def test_cheap_methods_of_a_masked_objective_are_measured_behind_its_masks():
+    """Image by image, averaged over the same masks as the model."""
+    model, params = made(causal=False)
+    where = context(model, "bert")
+    likelihood = Likelihood(where)
+    measured = dict(likelihood.run(params, 0))
+    cheap = baselines(where)
+    assert list(cheap) == ["counts of visible neighbours", "per-pixel histograms", "uniform"]
+    np.testing.assert_allclose(cheap["uniform"], math.log(16), rtol=1e-12)
+    whole = np.asarray(where.palette.encode(IMAGES))
+    nats = histogram_nats(whole, whole, 16).reshape(11, 64)
+    masks = [~np.asarray(draw_visible(eval_keys(stream(0, "eval"), 0, 11, i), 64)) for i in range(5)]
+    expected = np.mean([(nats * mask).sum(1) / mask.sum(1) for mask in masks], axis=0)
+    np.testing.assert_allclose(cheap["per-pixel histograms"], expected, rtol=1e-6)
+    figures = summarize(measured, where, likelihood.nats)
+    gap = expected - likelihood.nats
+    assert figures.differences["per-pixel histograms"] == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)))
 
 
 def test_figures_hold_paired_differences_to_the_cheap_methods():
