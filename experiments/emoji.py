@@ -46,6 +46,6 @@ def config(tiny: bool = False) -> Config:
             sample_every=0 if tiny else 1250,
             eval_batch_size=16 if tiny else 50,
             eval_images=16 if tiny else None,
-            best="nats_per_token",
+            best="loss",
         ),
     )

@@ -170,8 +170,8 @@ class TrainConfig:
     keep: Positive = 2
     """How many of the newest checkpoints are kept."""
     best: str = ""
-    """A figure of the evaluation, as accuracy or nats_per_token: the weights with the best one are kept in
-    WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""
+    """loss for the nats per (masked) token, or another figure of the evaluation, as accuracy: the weights with the best
+    one are kept in WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""
     patience: NotNegative = 0
     """End the run after so many evaluations in a row without a better figure `best`; 0: never."""
     sample_every: NotNegative = 0

@@ -32,7 +32,7 @@ from igpt_jax.parallel.mesh import check_splits, make_mesh
 from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
 from igpt_jax.sampling.tasks import check_order
-from igpt_jax.training.best import BEST, BestWeights
+from igpt_jax.training.best import BEST, BestWeights, figure_of
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.flops import rates_of
 from igpt_jax.training.loop import LoopState, TrainLoop
@@ -285,7 +285,7 @@ def make_loop(
         "eval": (cfg.eval_every, Evaluators(context, run.extensions.evaluators)),
         "samples": (cfg.sample_every, picture),
     }
-    best = BestWeights(run.workdir, cfg, run.meta)
+    best = BestWeights(run.workdir, figure_of(cfg.best, context.objective), cfg.patience, run.meta)
     return TrainLoop(
         run.program.train_step, run.data.mesh, cfg, checkpointer, metrics, evaluators, watchdog, best, on_step
     )

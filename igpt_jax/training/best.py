@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from igpt_jax.config import TrainConfig
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.model.axes import Params
+from igpt_jax.objectives import Objective
 from igpt_jax.training.checkpoint import CheckpointMeta, save_weights
 
 log = logging.getLogger(__name__)
@@ -18,16 +18,22 @@ log = logging.getLogger(__name__)
 BEST = "best"
 """The folder of the workdir that holds them; it can be loaded like a workdir."""
 
+TOKEN_LOSSES = {f"{unit}_per_{what}" for unit in ("nats", "bits") for what in ("token", "masked_token")}
+"""What objectives call their token loss."""
+
 
 class BestWeights:
-    """Follows the figure that train.best names, over the evaluations of a run.
+    """Follows a figure over the evaluations of a run.
+
+    Args:
+      figure: its name, as `figure_of` has it; empty for none.
 
     Attributes:
       state: what a checkpoint stores of it: the best value so far, its step, and how many evaluations since were worse.
     """
 
-    def __init__(self, workdir: Path, cfg: TrainConfig, meta: CheckpointMeta) -> None:
-        self._directory, self._figure, self._patience = workdir / BEST, cfg.best, cfg.patience
+    def __init__(self, workdir: Path, figure: str, patience: int, meta: CheckpointMeta) -> None:
+        self._directory, self._figure, self._patience = workdir / BEST, figure, patience
         # the weights that are saved are the averaged ones, if there is an average
         plain = replace(meta.config, optim=replace(meta.config.optim, ema_decay=None))
         self._meta = replace(meta, config=plain)
@@ -57,6 +63,22 @@ class BestWeights:
     def waited_enough(self) -> bool:
         """Whether train.patience evaluations in a row were not better."""
         return self._patience > 0 and self.state["worse"] >= self._patience
+
+
+def figure_of(best: str, objective: Objective) -> str:
+    """The figure that train.best names; empty for none.
+
+    Raises:
+      InputError: this objective does not measure it, as far as that is known before the first evaluation.
+    """
+    if best == "loss":
+        return objective.loss_name
+    measured = {objective.loss_name, objective.loss_name.replace("nats", "bits")}
+    if best in TOKEN_LOSSES - measured:
+        raise InputError(f"train.best: this objective measures {objective.loss_name}, not {best}; 'loss' names either")
+    if best == "accuracy" and "accuracy" not in objective.evaluators:
+        raise InputError("train.best: accuracy needs a classification head, which --objective joint trains")
+    return best
 
 
 def better(figure: str, value: float, than: float) -> bool:

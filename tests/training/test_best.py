@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from igpt_jax import InputError, load_pretrained
+from igpt_jax import Config, InputError, ModelConfig, Palette, load_pretrained
+from igpt_jax.objectives import make_objective
 from igpt_jax.run import train
-from igpt_jax.training.best import better
+from igpt_jax.training.best import better, figure_of
 from igpt_jax.training.checkpoint import list_checkpoints
 from tests.small_run import CFG, at_step, crash
 
@@ -75,6 +76,28 @@ def test_figures_that_are_not_measured_are_refused(tmp_path):
         run(tmp_path / "run", best="scor")
     with pytest.raises(InputError, match=r"train.patience: name the figure"):
         run(tmp_path / "run", best="")
+
+
+@pytest.mark.parametrize(
+    ("best", "objective", "expected"),
+    [
+        ("", "ar", ""),
+        ("loss", "ar", "nats_per_token"),
+        ("loss", "bert", "nats_per_masked_token"),
+        ("bits_per_masked_token", "bert", "bits_per_masked_token"),
+        ("score", "bert", "score"),
+        ("nats_per_token", "bert", r"measures nats_per_masked_token, not nats_per_token; 'loss' names either"),
+        ("accuracy", "ar", "accuracy needs a classification head"),
+    ],
+)
+def test_what_an_objective_cannot_measure_is_refused_before_training(best, objective, expected):
+    cfg = Config(objective=objective, model=ModelConfig.preset("tiny", causal=objective == "ar"))
+    made = make_objective(cfg, Palette.levels(16))
+    if " " in expected:
+        with pytest.raises(InputError, match=f"train.best: .*{expected}"):
+            figure_of(best, made)
+    else:
+        assert figure_of(best, made) == expected
 
 
 def test_nats_and_bits_are_better_when_lower():
