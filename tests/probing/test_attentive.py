@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax.evaluation.classifiers import fit_logistic
 from igpt_jax.probing.attentive import Moments, Weights, class_logits, fit_attentive
-from igpt_jax.probing.classifiers import fit_logistic
 
 
 def marked(n, seed):
