@@ -100,8 +100,8 @@ class PaletteConfig:
     """Where the V colours come from (V is model.vocab_size)."""
 
     kind: Literal["kmeans", "levels", "file", "pretrained"] = "kmeans"
-    """kmeans: fitted to the training images. levels: V evenly spaced greys. file: read from `path`. pretrained: that of
-    the weights in init_from."""
+    """kmeans: that of the weights in init_from if they have one, else fitted to the training images. levels: V evenly
+    spaced greys. file: read from `path`. pretrained: that of the weights in init_from, which must have one."""
     path: str | None = None
     """A .npy of shape [V, channels] in [-1, 1], as the release's kmeans_centers.npy."""
     fit_images: Positive = 2000

@@ -172,7 +172,7 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     centers = on_process_zero(lambda: choose_palette(cfg, data, workdir, initial).centers.tolist())
     palette = Palette(np.asarray(centers, np.float32))
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
-        log.warning("the palette is not that of %s; --palette.kind pretrained takes it", cfg.init_from)
+        log.warning("the palette is not that of %s, so its tokens mean other colours", cfg.init_from)
     program = make_program(cfg, palette, mesh, extensions.objective)
     with raise_on_all():  # hosts may differ
         check_memory(program.abstract)
@@ -197,7 +197,7 @@ def choose_palette(cfg: Config, data: Data, workdir: Path, initial: Pretrained |
         return Palette.load(workdir / "palette.npy").checked(size, channels, workdir / "palette.npy")
     if kind == "levels":
         return Palette.levels(size)
-    if kind == "kmeans":
+    if kind == "kmeans" and (initial is None or initial.palette is None):
         return Palette.fit(data.images(data.train, cfg.palette.fit_images), size, cfg.seed)
     if kind == "file":
         assert cfg.palette.path is not None

@@ -142,10 +142,11 @@ def test_palette_of_the_weights(pretrained, tmp_path, caplog):
     save_pretrained(dataclasses.replace(weights, palette=other), tmp_path / "source")
     short = {"steps": 2, "eval_every": 2}
     source = str(tmp_path / "source")
-    train(changed(train=short, palette=PaletteConfig("pretrained"), init_from=source), tmp_path / "a")
-    assert Palette.load(tmp_path / "a" / "palette.npy").same_as(other)
+    for kind in ("pretrained", "kmeans"):  # a fitted one would give the tokens other colours
+        train(changed(train=short, palette=PaletteConfig(kind), init_from=source), tmp_path / kind)
+        assert Palette.load(tmp_path / kind / "palette.npy").same_as(other)
     assert "palette is not that of" not in caplog.text
-    train(changed(train=short, init_from=source), tmp_path / "b")
+    train(changed(train=short, palette=PaletteConfig("levels"), init_from=source), tmp_path / "b")
     assert "palette is not that of" in caplog.text
     save_pretrained(dataclasses.replace(weights, palette=None), tmp_path / "none")
     with pytest.raises(InputError, match="holds no palette"):
