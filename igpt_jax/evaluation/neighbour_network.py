@@ -83,27 +83,16 @@ def network_nats(
       float32 [M, *grid]; 0 for pixels that are not masked, if `masked`.
     """
     shape = (-1, int(np.prod(train.shape[1:-2], dtype=int)), *train.shape[-2:])
-    size, grid, wanted, seen = palette.size, shape[1:], np.arange(held_out.size), held_out
-    if masked:
-        wanted = np.flatnonzero(~masked.held_out_seen)
-        seen = np.where(masked.held_out_seen, held_out, size + 1)
+    size, grid = palette.size, shape[1:]
+    wanted = np.flatnonzero(~masked.held_out_seen) if masked else np.arange(held_out.size)
+    seen = np.where(masked.held_out_seen, held_out, size + 1) if masked else held_out
     network: Any = NeighbourNetwork(palette, masked is not None)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     read = functools.partial(_read, _offsets(shape[1], masked is not None), grid)
-    mixed = np.random.default_rng(seed).permutation(len(train))
-    aside, rest = np.split(mixed, [max(1, round(VALIDATION * len(train)))])
+    aside, rest = _split(len(train), seed)
     chosen_on, fitted, asked = (jnp.asarray(_padded(x.reshape(shape), size)) for x in (train[aside], train[rest], seen))
     key = jax.random.key(seed)
-
-    def draw(key: jax.Array, padded: jax.Array, n: int) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        at = jax.random.randint(key, (n,), 0, len(padded) * int(np.prod(grid)))
-        (tokens_BK, positions_BP), labels_B = read(padded, at)
-        if masked:
-            visible_BFYX = masked.draw(jax.random.split(fold_in(key, 0), n)).reshape(n, *grid)
-            own_place = jnp.arange(n) * int(np.prod(grid)) + at % int(np.prod(grid))
-            visible_BK = read(jnp.pad(visible_BFYX, PADDING, constant_values=True), own_place)[0][0]
-            tokens_BK = jnp.where(visible_BK > 0, tokens_BK, size + 1)
-        return (tokens_BK, positions_BP), labels_B
+    draw = functools.partial(_draw, read=read, grid=grid, masked=masked, hidden=size + 1)
 
     def loss(params: Any, inputs: tuple[jax.Array, jax.Array], labels_B: jax.Array) -> jax.Array:
         return token_nats(network.apply(params, *inputs), labels_B).mean()
@@ -127,16 +116,40 @@ def network_nats(
         if (measured := float(validate(state[0], *chosen_by))) < lowest:
             best, lowest = state[0], measured
     progress.report("training the network of neighbours", steps, steps)
-
-    @jax.jit
-    def measure(params: Any, at: jax.Array, labels_B: jax.Array) -> jax.Array:
-        return token_nats(network.apply(params, *read(asked, at)[0]), labels_B)
-
-    nats, labels = np.zeros(held_out.size, np.float32), held_out.ravel()
+    measure = jax.jit(lambda params, at, labels_B: token_nats(network.apply(params, *read(asked, at)[0]), labels_B))
+    nats = np.zeros(held_out.shape, np.float32)
     for first in range(0, len(wanted), CHUNK):
         at = wanted[np.minimum(first + np.arange(CHUNK), len(wanted) - 1)]
-        nats[at] = measure(best, at, labels[at])
-    return nats.reshape(held_out.shape)
+        nats.flat[at] = measure(best, at, held_out.flat[at])
+    return nats
+
+
+def _split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures that choose the number of steps, and those that the network learns from; one picture does both."""
+    mixed = np.random.default_rng(seed).permutation(n)
+    count = max(1, round(VALIDATION * n))
+    return mixed[:count], mixed[count:] if n > 1 else mixed
+
+
+def _draw(
+    key: jax.Array,
+    padded: jax.Array,
+    n: int,
+    *,
+    read: Callable[[jax.Array, jax.Array], tuple[tuple[jax.Array, jax.Array], jax.Array]],
+    grid: tuple[int, ...],
+    masked: Masked | None,
+    hidden: int,
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    """What the network is fed for n pixels at random, each behind a mask of its own if `masked`; and their colours."""
+    at = jax.random.randint(key, (n,), 0, len(padded) * int(np.prod(grid)))
+    (tokens_BK, positions_BP), labels_B = read(padded, at)
+    if masked:
+        visible_BFYX = masked.draw(jax.random.split(fold_in(key, 0), n)).reshape(n, *grid)
+        own_place = jnp.arange(n) * int(np.prod(grid)) + at % int(np.prod(grid))
+        visible_BK = read(jnp.pad(visible_BFYX, PADDING, constant_values=True), own_place)[0][0]
+        tokens_BK = jnp.where(visible_BK > 0, tokens_BK, hidden)
+    return (tokens_BK, positions_BP), labels_B
 
 
 def _offsets(frames: int, around: bool) -> np.ndarray:
