@@ -252,7 +252,18 @@ def test_igpt_train_ends_with_the_exit_codes_of_the_readme(
             raise ends
 
     def report(trained: None) -> run.Report:
-        return run.Report(3, Figures({"model": 1.0}, {"model": 0.1}, {}, "nats_per_token", 1, "held-out", None, {}), ())
+        figures = Figures(
+            nats={"model": 1.0},
+            errors={"model": 0.1},
+            differences={},
+            metric="nats_per_token",
+            images=1,
+            kind="held-out",
+            accuracies={},
+            accuracy_differences={},
+            others={},
+        )
+        return run.Report(3, figures, ())
 
     def leave(code: int) -> NoReturn:
         raise SystemExit(code)
