@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from igpt_jax.data.sources.base import Source
+from igpt_jax.data.sources.validation import choose_aside
 from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EvalContext, gather
 from igpt_jax.evaluation.counts import count_nats, histogram_nats
@@ -17,6 +18,8 @@ from igpt_jax.evaluation.neighbour_network import network_nats
 
 COUNTED_TOKENS = 20_000_000
 """Tokens of training images that the baselines learn from, if there are so many."""
+VALIDATION = 0.1
+"""Share of these images on which the network stops learning."""
 
 
 def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarray]:
@@ -26,15 +29,19 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
 
     Args:
       network: train a small network on the neighbours of each pixel, too; about two minutes on two CPU cores.
+
+    Raises:
+      InputError: there are too few training images to set some aside for the network.
     """
     palette = context.palette
     counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
     train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
+    validation = choose_aside(counted, VALIDATION) if network else None
     if context.objective.masks:
-        return masked_baselines(context, train, held_out, network)
+        return masked_baselines(context, train, held_out, validation)
     nats = {}
-    if network:
-        nats["network of neighbours"] = network_nats(train, held_out, palette, context.cfg.seed)
+    if validation is not None:
+        nats["network of neighbours"] = network_nats(train, held_out, validation, palette, context.cfg.seed)
     nats["counts of neighbours"] = count_nats(train, held_out, palette.size)
     nats["per-pixel histograms"] = histogram_nats(train, held_out, palette.size)
     nats["uniform"] = np.full(held_out.shape, math.log(palette.size))

@@ -102,22 +102,21 @@ def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
 
     Both see the pixels that the model gets, before the palette, of as many training images as are quick to fit; their
     names say how many. The setting is chosen on a tenth of at most 10,000 training images, then the classifier is
-    fitted again to all of them. Every process computes both. Empty where there are too few labelled images, or, with a
-    line in the log, where few could be taken for so many classes.
+    fitted again to all of them. Every process computes both. Empty, with a line in the log, where there are too few
+    labelled images or where few could be taken for so many classes.
     """
     train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
     classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)
     most = FITTED_NUMBERS // (int(np.prod(grid)) * classes)
     if most < 10 * classes:
-        log.info("no cheap classifiers beside the accuracy: %d classes of images of this size take too long", classes)
-        return {}
+        return _none("%d classes of images of this size take too long", classes)
     try:
         parts = set_aside(subset(train, min(most, CHOSEN_ON)), VALIDATION)
-    except InputError:  # too few images
-        return {}
+    except InputError as e:
+        return _none("%s", e)
     rest, aside = (_labelled_pixels(context, part) for part in parts)
     if len(np.unique(rest[1])) < 2 or not len(aside[1]):
-        return {}
+        return _none("too few labels or classes among the %d training images", len(train))
     x, y = _labelled_pixels(context, subset(train, most))
     held_out_x, held_out_y = _labelled_pixels(context, context.held_out)
     right = {}
@@ -132,6 +131,11 @@ def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
         right[named] = method.fit(x, y, setting)(held_out_x) == held_out_y
         progress.report(name, 1, 1)
     return right
+
+
+def _none(why: str, *values: object) -> dict[str, np.ndarray]:
+    log.info(f"no cheap classifiers beside the accuracy: {why}", *values)
+    return {}
 
 
 def _labelled_pixels(context: EvalContext, source: Source) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from igpt_jax.keys import stream
 
 
 def masked_baselines(
-    context: EvalContext, train: np.ndarray, held_out: np.ndarray, network: bool = False
+    context: EvalContext, train: np.ndarray, held_out: np.ndarray, validation: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Name -> float64 [M], the nats per masked token of each held-out image, averaged as the objective does.
 
@@ -24,7 +24,7 @@ def masked_baselines(
     Args:
       train: int [N, *grid], palette ids; as many masks of each are counted as a held-out image has.
       held_out: int [M, *grid].
-      network: train a small network on the visible neighbours, too.
+      validation: bool [N]: train a small network on the visible neighbours, too, and stop it by these images.
     """
     objective, size, seed = context.objective, context.palette.size, context.cfg.seed
     masks, n_ctx = objective.masks, context.model.cfg.n_ctx
@@ -39,9 +39,10 @@ def masked_baselines(
     seen_train, seen_held_out = seen(train, len(draws)), seen(held_out, 0)  # the second as the model is measured
     many_train, many_held_out = (np.concatenate([tokens] * len(draws)) for tokens in (train, held_out))
     nats = {}
-    if network:
+    if validation is not None:
         masked = Masked(draw, seen_held_out)
-        nats["network of visible neighbours"] = network_nats(train, many_held_out, context.palette, seed, masked=masked)
+        learned = network_nats(train, many_held_out, validation, context.palette, seed, masked=masked)
+        nats["network of visible neighbours"] = learned
     nats["counts of visible neighbours"] = masked_count_nats(many_train, seen_train, many_held_out, seen_held_out, size)
     nats["per-pixel histograms"] = histogram_nats(train, many_held_out, size)
     nats["uniform"] = np.full(many_held_out.shape, math.log(size))

@@ -25,8 +25,8 @@ WIDTH, EMBEDDING = 256, 16
 """Units of both hidden layers; numbers learnt for each colour, beside the colour itself."""
 STEPS, BATCH = 3000, 2048
 """Optimizer steps; pixels in each."""
-VALIDATION, VALIDATION_PIXELS = 0.1, 8192
-"""Share of the training pictures, and how many of their pixels, that choose the number of steps."""
+VALIDATION_PIXELS = 8192
+"""Pixels of validation pictures that choose the number of steps."""
 CHUNK = 1 << 16
 """Held-out pixels that are measured at once."""
 PADDING = ((0, 0), (1, 1), (REACH, REACH), (REACH, REACH))
@@ -65,6 +65,7 @@ class NeighbourNetwork(nn.Module):
 def network_nats(
     train: np.ndarray,
     held_out: np.ndarray,
+    validation: np.ndarray,
     palette: Palette,
     seed: int = 0,
     steps: int = STEPS,
@@ -75,6 +76,7 @@ def network_nats(
     Args:
       train: int [N, *grid], palette ids.
       held_out: int [M, *grid].
+      validation: bool [N], training pictures that the network does not learn from: they choose the number of steps.
       seed: of the initial weights and of the pixels that are drawn.
       steps: optimizer steps (Adam, cosine schedule from 3e-3 to 0).
       masked: predict masked pixels; else each pixel from those before it.
@@ -89,8 +91,8 @@ def network_nats(
     network: Any = NeighbourNetwork(palette, masked is not None)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     read = functools.partial(_read, _offsets(shape[1], masked is not None), grid)
-    aside, rest = _split(len(train), seed)
-    chosen_on, fitted, asked = (jnp.asarray(_padded(x.reshape(shape), size)) for x in (train[aside], train[rest], seen))
+    parts = (train[validation], train[~validation], seen)
+    chosen_on, fitted, asked = (jnp.asarray(_padded(x.reshape(shape), size)) for x in parts)
     key = jax.random.key(seed)
     draw = functools.partial(_draw, read=read, grid=grid, masked=masked, hidden=size + 1)
 
@@ -122,13 +124,6 @@ def network_nats(
         at = wanted[np.minimum(first + np.arange(CHUNK), len(wanted) - 1)]
         nats.flat[at] = measure(best, at, held_out.flat[at])
     return nats
-
-
-def _split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures that choose the number of steps, and those that the network learns from; one picture does both."""
-    mixed = np.random.default_rng(seed).permutation(n)
-    count = max(1, round(VALIDATION * n))
-    return mixed[:count], mixed[count:] if n > 1 else mixed
 
 
 def _draw(

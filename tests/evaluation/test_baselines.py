@@ -3,12 +3,14 @@
 import itertools
 import math
 from collections import Counter
+from importlib import import_module
 
 import jax
 import numpy as np
 import pytest
 
 from igpt_jax import Palette
+from igpt_jax.data.sources.validation import choose_aside
 from igpt_jax.evaluation import summarize
 from igpt_jax.evaluation.base import eval_keys
 from igpt_jax.evaluation.baselines import baselines
@@ -17,7 +19,7 @@ from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.evaluation.neighbour_network import Masked, network_nats
 from igpt_jax.keys import stream
 from igpt_jax.objectives.bert import draw_visible
-from tests.evaluation.made import IMAGES, context, made
+from tests.evaluation.made import IMAGES, Images, context, made
 
 SIZE = 3
 
@@ -128,7 +130,7 @@ def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
             made_up[..., x] = made_up[..., x - 3]
         sure = np.broadcast_to(np.arange(8) >= 3, grid)
     train, held_out = made_up[:500], made_up[500:]
-    nats = network_nats(train, held_out, Palette.levels(2), steps=100)
+    nats = network_nats(train, held_out, np.arange(500) < 50, Palette.levels(2), steps=100)
     assert nats[:, sure].mean() < 0.02
     assert nats[:, ~sure].mean() > 0.65  # a fair coin has 0.693
     assert count_nats(train, held_out, 2)[:, sure].mean() > 0.4
@@ -140,7 +142,7 @@ def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not
     pairs = np.repeat(halves, 2, axis=2)
     seen = np.random.default_rng(1).random((100, 6, 8)) < 0.7
     masked = Masked(lambda keys: jax.vmap(lambda key: jax.random.uniform(key, (48,)) < 0.7)(keys), seen)
-    nats = network_nats(pairs[:300], pairs[300:], Palette.levels(2), steps=100, masked=masked)
+    nats = network_nats(pairs[:300], pairs[300:], np.arange(300) < 30, Palette.levels(2), steps=100, masked=masked)
     partner_seen = seen.reshape(100, 6, 4, 2)[..., ::-1].reshape(100, 6, 8)
     assert not nats[seen].any()
     assert nats[~seen & partner_seen].mean() < 0.05
@@ -150,8 +152,30 @@ def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not
 def test_the_network_stops_learning_before_it_knows_its_pictures_by_heart(monkeypatch):
     monkeypatch.setattr("igpt_jax.evaluation.neighbour_network.BATCH", 512)
     noise = np.random.default_rng(0).integers(0, 2, (60, 6, 6))
-    nats = network_nats(noise[:30], noise[30:], Palette.levels(2), steps=300)  # the last one has more than 2 nats
+    validation = np.arange(30) < 3
+    nats = network_nats(noise[:30], noise[30:], validation, Palette.levels(2), steps=300)  # the last has over 2 nats
     assert nats.mean() < 0.75
+
+
+@pytest.mark.parametrize("objective", ["ar", "bert"])
+def test_variants_of_one_picture_do_not_stop_the_network(objective, monkeypatch):
+    """Those that it learns from would be on both sides, and it would stop late."""
+
+    class Variants(Images):
+        def group(self, i):
+            return str(i // 3)
+
+    def learn(train, held_out, validation, *rest, **masked):
+        learned.append(validation)
+        return np.zeros(held_out.shape)
+
+    learned = []
+    for module in ("baselines", "masked_baselines"):
+        monkeypatch.setattr(import_module(f"igpt_jax.evaluation.{module}"), "network_nats", learn)
+    model, _ = made(causal=objective == "ar")
+    baselines(context(model, objective, images=Variants()), network=True)
+    np.testing.assert_array_equal(learned[0], choose_aside(Variants(), 0.1))
+    assert 0 < learned[0].sum() < 11
 
 
 def test_cheap_methods_of_a_masked_objective_are_measured_behind_its_masks():

@@ -1,6 +1,7 @@
 """Cheap classifiers: scikit-learn's own, how their setting is chosen, and what they say beside a model's accuracy."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from igpt_jax.evaluation import summarize
 from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.classifiers import Method, choose, classify_pixels, fit_logistic, fit_neighbours
-from tests.evaluation.made import Images, context, made
+from tests.evaluation.made import IMAGES, LABELS, Images, context, made
 
 
 def clouds(n=300, seed=0):
@@ -119,7 +120,17 @@ def test_fewer_images_are_fitted_or_none(four_classes, monkeypatch, caplog):
     assert "no cheap classifiers beside the accuracy: 4 classes" in caplog.text
 
 
-def test_images_of_one_class_have_no_classifiers(four_classes):
+def test_images_of_one_class_have_no_classifiers(four_classes, caplog):
     _, where = four_classes
     where.data.train.labels[:] = 2
-    assert classify_pixels(where) == {}
+    with caplog.at_level(logging.INFO):
+        assert classify_pixels(where) == {}
+    assert "too few labels or classes among the 200 training images" in caplog.text
+
+
+def test_one_image_has_no_classifiers(four_classes, caplog):
+    _, where = four_classes
+    alone = replace(where, data=replace(where.data, train=Images(IMAGES[:1], LABELS[:1])))
+    with caplog.at_level(logging.INFO):
+        assert classify_pixels(alone) == {}
+    assert "made has 1 groups of images: too few" in caplog.text

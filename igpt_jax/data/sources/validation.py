@@ -22,7 +22,13 @@ class Grouped(Protocol):
 
 
 def set_aside(source: Source, share: float) -> tuple[Source, Source]:
-    """The source without a share of its records, and those records; both in the source's order.
+    """The source without a share of its records, and those records (`choose_aside`); both in the source's order."""
+    aside = choose_aside(source, share)
+    return Subset(source, np.flatnonzero(~aside)), Subset(source, np.flatnonzero(aside))
+
+
+def choose_aside(source: Source, share: float) -> np.ndarray:
+    """bool [n], which records are set aside.
 
     A hash of its group decides for each record, or of its number where the source has no groups. So the two halves are
     the same in every run, and a group is never divided.
@@ -31,7 +37,7 @@ def set_aside(source: Source, share: float) -> tuple[Source, Source]:
       share: of the records, above 0 and below 1. Whole groups are taken until at least that many are set aside.
 
     Raises:
-      InputError: one of the two would be empty.
+      InputError: one of the two halves would be empty.
     """
     groups: dict[str, list[int]] = {}
     group = _grouping(source)
@@ -45,7 +51,7 @@ def set_aside(source: Source, share: float) -> tuple[Source, Source]:
         count += len(groups[name])
     few = f"{source.name} has {len(groups)} groups of images: too few to set {share:.0%} aside for validation"
     require(0 < count < len(source), "data.source", few)
-    return Subset(source, np.flatnonzero(~chosen)), Subset(source, np.flatnonzero(chosen))
+    return chosen
 
 
 def _grouping(source: Source) -> Callable[[int], str]:
