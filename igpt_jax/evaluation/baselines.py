@@ -25,7 +25,7 @@ VALIDATION = 0.1
 def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarray]:
     """Name -> float64 [M], the nats per token of each held-out image; per masked token if that is the model's loss.
 
-    Every process computes all of them.
+    Every process computes all of them. They learn from mirrored images, too, if the model does.
 
     Args:
       network: train a small network on the neighbours of each pixel, too; about two minutes on two CPU cores.
@@ -37,6 +37,9 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
     counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
     train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
     validation = choose_aside(counted, VALIDATION) if network else None
+    if context.cfg.data.flip:
+        train = np.concatenate([train, train[..., ::-1]])
+        validation = None if validation is None else np.tile(validation, 2)
     if context.objective.masks:
         return masked_baselines(context, train, held_out, validation)
     nats = {}

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from importlib import import_module
 
 import jax
@@ -19,7 +20,7 @@ from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.evaluation.neighbour_network import Masked, network_nats
 from igpt_jax.keys import stream
 from igpt_jax.objectives.bert import draw_visible
-from tests.evaluation.made import IMAGES, Images, context, made
+from tests.evaluation.made import IMAGES, LABELS, Images, context, made
 
 SIZE = 3
 
@@ -150,11 +151,14 @@ def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not
 
 
 def test_the_network_stops_learning_before_it_knows_its_pictures_by_heart(monkeypatch):
+    """Each pixel is that to its left in nine cases of ten: 0.325 nats at best, and 0.693 in the first column."""
     monkeypatch.setattr("igpt_jax.evaluation.neighbour_network.BATCH", 512)
-    noise = np.random.default_rng(0).integers(0, 2, (60, 6, 6))
-    validation = np.arange(30) < 3
-    nats = network_nats(noise[:30], noise[30:], validation, Palette.levels(2), steps=300)  # the last has over 2 nats
-    assert nats.mean() < 0.75
+    rng = np.random.default_rng(0)
+    made_up = rng.integers(0, 2, (160, 6, 6))
+    for x in range(1, 6):
+        made_up[..., x] = np.where(rng.random((160, 6)) < 0.9, made_up[..., x - 1], 1 - made_up[..., x - 1])
+    nats = network_nats(made_up[:60], made_up[60:], np.arange(60) < 6, Palette.levels(2), steps=400)
+    assert nats.mean() < 0.49  # 0.503 with the weights of the best step, not averaged; 1.137 with the last ones
 
 
 @pytest.mark.parametrize("objective", ["ar", "bert"])
@@ -173,9 +177,26 @@ def test_variants_of_one_picture_do_not_stop_the_network(objective, monkeypatch)
     for module in ("baselines", "masked_baselines"):
         monkeypatch.setattr(import_module(f"igpt_jax.evaluation.{module}"), "network_nats", learn)
     model, _ = made(causal=objective == "ar")
-    baselines(context(model, objective, images=Variants()), network=True)
-    np.testing.assert_array_equal(learned[0], choose_aside(Variants(), 0.1))
-    assert 0 < learned[0].sum() < 11
+    where = context(model, objective, images=Variants())
+    baselines(where, network=True)
+    aside = choose_aside(Variants(), 0.1)
+    np.testing.assert_array_equal(learned[0], aside)
+    assert 0 < aside.sum() < 11
+    cfg = where.cfg
+    baselines(replace(where, cfg=replace(cfg, data=replace(cfg.data, flip=True))), network=True)
+    np.testing.assert_array_equal(learned[1], np.concatenate([aside, aside]))
+
+
+def test_cheap_methods_learn_from_mirrored_images_if_the_model_does():
+    model, _ = made()
+    where = context(model, "ar")
+    cfg = where.cfg
+    both = Images(np.concatenate([IMAGES, IMAGES[:, :, ::-1]]), np.concatenate([LABELS, LABELS]))
+    expected = baselines(replace(where, data=replace(where.data, train=both)))
+    mirrored = baselines(replace(where, cfg=replace(cfg, data=replace(cfg.data, flip=True))))
+    for name, nats in expected.items():
+        np.testing.assert_array_equal(mirrored[name], nats)
+    assert (mirrored["per-pixel histograms"] != baselines(where)["per-pixel histograms"]).any()
 
 
 def test_cheap_methods_of_a_masked_objective_are_measured_behind_its_masks():
