@@ -258,6 +258,7 @@ def test_igpt_train_ends_with_the_exit_codes_of_the_readme(
             differences={},
             metric="nats_per_token",
             images=1,
+            groups=1,
             kind="held-out",
             accuracies={},
             accuracy_differences={},

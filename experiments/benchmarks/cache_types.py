@@ -18,7 +18,7 @@ import numpy as np
 
 from igpt_jax import ImageGPT, InputError, load_pretrained
 from igpt_jax.datasets import open_data
-from igpt_jax.evaluation import mean_error
+from igpt_jax.evaluation.standard_error import mean_error
 from igpt_jax.model import cache_row_bytes, compute_dtype
 from igpt_jax.model.axes import Params
 from igpt_jax.sampling.decode import Decoded, decoding_weights, next_logits, prefill, scan_segments

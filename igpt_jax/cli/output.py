@@ -114,6 +114,7 @@ def figures_as_dict(figures: Figures) -> dict[str, Any]:
 
     return {
         "images": figures.images,
+        "groups": figures.groups,
         "kind": figures.kind,
         "metric": figures.metric,
         "nats": dict(figures.nats),
@@ -139,7 +140,9 @@ def print_figures(figures: Figures, as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", title=f"{figures.images} {figures.kind} images".replace("  ", " "), title_justify="left")
+    grouped = "" if figures.groups == figures.images else f" in {figures.groups} groups"
+    title = f"{figures.images} {figures.kind} images{grouped}".replace("  ", " ")
+    table = Table("", title=title, title_justify="left")
     for unit in ("nats", "bits"):
         table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
     if figures.differences:

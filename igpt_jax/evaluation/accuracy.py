@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from igpt_jax import progress
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext, eval_keys
-from igpt_jax.evaluation.likelihood import mean_error
+from igpt_jax.evaluation.standard_error import mean_error
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
@@ -24,7 +25,8 @@ class Accuracy:
     class that most of them name wins, at random among equals (paper section 4.6).
 
     Attributes:
-      right: bool [M], which labelled held-out images were named rightly, once `run` has ended.
+      right: float64 [M], 1 where a held-out image was named rightly, 0 where wrongly, NaN where it has no label; once
+        `run` has ended.
     """
 
     def __init__(self, context: EvalContext):
@@ -45,13 +47,12 @@ class Accuracy:
             return majority(jax.lax.map(one, jnp.arange(objective.draws)), model.cfg.clf_classes, ties_B)
 
         def right(params: Any, batch: Mapping[str, jax.Array], first: jax.Array) -> tuple[jax.Array, jax.Array]:
-            counted_B = (batch["weight"] > 0) & (batch["label"] >= 0)
-            return vote(params, batch, first) == batch["label"], counted_B
+            return vote(params, batch, first) == batch["label"], batch["label"] >= 0
 
         self._right = jax.jit(traced_on(context.mesh, right), out_shardings=replicated(context.mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields the accuracy, in 0..1, and its standard error over images.
+        """Yields the accuracy, in 0..1, and its standard error over groups of images.
 
         Raises:
           InputError: no held-out image has a label.
@@ -60,16 +61,17 @@ class Accuracy:
         for host in self._context.batches():
             progress.report("measuring the accuracy", min(first, n), n)
             batch = put_batch(host, self._context.mesh)
-            right_B, counted_B = jax.device_get(self._right(params, batch, np.int32(first)))
-            parts.append(right_B[counted_B])
+            right_B, labelled_B = jax.device_get(self._right(params, batch, np.int32(first)))
+            parts.append(np.where(labelled_B, right_B, np.nan))
             first += len(right_B)
         progress.report("measuring the accuracy", n, n)
-        self.right = np.concatenate(parts)
-        if not len(self.right):
+        self.right = right = np.concatenate(parts)[:n]  # without padding
+        if np.isnan(right).all():
             raise InputError("data.source: no held-out image has a label to compare with")
-        yield "accuracy", float(self.right.mean())
-        if len(self.right) > 1:
-            yield "accuracy_se", mean_error(self.right)
+        yield "accuracy", float(np.nanmean(right))
+        error = mean_error(right, self._context.groups)
+        if not math.isnan(error):
+            yield "accuracy_se", error
 
 
 def majority(classes_MB: jax.Array, n_classes: int, keys_B: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from igpt_jax import progress
 from igpt_jax.config import Config
 from igpt_jax.data.pipeline import Batch
 from igpt_jax.data.sources.base import Source
+from igpt_jax.data.sources.validation import group_numbers
 from igpt_jax.datasets import Data
 from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
@@ -37,6 +39,11 @@ class EvalContext:
     """The images that are measured."""
     kind: str = "held-out"
     """What they are called in tables: held-out, validation or training; empty for all."""
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray:
+        """int [M]: held-out images of one number are variants of one picture. Standard errors are over the groups."""
+        return group_numbers(self.held_out)
 
     @property
     def mesh(self) -> Mesh:

@@ -14,7 +14,7 @@ from igpt_jax import progress
 from igpt_jax.data.sources.base import class_counts
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext, eval_keys
-from igpt_jax.evaluation.likelihood import mean_error
+from igpt_jax.evaluation.standard_error import mean_error
 from igpt_jax.keys import stream
 from igpt_jax.objectives import score
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
@@ -27,7 +27,8 @@ class Bayes:
     Each image takes as many passes as there are classes.
 
     Attributes:
-      right: bool [M], which labelled held-out images were named rightly, once `run` has ended; None without labels.
+      right: float64 [M], 1 where a held-out image was named rightly, 0 where wrongly, NaN where it has no label; once
+        `run` has ended. None without labels.
 
     Raises:
       InputError: the model is not class-conditional.
@@ -46,9 +47,7 @@ class Bayes:
             log_prior_C = jnp.asarray(np.log(counts / counts.sum()), jnp.float32)
         key = stream(context.cfg.seed, "eval")
 
-        def joint(
-            params: Any, batch: Mapping[str, jax.Array], first: jax.Array
-        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def joint(params: Any, batch: Mapping[str, jax.Array], first: jax.Array) -> tuple[jax.Array, jax.Array]:
             keys_B = eval_keys(key, first, len(batch["image"]), 0)
 
             def of_class(c: jax.Array) -> jax.Array:
@@ -56,14 +55,14 @@ class Bayes:
                 return -score(model, params, example, objective.loss_name).images.value * cfg.n_ctx
 
             joint_CB = jax.lax.map(of_class, jnp.arange(cfg.cond_classes)) + log_prior_C[:, None]
-            return joint_CB, batch["label"], batch["weight"]
+            return joint_CB, batch["label"]
 
         self._joint = jax.jit(traced_on(context.mesh, joint), out_shardings=replicated(context.mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
         """Yields bayes_accuracy on the labelled images; and mixture_nats_per_token, -log sum_c p(c) p(image | c) / T.
 
-        Both have standard errors over images.
+        Both have standard errors over groups of images.
         """
         first, n, parts = 0, len(self._context.held_out), []
         for host in self._context.batches():
@@ -72,14 +71,13 @@ class Bayes:
             parts.append(jax.device_get(self._joint(params, batch, np.int32(first))))
             first += len(batch["image"])
         progress.report("comparing classes", n, n)
-        joint_CM, label_M, weight_M = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        joint_CM = joint_CM.astype(np.float64)
-        labelled = (weight_M > 0) & (label_M >= 0)
-        if labelled.any():
-            self.right = right = (joint_CM.argmax(axis=0) == label_M)[labelled]
-            yield "bayes_accuracy", float(right.mean())
-            yield "bayes_accuracy_se", mean_error(right)
-        nats = -np.logaddexp.reduce(joint_CM[:, weight_M > 0], axis=0) / self._context.model.cfg.n_ctx
+        joint_CM, label_M = (np.concatenate(part, axis=-1)[..., :n] for part in zip(*parts, strict=True))
+        joint_CM, groups = joint_CM.astype(np.float64), self._context.groups
+        if (label_M >= 0).any():
+            self.right = right = np.where(label_M >= 0, joint_CM.argmax(axis=0) == label_M, np.nan)
+            yield "bayes_accuracy", float(np.nanmean(right))
+            yield "bayes_accuracy_se", mean_error(right, groups)
+        nats = -np.logaddexp.reduce(joint_CM, axis=0) / self._context.model.cfg.n_ctx
         yield "mixture_nats_per_token", float(nats.mean())
         yield "mixture_bits_per_token", float(nats.mean() / math.log(2))
-        yield "mixture_nats_per_token_se", mean_error(nats)
+        yield "mixture_nats_per_token_se", mean_error(nats, groups)

@@ -98,12 +98,12 @@ def choose(method: Method, accuracy: Callable[[float], float], most: float = np.
 
 
 def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
-    """Name -> bool [M], which of the labelled held-out images logistic regression and nearest neighbours name rightly.
+    """Name -> float64 [M], 1 where logistic regression or nearest neighbours name a held-out image rightly, else 0.
 
-    Both see the pixels that the model gets, before the palette, of as many training images as are quick to fit; their
-    names say how many. The setting is chosen on a tenth of at most 10,000 training images, then the classifier is
-    fitted again to all of them. Every process computes both. Empty, with a line in the log, where there are too few
-    labelled images or where few could be taken for so many classes.
+    It is NaN where the image has no label. Both see the pixels that the model gets, before the palette, of as many
+    training images as are quick to fit; their names say how many. The setting is chosen on a tenth of at most 10,000
+    training images, then the classifier is fitted again to all of them. Every process computes both. Empty, with a line
+    in the log, where there are too few labelled images or where few could be taken for so many classes.
     """
     train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
     classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)
@@ -118,7 +118,7 @@ def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
     if len(np.unique(rest[1])) < 2 or not len(aside[1]):
         return _none("too few labels or classes among the %d training images", len(train))
     x, y = _labelled_pixels(context, subset(train, most))
-    held_out_x, held_out_y = _labelled_pixels(context, context.held_out)
+    held_out_x, held_out_y = _pixels(context, context.held_out)
     right = {}
     for name, method in (("logistic regression on pixels", LOGISTIC), ("nearest neighbours of pixels", NEIGHBOURS)):
         progress.report(name, 0, 1)
@@ -128,7 +128,7 @@ def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
 
         setting, _ = choose(method, validate, len(rest[0]) if method.setting == "k" else np.inf)
         named = f"{name}, {len(x)} images, {method.setting} {setting:g}"
-        right[named] = method.fit(x, y, setting)(held_out_x) == held_out_y
+        right[named] = np.where(held_out_y >= 0, method.fit(x, y, setting)(held_out_x) == held_out_y, np.nan)
         progress.report(name, 1, 1)
     return right
 
@@ -139,10 +139,15 @@ def _none(why: str, *values: object) -> dict[str, np.ndarray]:
 
 
 def _labelled_pixels(context: EvalContext, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [n, Y * X * C] in 0..1 and int [n]: the images of a source that have a label."""
+    x, y = _pixels(context, source)
+    return x[y >= 0], y[y >= 0]
+
+
+def _pixels(context: EvalContext, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [n, Y * X * C] in 0..1 and int [n]: the images of a source and their labels, -1 for none."""
 
     def read(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return batch["image"].reshape(len(batch["image"]), -1), batch["label"]
 
     pixels, labels = gather(context, source, read)
-    return pixels[labels >= 0].astype(np.float32) / 255, labels[labels >= 0]
+    return pixels.astype(np.float32) / 255, labels

@@ -15,6 +15,7 @@ import numpy as np
 
 from igpt_jax import progress
 from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.evaluation.standard_error import ratio_error
 from igpt_jax.keys import stream
 from igpt_jax.objectives import Mean, score
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
@@ -26,7 +27,8 @@ class Likelihood:
     What is drawn for image i is drawn from fold_in(stream, i), so neither the batch size nor the mesh matters.
 
     Attributes:
-      nats: float64 [M], the mean nats per token of each held-out image, once `run` has ended.
+      nats: float64 [M], the mean nats per token of each held-out image, once `run` has ended; NaN for an image that
+        no mask blanked a token of.
     """
 
     def __init__(self, context: EvalContext):
@@ -44,7 +46,7 @@ class Likelihood:
         self._measure = jax.jit(traced_on(context.mesh, measure), out_shardings=replicated(context.mesh))
 
     def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields the means, bits beside nats, and the standard error over images of the nats per token."""
+        """Yields the means, bits beside nats, and the standard error over groups of images of the nats per token."""
         parts: list[tuple[dict[str, Mean], Mean]] = []
         first, n, draws = 0, len(self._context.held_out), self._context.objective.draws
         for host in self._context.batches():
@@ -62,22 +64,9 @@ class Likelihood:
                 yield name.replace("nats", "bits"), mean / math.log(2)
         of_batches = [[images for _, images in measured[at : at + draws]] for at in range(0, len(measured), draws)]
         sums = [np.sum(images, axis=0, dtype=np.float64) for images in of_batches]  # [2, B] each
-        totals, weights = np.concatenate(sums, axis=1)
-        counted = weights > 0
-        totals, weights = totals[counted], weights[counted]
-        self.nats = totals / weights
-        if len(totals) > 1:
-            yield f"{self._context.objective.loss_name}_se", ratio_error(totals, weights)
-
-
-def ratio_error(totals: np.ndarray, weights: np.ndarray) -> float:
-    """The standard error over images of sum(totals) / sum(weights), to first order. NaN for one image."""
-    n, mean = len(totals), totals.sum() / weights.sum()
-    if n < 2:
-        return math.nan
-    return float(np.sqrt(np.sum((totals - mean * weights) ** 2) * n / (n - 1)) / weights.sum())
-
-
-def mean_error(values: np.ndarray) -> float:
-    """The standard error of a mean over images; NaN for one image."""
-    return ratio_error(values, np.ones(len(values)))
+        totals, weights = np.concatenate(sums, axis=1)[:, :n]  # without padding
+        with np.errstate(invalid="ignore"):
+            self.nats = totals / weights
+        error = ratio_error(totals, weights, self._context.groups)
+        if not math.isnan(error):
+            yield f"{self._context.objective.loss_name}_se", error

@@ -19,7 +19,7 @@ def masked_baselines(
 ) -> dict[str, np.ndarray]:
     """Name -> float64 [M], the nats per masked token of each held-out image, averaged as the objective does.
 
-    Images that no mask blanks a token of are left out, there and here.
+    NaN for images that no mask blanks a token of.
 
     Args:
       train: int [N, *grid], palette ids; as many masks of each are counted as a held-out image has.
@@ -52,6 +52,6 @@ def masked_baselines(
 
     def of_images(values: np.ndarray) -> np.ndarray:
         means = np.sum(values.reshape(hidden.shape) * hidden, axis=2, dtype=np.float64) / np.maximum(count, 1)
-        return means.sum(axis=0)[blanked > 0] / blanked[blanked > 0]
+        return means.sum(axis=0) / np.where(blanked > 0, blanked, np.nan)
 
     return {name: of_images(values) for name, values in nats.items()}

@@ -9,9 +9,9 @@ from igpt_jax import Config, InputError, ModelConfig
 from igpt_jax.config import DataConfig
 from igpt_jax.data.pipeline import train_batches
 from igpt_jax.data.sources import Windows
-from igpt_jax.data.sources.base import Record, Subset
+from igpt_jax.data.sources.base import Joined, Record, Subset
 from igpt_jax.data.sources.moving_digits import MovingDigits
-from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.data.sources.validation import group_numbers, set_aside
 from igpt_jax.datasets import open_data
 
 
@@ -54,6 +54,15 @@ def test_groups_are_not_divided():
     rest, aside = (labels(part) for part in set_aside(Groups(90), 0.2))
     assert len(aside) == 18
     assert not {i // 3 for i in rest} & {i // 3 for i in aside}
+
+
+def test_numbers_of_groups():
+    assert group_numbers(Numbers(4)).tolist() == [0, 1, 2, 3]
+    assert group_numbers(Groups(7)).tolist() == [0, 0, 0, 1, 1, 1, 2]
+    some = Subset(Groups(9), np.array([8, 1, 0]))
+    assert group_numbers(some).tolist() == [0, 1, 1]
+    assert group_numbers(Joined(some, Groups(7))).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 0]
+    assert group_numbers(Joined(Numbers(2), Numbers(2))).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("source", [Numbers(1), Groups(3)])

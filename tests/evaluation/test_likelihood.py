@@ -8,7 +8,7 @@ import pytest
 from igpt_jax import Config
 from igpt_jax.config import MeshConfig
 from igpt_jax.evaluation.base import eval_keys
-from igpt_jax.evaluation.likelihood import Likelihood, ratio_error
+from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.keys import stream
 from igpt_jax.objectives import make_objective, score
 from tests.evaluation.made import IMAGES, ONE_DEVICE, PALETTE, context, made
@@ -51,13 +51,3 @@ def test_the_standard_error_is_that_of_the_images():
             single = [loss_of(model, params, name, None, IMAGES[i : i + 1]) for i in range(11)]
             np.testing.assert_allclose(likelihood.nats, single, rtol=1e-5)
             assert measured[f"{metric}_se"] == pytest.approx(np.std(single, ddof=1) / math.sqrt(11), rel=1e-4)
-
-
-def test_the_error_of_a_ratio_against_many_samples():
-    """Images of unequal weight: the spread of the estimate over 4000 samples of 50 images."""
-    rng = np.random.default_rng(0)
-    weights = rng.uniform(0.2, 2, (4000, 50))
-    totals = weights * rng.normal(3, 1, weights.shape)
-    spread = (totals.sum(axis=1) / weights.sum(axis=1)).std()
-    errors = [ratio_error(t, w) for t, w in zip(totals, weights, strict=True)]
-    assert np.mean(errors) == pytest.approx(spread, rel=0.05)

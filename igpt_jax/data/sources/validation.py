@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from igpt_jax.data.sources.base import Source, Subset
+from igpt_jax.data.sources.base import Joined, Source, Subset
 from igpt_jax.errors import require
 
 
@@ -40,7 +40,7 @@ def choose_aside(source: Source, share: float) -> np.ndarray:
       InputError: one of the two halves would be empty.
     """
     groups: dict[str, list[int]] = {}
-    group = _grouping(source)
+    group = _grouping(source) or str
     for i in range(len(source)):
         groups.setdefault(group(i), []).append(i)
     chosen, count = np.zeros(len(source), bool), 0
@@ -54,12 +54,24 @@ def choose_aside(source: Source, share: float) -> np.ndarray:
     return chosen
 
 
-def _grouping(source: Source) -> Callable[[int], str]:
-    """Number of a record -> its group."""
-    if isinstance(source, Subset):
-        group = _grouping(source.source)
-        return lambda i: group(int(source.indices[i]))
-    return source.group if isinstance(source, Grouped) else str
+def group_numbers(source: Source) -> np.ndarray:
+    """int [n]: records of one group have the same number. Where the source has no groups, each record is one."""
+    group, numbers = _grouping(source) or str, dict[str, int]()
+    return np.array([numbers.setdefault(group(i), len(numbers)) for i in range(len(source))])
+
+
+def _grouping(source: Source) -> Callable[[int], str] | None:
+    """Number of a record -> its group; None where the source has no groups."""
+    match source:
+        case Subset():
+            group = _grouping(source.source)
+            return group and (lambda i: group(int(source.indices[i])))
+        case Joined():
+            n, (first, second) = len(source.parts[0]), (_grouping(part) for part in source.parts)
+            return first and second and (lambda i: first(i) if i < n else second(i - n))
+        case Grouped():
+            return source.group
+    return None
 
 
 def _hash(name: str) -> bytes:
