@@ -47,7 +47,7 @@ setup(
         "rich>=13",
         "safetensors>=0.8",
         "scikit-learn>=1.5",
-        "scipy>=1.13",
+        "scipy>=1.14",
         "tensorboardX>=2.6.1",
         "tyro>=1.0.14,<1.1",  # the first with the private hook tyro._errors.on_parse_error
     ],
