@@ -35,8 +35,17 @@ CHUNK = 1 << 16
 PADDING = ((0, 0), (1, 1), (REACH, REACH), (REACH, REACH))
 """Around the frames, rows and columns of pictures."""
 
-State = tuple[Any, Any, Any]
-"""Weights, the optimizer's state, and averaged weights."""
+Neighbours = tuple[jax.Array, jax.Array]
+"""What the network is fed: the neighbours of pixels, int32 [B, K], and their positions, float32 [B, F + Y + X]."""
+
+
+class Fitted(NamedTuple):
+    """What training carries from step to step."""
+
+    params: Any
+    opt_state: Any
+    average: Any
+    """Averaged weights."""
 
 
 class Masked(NamedTuple):
@@ -95,38 +104,14 @@ def network_nats(
     wanted = np.flatnonzero(~masked.held_out_seen) if masked else np.arange(held_out.size)
     seen = np.where(masked.held_out_seen, held_out, size + 1) if masked else held_out
     network: Any = NeighbourNetwork(palette, masked is not None)
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     read = functools.partial(_read, _offsets(shape[1], masked is not None), grid)
     parts = (train[validation], train[~validation], seen)
     chosen_on, fitted, asked = (jnp.asarray(_padded(x.reshape(shape), size)) for x in parts)
     key = jax.random.key(seed)
     draw = functools.partial(_draw, read=read, grid=grid, masked=masked, hidden=size + 1)
 
-    def loss(params: Any, inputs: tuple[jax.Array, jax.Array], labels_B: jax.Array) -> jax.Array:
-        return token_nats(network.apply(params, *inputs), labels_B).mean()
-
-    @jax.jit
-    def run(state: State, first: jax.Array) -> State:
-        def step(state: State, i: jax.Array) -> tuple[State, None]:
-            params, opt_state, average = state
-            grads = jax.grad(loss)(params, *draw(fold_in(key, 1 + i), fitted, BATCH))
-            updates, opt_state = optimizer.update(grads, opt_state)
-            params = optax.apply_updates(params, updates)
-            average = optax.incremental_update(params, average, jnp.maximum(1 / AVERAGED, 10 / (10 + i)))
-            return (params, opt_state, average), None
-
-        return jax.lax.scan(step, state, first + jnp.arange(min(steps, 100)))[0]
-
-    validate = jax.jit(loss)
     chosen_by = draw(fold_in(key, 0), chosen_on, VALIDATION_PIXELS)
-    params = jax.jit(network.init)(fold_in(key, 0), *chosen_by[0])
-    state, best, lowest = (params, optimizer.init(params), params), params, float(validate(params, *chosen_by))
-    for first in range(0, steps, 100):  # those past the end have a rate of 0
-        progress.report("training the network of neighbours", first, steps)
-        state = run(state, np.int32(first))
-        if (measured := float(validate(state[2], *chosen_by))) < lowest:
-            best, lowest = state[2], measured
-    progress.report("training the network of neighbours", steps, steps)
+    best = _fit(network, functools.partial(draw, padded=fitted, n=BATCH), chosen_by, key, steps)
     measure = jax.jit(lambda params, at, labels_B: token_nats(network.apply(params, *read(asked, at)[0]), labels_B))
     nats = np.zeros(held_out.shape, np.float32)
     for first in range(0, len(wanted), CHUNK):
@@ -135,16 +120,56 @@ def network_nats(
     return nats
 
 
+def _fit(
+    network: Any,
+    draw: Callable[[jax.Array], tuple[Neighbours, jax.Array]],
+    chosen_by: tuple[Neighbours, jax.Array],
+    key: jax.Array,
+    steps: int,
+) -> Any:
+    """The averaged weights with the lowest loss on `chosen_by`, which is looked at every 100 steps.
+
+    Args:
+      draw: one key -> the pixels of a step.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+
+    def loss(params: Any, inputs: Neighbours, labels_B: jax.Array) -> jax.Array:
+        return token_nats(network.apply(params, *inputs), labels_B).mean()
+
+    @jax.jit
+    def run(state: Fitted, first: jax.Array) -> Fitted:
+        def step(state: Fitted, i: jax.Array) -> tuple[Fitted, None]:
+            grads = jax.grad(loss)(state.params, *draw(fold_in(key, 1 + i)))
+            updates, opt_state = optimizer.update(grads, state.opt_state)
+            params: Any = optax.apply_updates(state.params, updates)
+            average = optax.incremental_update(params, state.average, jnp.maximum(1 / AVERAGED, 10 / (10 + i)))
+            return Fitted(params, opt_state, average), None
+
+        return jax.lax.scan(step, state, first + jnp.arange(min(steps, 100)))[0]
+
+    validate = jax.jit(loss)
+    params = jax.jit(network.init)(fold_in(key, 0), *chosen_by[0])
+    state, best, lowest = Fitted(params, optimizer.init(params), params), params, float(validate(params, *chosen_by))
+    for first in range(0, steps, 100):  # those past the end have a rate of 0
+        progress.report("training the network of neighbours", first, steps)
+        state = run(state, np.int32(first))
+        if (measured := float(validate(state.average, *chosen_by))) < lowest:
+            best, lowest = state.average, measured
+    progress.report("training the network of neighbours", steps, steps)
+    return best
+
+
 def _draw(
     key: jax.Array,
     padded: jax.Array,
     n: int,
     *,
-    read: Callable[[jax.Array, jax.Array], tuple[tuple[jax.Array, jax.Array], jax.Array]],
+    read: Callable[[jax.Array, jax.Array], tuple[Neighbours, jax.Array]],
     grid: tuple[int, ...],
     masked: Masked | None,
     hidden: int,
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+) -> tuple[Neighbours, jax.Array]:
     """What the network is fed for n pixels at random, each behind a mask of its own if `masked`; and their colours."""
     at = jax.random.randint(key, (n,), 0, len(padded) * int(np.prod(grid)))
     (tokens_BK, positions_BP), labels_B = read(padded, at)
@@ -169,9 +194,7 @@ def _padded(tokens_NFYX: np.ndarray, outside: int) -> np.ndarray:
     return np.pad(tokens_NFYX.astype(np.int32), PADDING, constant_values=outside)
 
 
-def _read(
-    offsets: np.ndarray, grid: tuple[int, ...], padded: jax.Array, at: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+def _read(offsets: np.ndarray, grid: tuple[int, ...], padded: jax.Array, at: jax.Array) -> tuple[Neighbours, jax.Array]:
     """Neighbours int32 [B, K] and positions float32 [B, F + Y + X] of numbered pixels; and their colours, int32 [B]."""
     image, *place = jnp.unravel_index(at, (padded.shape[0], *grid))
     f, y, x = place[0] + 1, place[1] + REACH, place[2] + REACH

@@ -56,7 +56,9 @@ def choose_aside(source: Source, share: float) -> np.ndarray:
 
 def group_numbers(source: Source) -> np.ndarray:
     """int [n]: records of one group have the same number. Where the source has no groups, each record is one."""
-    group, numbers = _grouping(source) or str, dict[str, int]()
+    if (group := _grouping(source)) is None:
+        return np.arange(len(source))
+    numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(group(i), len(numbers)) for i in range(len(source))])
 
 
