@@ -35,8 +35,8 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
     """
     palette = context.palette
     counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
-    train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
     validation = choose_aside(counted, VALIDATION) if network else None
+    train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
     if context.cfg.data.flip:
         train = np.concatenate([train, train[..., ::-1]])
         validation = None if validation is None else np.tile(validation, 2)
