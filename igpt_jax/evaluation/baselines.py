@@ -23,9 +23,10 @@ VALIDATION = 0.1
 
 
 def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarray]:
-    """Name -> float64 [M], the nats per token of each held-out image; per masked token if that is the model's loss.
+    """Name -> float64 [M], the nats of each held-out image per token, or per masked token if that is the model's loss.
 
-    Every process computes all of them. They learn from mirrored images, too, if the model does.
+    Every process computes all of them. They learn from mirrored images, too, if the model does. Beside a model whose
+    masks give a likelihood of whole images stand both: methods behind the same masks, and those row by row.
 
     Args:
       network: train a small network on the neighbours of each pixel, too; about two minutes on two CPU cores.
@@ -40,15 +41,19 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
     if context.cfg.data.flip:
         train = np.concatenate([train, train[..., ::-1]])
         validation = None if validation is None else np.tile(validation, 2)
-    if context.objective.masks:
-        return masked_baselines(context, train, held_out, validation)
-    nats = {}
+    masked = masked_baselines(context, train, held_out, validation) if context.objective.masks else {}
+    if context.objective.loss_name != "nats_per_token":
+        return masked
+    nats, order = {}, ", row by row" if masked else ""
     if validation is not None:
-        nats["network of neighbours"] = network_nats(train, held_out, validation, palette, context.cfg.seed)
-    nats["counts of neighbours"] = count_nats(train, held_out, palette.size)
-    nats["per-pixel histograms"] = histogram_nats(train, held_out, palette.size)
-    nats["uniform"] = np.full(held_out.shape, math.log(palette.size))
-    return {name: values.reshape(len(held_out), -1).mean(axis=1, dtype=np.float64) for name, values in nats.items()}
+        learned = network_nats(train, held_out, validation, palette, context.cfg.seed)
+        nats[f"network of neighbours{order}"] = learned
+    nats[f"counts of neighbours{order}"] = count_nats(train, held_out, palette.size)
+    if not masked:
+        nats["per-pixel histograms"] = histogram_nats(train, held_out, palette.size)
+        nats["uniform"] = np.full(held_out.shape, math.log(palette.size))
+    means = {name: values.reshape(len(held_out), -1).mean(axis=1, dtype=np.float64) for name, values in nats.items()}
+    return masked | means
 
 
 def read_tokens(context: EvalContext, source: Source) -> np.ndarray:

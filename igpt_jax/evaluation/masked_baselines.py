@@ -1,4 +1,4 @@
-"""Cheap models of masked tokens, which see the tokens that a BERT model sees, behind the same masks."""
+"""Cheap models of masked tokens, which see what a BERT or ARDM model sees, behind the same masks."""
 
 from __future__ import annotations
 

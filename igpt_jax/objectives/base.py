@@ -55,7 +55,7 @@ class Objective:
     """For how many keys the features of a held-out image are taken; more than 1 if masks are drawn."""
     masks: Callable[[jax.Array, int], jax.Array] | None = None
     """(one key an image, n_ctx) -> bool [B, T], which tokens the model sees, if the loss is of the others alone. Cheap
-    methods are then measured behind the same masks."""
+    methods are then measured behind the same masks, too."""
     restores: bool = False
     """Whether it reads `damaged` of a batch, the images with the damage of data.degrade."""
 

@@ -19,6 +19,7 @@ from igpt_jax.evaluation.counts import blended_counts, count_nats, histogram_nat
 from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.evaluation.neighbour_network import Masked, network_nats
 from igpt_jax.keys import stream
+from igpt_jax.objectives.ardm import draw_visible as draw_visible_of_ardm
 from igpt_jax.objectives.bert import draw_visible
 from tests.evaluation.made import IMAGES, LABELS, Images, context, made
 
@@ -216,6 +217,21 @@ def test_cheap_methods_of_a_masked_objective_are_measured_behind_its_masks():
     figures = summarize(measured, where, likelihood.nats)
     gap = expected - likelihood.nats
     assert figures.differences["per-pixel histograms"] == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)))
+
+
+def test_a_likelihood_behind_masks_stands_beside_cheap_methods_behind_them_and_row_by_row():
+    model, _ = made(causal=False)
+    where, raster = context(model, "ardm"), context(made()[0], "ar")
+    cheap = baselines(where)
+    counts = ["counts of visible neighbours", "counts of neighbours, row by row"]
+    assert sorted(cheap) == sorted([*counts, "per-pixel histograms", "uniform"])
+    np.testing.assert_array_equal(cheap[counts[1]], baselines(raster)["counts of neighbours"])
+    keys = [eval_keys(stream(0, "eval"), 0, 11, i) for i in range(10)]
+    seen = np.asarray([draw_visible_of_ardm(k, 64) for k in keys]).reshape(10 * 11, 8, 8)  # held out, then learned from
+    many = np.concatenate([np.asarray(where.palette.encode(IMAGES))] * 5)
+    nats = masked_count_nats(many, seen[55:], many, seen[:55], 16)
+    expected = (nats.sum((1, 2)) / (~seen[:55]).sum((1, 2))).reshape(5, 11).mean(axis=0)
+    np.testing.assert_allclose(cheap[counts[0]], expected, rtol=1e-6)
 
 
 def test_figures_hold_paired_differences_to_the_cheap_methods():
