@@ -19,8 +19,10 @@ from igpt_jax.palette import Palette
 
 REACH = 4
 """Rows above and columns to each side that the network sees; in clips also as far around in the frame before."""
-MASKED_REACH = 2
-"""The same of a network that sees pixels on all sides."""
+NEAR = 2
+"""The same of a network that sees pixels on all sides, if few are hidden."""
+FEW_HIDDEN = 0.25
+"""So large a share of the pixels is few."""
 WIDTH, EMBEDDING = 256, 16
 """Units of both hidden layers; numbers learnt for each colour, beside the colour itself."""
 STEPS, BATCH = 3000, 2048
@@ -55,6 +57,12 @@ class Masked(NamedTuple):
     """One key a picture -> bool [B, T], which pixels are seen in training."""
     held_out_seen: np.ndarray
     """bool [M, *grid], which pixels of the held-out pictures are seen."""
+
+    @property
+    def reach(self) -> int:
+        """Where few pixels are hidden, the nearest are enough, and a network of more learns less from each. On emoji
+        with 15 % hidden the wide one is 0.01 nats worse than the near one; with half hidden, 0.04 better."""
+        return NEAR if np.mean(~self.held_out_seen) <= FEW_HIDDEN else REACH
 
 
 class NeighbourNetwork(nn.Module):
@@ -104,7 +112,7 @@ def network_nats(
     wanted = np.flatnonzero(~masked.held_out_seen) if masked else np.arange(held_out.size)
     seen = np.where(masked.held_out_seen, held_out, size + 1) if masked else held_out
     network: Any = NeighbourNetwork(palette, masked is not None)
-    read = functools.partial(_read, _offsets(shape[1], masked is not None), grid)
+    read = functools.partial(_read, _offsets(shape[1], masked), grid)
     parts = (train[validation], train[~validation], seen)
     chosen_on, fitted, asked = (jnp.asarray(_padded(x.reshape(shape), size)) for x in parts)
     key = jax.random.key(seed)
@@ -181,9 +189,9 @@ def _draw(
     return (tokens_BK, positions_BP), labels_B
 
 
-def _offsets(frames: int, around: bool) -> np.ndarray:
+def _offsets(frames: int, masked: Masked | None) -> np.ndarray:
     """int [K, 3]: frames, rows and columns back to each pixel that is known before, or to those on all sides."""
-    n = MASKED_REACH if around else REACH
+    around, n = masked is not None, masked.reach if masked else REACH
     square = [(y, x) for y in range(-n, n + 1) for x in range(-n, n + 1)]
     here = [(0, y, x) for y, x in square if (y, x) > (0, 0) or (around and (y, x) < (0, 0))]
     others = [f for f in ((1, -1) if around else (1,)) if frames > 1]

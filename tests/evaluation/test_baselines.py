@@ -138,14 +138,17 @@ def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
     assert count_nats(train, held_out, 2)[:, sure].mean() > 0.4
 
 
-def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not_the_pixel():
-    """Pixels are equal in pairs that lie side by side, so each is known where its partner is seen."""
+@pytest.mark.parametrize(("share", "apart"), [(0.85, 1), (0.5, 4)])
+def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not_the_pixel(share, apart):
+    """Pixels of a row are equal in pairs, so each is known where its partner is seen; with half hidden as far as four
+    columns away."""
     halves = np.random.default_rng(0).integers(0, 2, (400, 6, 4))
-    pairs = np.repeat(halves, 2, axis=2)
-    seen = np.random.default_rng(1).random((100, 6, 8)) < 0.7
-    masked = Masked(lambda keys: jax.vmap(lambda key: jax.random.uniform(key, (48,)) < 0.7)(keys), seen)
+    partner = np.arange(8) ^ apart
+    pairs = halves[:, :, np.unique(np.minimum(np.arange(8), partner), return_inverse=True)[1]]
+    seen = np.random.default_rng(1).random((100, 6, 8)) < share
+    masked = Masked(lambda keys: jax.vmap(lambda key: jax.random.uniform(key, (48,)) < share)(keys), seen)
     nats = network_nats(pairs[:300], pairs[300:], np.arange(300) < 30, Palette.levels(2), steps=100, masked=masked)
-    partner_seen = seen.reshape(100, 6, 4, 2)[..., ::-1].reshape(100, 6, 8)
+    partner_seen = seen[:, :, partner]
     assert not nats[seen].any()
     assert nats[~seen & partner_seen].mean() < 0.05
     assert nats[~seen & ~partner_seen].mean() > 0.65  # a fair coin has 0.693
