@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
 
 
 def _device_name() -> str:
-    """What JAX calls the device, or what its maker calls the CPU."""
+    """What JAX calls the device, or what its maker calls the CPU, without trade marks."""
     kind = jax.devices()[0].device_kind
     if kind != "cpu":
         return kind
@@ -44,7 +44,8 @@ def _device_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return kind
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), kind)
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), kind)
+    return name.replace("(R)", "").replace("(TM)", "")
 
 
 def _commit(checkout: Path) -> str | None:
