@@ -42,7 +42,7 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
         train = np.concatenate([train, train[..., ::-1]])
         validation = None if validation is None else np.tile(validation, 2)
     masked = masked_baselines(context, train, held_out, validation) if context.objective.masks else {}
-    if context.objective.loss_name != "nats_per_token":
+    if masked and context.objective.loss_name != "nats_per_token":
         return masked
     nats, order = {}, ", row by row" if masked else ""
     if validation is not None:
