@@ -29,7 +29,7 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
     masks give a likelihood of whole images stand both: methods behind the same masks, and those row by row.
 
     Args:
-      network: train a small network on the neighbours of each pixel, too; about two minutes on two CPU cores.
+      network: train a small network on the neighbours of each pixel, too: minutes; two networks for ARDM.
 
     Raises:
       InputError: there are too few training images to set some aside for the network.
