@@ -4,9 +4,10 @@
     igpt train emoji --workdir runs/emoji
     igpt eval --model runs/emoji/best --network --lossless
 
-Expected after 80,000 images (about 50 a second on two CPU cores), of the weights with the best validation loss (step 2000):
-0.620 nats per token on 210 held-out emoji, the mean of three seeds; a network on 40 neighbours has 0.735, counts of
-neighbours 0.922, WebP 1.186. Faces, people, flags and animals can be named. The table is in docs/results/likelihood.md.
+Expected after 80,000 images (about 50 a second on two CPU cores), of the weights with the best validation loss (step
+2000): 0.620 nats per token on 210 held-out emoji, the mean of three seeds; a network on 40 neighbours has 0.735, counts
+of neighbours 0.922, WebP 1.186. Faces, people, flags and animals can be named. The table is in
+docs/results/likelihood.md.
 Skin tones of one emoji are all trained on, or all held out. Any folder of pictures does: --data.source folder:PATH
 --data.group "". An accelerator affords more: --model.grid 32 32 --model.vocab-size 512 --model.n-layer 12
 --model.d-model 512 --data.batch-size 128 --train.steps 20000 (not run yet).
