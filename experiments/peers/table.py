@@ -41,9 +41,7 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{r['seconds'][side]:.2f} s (**{r['ratio'][side]:.1f}x**)" if side in r["seconds"] else ""
             for side in ("eager", "compiled")
         ]
-        device = (
-            f"{r['device']}, {r['cores']} cores" if "EPYC" in r["device"] or "Intel" in r["device"] else r["device"]
-        )
+        device = f"{r['device']}, {r['cores']} cores" if r["backend"] == "cpu" else r["device"]
         what = f"{NAMES[r['what']]}: {size}"
         lines.append(f"| {device} | {what} | {r['seconds']['igpt_jax']:.2f} s | {' | '.join(theirs)} |")
     return "\n".join(lines)
