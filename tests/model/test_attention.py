@@ -55,8 +55,9 @@ def test_values(backend, mask, t):
 
 
 @MASKS
-def test_gradients_agree(mask):
-    q, k, v = qkv(150)
+@pytest.mark.parametrize("t", [150, 900])  # chunks of 64 and of 112
+def test_gradients_agree(mask, t):
+    q, k, v = qkv(t)
 
     def loss(backend):
         return lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, mask, backend)))
