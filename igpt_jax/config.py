@@ -32,7 +32,7 @@ class ComputeConfig:
     """What the backward pass recomputes: nothing, all but the matrix products, or whole blocks."""
     scan_layers: bool | Literal["auto"] = "auto"
     """True: compile one block and loop over the layers, which is quick to compile. False: unroll all layers, which
-    saves memory traffic. auto: unroll on GPUs alone."""
+    saves memory traffic. auto: unroll on GPUs, and up to 8 layers on CPUs."""
     workers: NotNegative = 0
     """Processes that prepare images; 0 prepares them on threads of the main process."""
 

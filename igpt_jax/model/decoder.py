@@ -9,6 +9,7 @@ dims and `igpt_jax.parallel` places them.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -34,6 +35,10 @@ REMAT = {
 }
 """compute.remat -> what is saved for the backward pass: products with weights, and the outputs of the splash and cuDNN
 kernels; or nothing."""
+
+UNROLLED = {"gpu": math.inf, "cpu": 8}
+"""Platform -> up to how many layers compute.scan_layers = auto unrolls; 0 elsewhere. On CPUs a step is 10 to 15 %
+shorter, but 24 layers compile three times as long."""
 
 
 class ImageGPT(nn.Module):
@@ -91,7 +96,7 @@ class ImageGPT(nn.Module):
             self.class_table = table("class_table", cfg.cond_classes, zeros)
         block, scanned = Block, self.compute.scan_layers
         if scanned == "auto":
-            scanned = platform() != "gpu"
+            scanned = cfg.n_layer > UNROLLED.get(platform(), 0)
         if self.compute.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.compute.remat], prevent_cse=not scanned)
         layers = nn.scan(

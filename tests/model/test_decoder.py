@@ -132,16 +132,19 @@ def test_remat_and_unrolling_change_nothing(tiny, how):
         run = jax.jit(jax.grad(lambda p: token_nats(other.apply({"params": p}, x), x).mean()))
         return run.lower(params).as_text(), run(params)
 
-    plain, expected = gradients(ComputeConfig())
-    text, computed = gradients(ComputeConfig(**how))
+    plain, expected = gradients(ComputeConfig(scan_layers=True))
+    text, computed = gradients(ComputeConfig(**{"scan_layers": True} | how))
     assert text != plain  # the switch did something
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(computed)):
         np.testing.assert_allclose(a, b, atol=F32_ATOL)
 
 
-@pytest.mark.parametrize(("where", "loops"), [("cpu", True), ("tpu", True), ("gpu", False)])
-def test_layers_are_unrolled_on_gpus_alone(tiny, where, loops, monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "few", "loops"), [("cpu", 1, True), ("cpu", 2, False), ("tpu", 2, True), ("gpu", 2, False)]
+)
+def test_layers_are_unrolled_on_gpus_and_on_cpus_if_few(tiny, where, few, loops, monkeypatch):
     monkeypatch.setattr(decoder, "platform", lambda: where)
+    monkeypatch.setitem(decoder.UNROLLED, "cpu", few)  # the model has two layers
     cfg, params = tiny[0].cfg, tiny[1]
 
     def text(**compute):
