@@ -37,8 +37,8 @@ REMAT = {
 kernels; or nothing."""
 
 UNROLLED = {"gpu": math.inf, "cpu": 8}
-"""Platform -> up to how many layers compute.scan_layers = auto unrolls; 0 elsewhere. On CPUs a step is 10 to 15 %
-shorter, but 24 layers compile three times as long."""
+"""Platform -> up to how many layers compute.scan_layers = auto unrolls; 0 elsewhere. On CPUs a step is up to
+15 % shorter, but 24 layers compile three times as long."""
 
 
 class ImageGPT(nn.Module):
