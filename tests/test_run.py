@@ -194,6 +194,19 @@ def test_every_image_is_measured_if_asked_for(pretrained):
     assert every.nats["model"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_too_few_images_for_the_network_are_refused_before_the_model_is_measured(pretrained, tmp_path, monkeypatch):
+    for half in ("train", "val"):
+        (tmp_path / half).mkdir()
+        picture(tmp_path / half / "0.png", 0)
+    weights = load_pretrained(pretrained)
+    data = dataclasses.replace(weights.config.data, source=f"folder:{tmp_path}")
+    few = dataclasses.replace(weights, config=dataclasses.replace(weights.config, data=data))
+    assert evaluate(few).images == 1
+    monkeypatch.setattr("igpt_jax.evaluation.evaluate.Evaluators", None)
+    with pytest.raises(InputError, match="1 groups of images: too few"):
+        evaluate(few, network=True)
+
+
 @pytest.fixture
 def folder_run(tmp_path, monkeypatch):
     """A finished run on pictures that were named from the directory above them, and its configuration."""

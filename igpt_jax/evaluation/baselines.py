@@ -35,8 +35,7 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
       InputError: there are too few training images to set some aside for the network.
     """
     palette = context.palette
-    counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
-    validation = choose_aside(counted, VALIDATION) if network else None
+    counted, validation = learning_images(context, network)
     train, held_out = read_tokens(context, counted), read_tokens(context, context.held_out)
     if context.cfg.data.flip:
         train = np.concatenate([train, train[..., ::-1]])
@@ -54,6 +53,16 @@ def baselines(context: EvalContext, network: bool = False) -> dict[str, np.ndarr
         nats["uniform"] = np.full(held_out.shape, math.log(palette.size))
     means = {name: values.reshape(len(held_out), -1).mean(axis=1, dtype=np.float64) for name, values in nats.items()}
     return masked | means
+
+
+def learning_images(context: EvalContext, network: bool) -> tuple[Source, np.ndarray | None]:
+    """The training images that the baselines learn from; bool [n], those on which the network stops, or None.
+
+    Raises:
+      InputError: there are too few training images to set some aside for the network.
+    """
+    counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
+    return counted, choose_aside(counted, VALIDATION) if network else None
 
 
 def read_tokens(context: EvalContext, source: Source) -> np.ndarray:

@@ -10,6 +10,7 @@ from igpt_jax.data.sources.base import Selection
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EVALUATORS, Evaluators, Figures, summarize
+from igpt_jax.evaluation.baselines import learning_images
 from igpt_jax.evaluation.context import context_of
 from igpt_jax.pretrained import Pretrained
 
@@ -34,8 +35,8 @@ def evaluate(
       images: how many are measured, spread evenly over the split; None for all.
 
     Raises:
-      InputError: as `open_data`; the palette does not fit; a model that knows classes gets images of others;
-        or `images` is below 1.
+      InputError: as `open_data`; the palette does not fit; a model that knows classes gets images of others; there
+        are too few training images for the network; or `images` is below 1.
     """
     if images is not None and images < 1:
         raise InputError(f"--images {images}: must be at least 1")
@@ -50,6 +51,7 @@ def evaluate(
         raise InputError("split validation: no images were set aside; data.validation says how many are")
     kind = {"train": "training", "validation": "validation", "eval": "held-out", "all": ""}[split]
     context = dataclasses.replace(context, held_out=subset(measured_on, images), kind=kind)
+    learning_images(context, network)  # too few for the network: refused before minutes of measuring
     evaluators = Evaluators(context, {name: EVALUATORS[name] for name in more})
     measured = dict(evaluators.run(params, pretrained.step or 0))
     return summarize(measured, context, evaluators.image_nats, evaluators.right, network)
