@@ -267,8 +267,8 @@ class ProbeConfig:
     """Random subsets for each number of per_class."""
     train_images: Annotated[int | None, Ge(1)] = None
     """At most so many training images, spread evenly."""
-    neighbours: bool = True
-    """Also nearest neighbours, in pixels and in the features of the best layer."""
+    others: tuple[Literal["neighbours", "support_vectors", "trees"], ...] = ("neighbours", "support_vectors", "trees")
+    """Classifiers that are not linear, of pixels and of the features of the best layer."""
     attentive: bool = False
     """Also an attentive probe of the best layer: it learns how to weigh the slots, instead of averaging them."""
 

@@ -38,7 +38,7 @@ def main() -> None:
             weights = replace(weights, config=replace(weights.config, data=data))
         size = count_params(weights.config.model)
         figures = evaluate(weights)
-        probed = probe(weights, ProbeConfig(train_images=args.train_images, neighbours=False))
+        probed = probe(weights, ProbeConfig(train_images=args.train_images, others=()))
         best = probed.layers[probed.best_layer]
         nats, accuracy = (figures.nats["model"], figures.errors["model"]), (best.accuracy, best.error)
         rows.append({"model": path, "step": weights.step, "parameters": size, "nats": nats, "accuracy": accuracy})

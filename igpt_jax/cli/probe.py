@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,6 +80,7 @@ def print_rows(figures: ProbeFigures, as_json: bool) -> None:
         table.add_column(column, justify="right" if column in ("validation", "held out") else "left", no_wrap=True)
     for row in figures.rows:
         mark = " *" if row is figures.layers.get(figures.best_layer) else ""
-        table.add_row(row.name + mark, row.setting, f"{row.validation:.4f}", f"{row.accuracy:.4f} ± {row.error:.4f}")
+        validation = "" if math.isnan(row.validation) else f"{row.validation:.4f}"
+        table.add_row(row.name + mark, row.setting, validation, f"{row.accuracy:.4f} ± {row.error:.4f}")
     Console().print(table)
     print("* best on validation images")

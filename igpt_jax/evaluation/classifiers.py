@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,12 @@ CHOSEN_ON = 10_000
 """Training images, at most, with which the setting is chosen."""
 FITTED_NUMBERS = 500_000_000
 """Images times pixels times channels times classes, at most, of a fit: a minute of one core or less."""
+KERNEL_NUMBERS = 100_000_000_000
+"""Images squared times features, at most, of a support vector machine: a fit of ten seconds of one core, about."""
+TREE_NUMBERS = 200_000
+"""Images times classes, at most, of trees: a minute of one core, about, and a few GB."""
+LEAST_OF_CLASS = 10
+"""Images of a class, at least, or a limited classifier is left out."""
 ONE_THREAD_BELOW = 20_000_000
 """Smaller arrays of features are fitted on one core: threads wait for each other there (60 times slower was seen)."""
 
@@ -36,12 +44,30 @@ ONE_THREAD_BELOW = 20_000_000
 class Method:
     """A kind of classifier."""
 
+    name: str
     setting: str
     """What is chosen on validation images."""
     choices: tuple[float, ...]
     """Tried in this order, until two in a row were worse than the best."""
     fit: Callable[[np.ndarray, np.ndarray, float], Predict]
     """(features float32 [n, D], labels int [n], setting) -> the classifier; of `attentive` they are [n, T, D]."""
+    most: Callable[[int, int], int] = lambda width, classes: sys.maxsize
+    """(D, classes) -> training images, at most."""
+
+    def take(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The images to fit to: all, or at most as many as `most` says, spread evenly."""
+        most = self.most(x.shape[-1], len(np.unique(y)))
+        if len(x) <= most:
+            return x, y
+        at = np.linspace(0, len(x) - 1, most).round().astype(int)
+        return x[at], y[at]
+
+    def able(self, width: int, classes: int, each: int = LEAST_OF_CLASS) -> bool:
+        """Whether `most` leaves so many images of each class; the log has a line if not."""
+        able = self.most(width, classes) >= each * classes
+        if not able:
+            log.info("no %s: %d images of %d classes take too long", self.name, each * classes, classes)
+        return able
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
@@ -73,20 +99,52 @@ def fit_neighbours(x: np.ndarray, y: np.ndarray, k: float) -> Predict:
     return KNeighborsClassifier(int(k), n_jobs=-1).fit(x, y).predict
 
 
-LOGISTIC = Method("C", tuple(10.0**i for i in range(-5, 4)), fit_logistic)
-NEIGHBOURS = Method("k", (1, 3, 5, 10, 20), fit_neighbours)
+def fit_support_vectors(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
+    """A support vector machine with a Gaussian kernel, whose width is that of scikit-learn (gamma "scale").
+
+    Args:
+      c: scikit-learn's C, the price of an image on the wrong side.
+    """
+    from sklearn.svm import SVC
+
+    return SVC(C=c).fit(x, y).predict
 
 
-def choose(method: Method, accuracy: Callable[[float], float], most: float = np.inf) -> tuple[float, float]:
+def fit_trees(x: np.ndarray, y: np.ndarray, trees: float) -> Predict:
+    """Extremely randomized trees (Geurts, Ernst and Wehenkel 2006): about as good as a random forest, and faster."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    return ExtraTreesClassifier(int(trees), n_jobs=-1, random_state=0).fit(x, y).predict
+
+
+def most_vectors(width: int, classes: int) -> int:
+    """Training images, at most, of a support vector machine."""
+    return max(math.isqrt(KERNEL_NUMBERS // width), 1)
+
+
+def most_of_trees(width: int, classes: int) -> int:
+    """Training images, at most, of trees, which hold a number for each class in each leaf."""
+    return max(TREE_NUMBERS // classes, 1)
+
+
+LOGISTIC = Method("logistic regression", "C", tuple(10.0**i for i in range(-5, 4)), fit_logistic)
+NEIGHBOURS = Method("nearest neighbours", "k", (1, 3, 5, 10, 20), fit_neighbours)
+SUPPORT_VECTORS = Method("support vector machine", "C", (1, 3, 10, 30), fit_support_vectors, most_vectors)
+TREES = Method("extra trees", "trees", (500,), fit_trees, most_of_trees)
+PIXELS = (LOGISTIC, NEIGHBOURS, SUPPORT_VECTORS, TREES)
+"""What stands beside a model's accuracy."""
+
+
+def choose(method: Method, accuracy: Callable[[float], float], images: int) -> tuple[float, float]:
     """The setting with the best accuracy, and that accuracy.
 
     Args:
       accuracy: setting -> accuracy on images that the classifier was not fitted to.
-      most: larger settings are left out, as k above the number of images.
+      images: that it was fitted to. A number of neighbours is not larger.
     """
     best, best_accuracy, worse = method.choices[0], -1.0, 0
     for setting in method.choices:
-        if setting > most:
+        if method.setting == "k" and setting > images:
             continue
         measured = accuracy(setting)
         worse = 0 if measured >= best_accuracy else worse + 1
@@ -98,17 +156,17 @@ def choose(method: Method, accuracy: Callable[[float], float], most: float = np.
 
 
 def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
-    """Name -> float64 [M], 1 where logistic regression or nearest neighbours name a held-out image rightly, else 0.
+    """Name -> float64 [M], 1 where a classifier of `PIXELS` names a held-out image rightly, else 0.
 
-    It is NaN where the image has no label. Both see the pixels that the model gets, before the palette, of as many
+    It is NaN where the image has no label. All see the pixels that the model gets, before the palette, of as many
     training images as are quick to fit; their names say how many. The setting is chosen on a tenth of at most 10,000
-    training images, then the classifier is fitted again to all of them. Every process computes both. Empty, with a line
+    training images, then the classifier is fitted again to all of them. Every process computes all. Empty, with a line
     in the log, where there are too few labelled images or where few could be taken for so many classes.
     """
     train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
     classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)
     most = FITTED_NUMBERS // (int(np.prod(grid)) * classes)
-    if most < 10 * classes:
+    if most < LEAST_OF_CLASS * classes:
         return _none("%d classes of images of this size take too long", classes)
     try:
         parts = set_aside(subset(train, min(most, CHOSEN_ON)), VALIDATION)
@@ -120,15 +178,19 @@ def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
     x, y = _labelled_pixels(context, subset(train, most))
     held_out_x, held_out_y = _pixels(context, context.held_out)
     right = {}
-    for name, method in (("logistic regression on pixels", LOGISTIC), ("nearest neighbours of pixels", NEIGHBOURS)):
+    for method in PIXELS:
+        if not method.able(x.shape[1], classes):
+            continue
+        name = f"{method.name} on pixels"
         progress.report(name, 0, 1)
 
         def validate(setting: float, method: Method = method) -> float:
-            return float(np.mean(method.fit(*rest, setting)(aside[0]) == aside[1]))
+            return float(np.mean(method.fit(*method.take(*rest), setting)(aside[0]) == aside[1]))
 
-        setting, _ = choose(method, validate, len(rest[0]) if method.setting == "k" else np.inf)
-        named = f"{name}, {len(x)} images, {method.setting} {setting:g}"
-        right[named] = np.where(held_out_y >= 0, method.fit(x, y, setting)(held_out_x) == held_out_y, np.nan)
+        setting, _ = choose(method, validate, len(rest[0]))
+        fitted = method.take(x, y)
+        named = f"{name}, {len(fitted[0])} images, {method.setting} {setting:g}"
+        right[named] = np.where(held_out_y >= 0, method.fit(*fitted, setting)(held_out_x) == held_out_y, np.nan)
         progress.report(name, 1, 1)
     return right
 

@@ -13,7 +13,7 @@ import optax
 
 from igpt_jax import progress
 from igpt_jax.config import ProbeConfig
-from igpt_jax.evaluation.classifiers import LOGISTIC, NEIGHBOURS, Method, Predict
+from igpt_jax.evaluation.classifiers import LOGISTIC, NEIGHBOURS, SUPPORT_VECTORS, TREES, Method, Predict
 from igpt_jax.probing.attentive import fit_attentive
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,11 @@ def fit_sgd(
 
 METHODS: dict[str, Method] = {
     "lbfgs": LOGISTIC,
-    "sgd": Method("rate", (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), fit_sgd),
+    "sgd": Method("logistic regression", "rate", (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), fit_sgd),
     "neighbours": NEIGHBOURS,
-    "attentive": Method("rate", (1e-2, 3e-3, 1e-3, 3e-4), fit_attentive),
+    "support_vectors": SUPPORT_VECTORS,
+    "trees": TREES,
+    "attentive": Method("attentive", "rate", (1e-2, 3e-3, 1e-3, 3e-4), fit_attentive),
 }
 """Every way to classify feature vectors."""
 

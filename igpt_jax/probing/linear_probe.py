@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,7 +22,7 @@ from igpt_jax.probing.features import FeatureReader, Features
 
 log = logging.getLogger(__name__)
 
-RAW_PIXELS = ("raw pixels", "raw pixels, nearest neighbours")
+RAW_PIXELS = ("raw pixels", *(f"raw pixels, {METHODS[other].name}" for other in ProbeConfig.others))
 """The rows of classifiers that see no features."""
 
 
@@ -33,7 +34,8 @@ class Row:
     setting: str
     """What was chosen on validation images, in words."""
     validation: float
-    """Accuracy on the validation images before they were folded back; of few labels, over folds of them."""
+    """Accuracy on the validation images before they were folded back; of few labels, over folds of them, and NaN where
+    nothing was chosen."""
     accuracy: float
     """On the held-out images."""
     error: float
@@ -59,8 +61,9 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
     For each layer the setting (C, or the learning rate) is chosen on a tenth of the training images that is set aside,
     then the classifier is fitted again to all of them. The best layer is the one with the best validation accuracy. A
     BERT model sees masked images, one mask each in training, and votes over five masks (paper section 4.6). A
-    class-conditional model is not told the class. Of few labels, C is chosen by folds of them; the layer is the best
-    one, which was chosen with more labels.
+    class-conditional model is not told the class. Of few labels, the setting is chosen by folds of them; the layer is
+    the best one, which was chosen with more labels. Other classifiers (`settings.others`) get the pixels and the best
+    layer; those that would take too long get fewer images, as their row says, or are left out, as the log says.
 
     Raises:
       InputError: as `open_data`; the images have no labels or one class; there is no such layer; the features do not
@@ -85,15 +88,20 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
         around = _around(at_best, settings.together, len(layers))
         names = f"layers {' '.join(str(layers[at]) for at in around)} together"
         rows.append(bench.measure(names, linear, _layers(*around)))
-    if settings.neighbours:
-        rows.append(bench.measure(RAW_PIXELS[1], METHODS["neighbours"], _pixels))
-        rows.append(bench.measure(f"layer {best}, nearest neighbours", METHODS["neighbours"], _layers(at_best)))
+    both = {"raw pixels": _pixels, f"layer {best}": _layers(at_best)}
+    classes, widest = len(np.unique(bench.all_labels)), max(take(bench.aside).shape[-1] for take in both.values())
+    others = {f", {m.name}": m for m in (METHODS[name] for name in settings.others) if m.able(widest, classes)}
+    for other, method in others.items():
+        rows.extend(bench.measure(name + other, method, take) for name, take in both.items())
     if settings.attentive:
         slots = _read_parts(pretrained, (best,), settings, slots=True)
         rows.append(slots.measure(f"layer {best}, attentive", METHODS["attentive"], lambda features: features.values))
     for count in settings.per_class:
-        rows.append(bench.few_labels("raw pixels", _pixels, count, settings.subsets))
-        rows.append(bench.few_labels(f"layer {best}", _layers(at_best), count, settings.subsets))
+        for other, method in {"": METHODS["lbfgs"], **others}.items():
+            if not method.able(widest, classes, count):
+                continue
+            for name, take in both.items():
+                rows.append(bench.few_labels(name + other, method, take, count, settings.subsets))
     images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
     return ProbeFigures(images, tuple(rows), by_layer, best)
 
@@ -154,36 +162,42 @@ class _Bench:
     def measure(self, name: str, method: Method, take: Choose) -> Row:
         """Chooses the setting on the images set aside, and fits again to all training images."""
         rest, aside, held_out = take(self.rest)[0], take(self.aside), take(self.held_out)
+        chosen_on = method.take(rest, self.rest.labels)
 
         def validate(setting: float) -> float:
-            predict = method.fit(rest, self.rest.labels, setting)
-            return float(np.mean(vote(predict, aside) == self.aside.labels))
+            return float(np.mean(vote(method.fit(*chosen_on, setting), aside) == self.aside.labels))
 
-        setting, validation = choose(method, validate, len(rest) if method.setting == "k" else np.inf)
-        predict = method.fit(np.concatenate([rest, aside[0]]), self.all_labels, setting)
-        right = vote(predict, held_out) == self.held_out.labels
+        setting, validation = choose(method, validate, len(chosen_on[0]))
+        fitted = method.take(np.concatenate([rest, aside[0]]), self.all_labels)
+        right = vote(method.fit(*fitted, setting), held_out) == self.held_out.labels
         accuracy = float(right.mean())
         error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
-        return Row(name, f"{method.setting} {setting:g}", validation, accuracy, error)
+        fewer = f", {len(fitted[0])} images" if len(fitted[0]) < len(self.all_labels) else ""
+        return Row(name, f"{method.setting} {setting:g}{fewer}", validation, accuracy, error)
 
-    def few_labels(self, name: str, take: Choose, count: int, subsets: int) -> Row:
-        """Logistic regression on `count` labels a class: the mean over random subsets, and its standard error."""
+    def few_labels(self, name: str, method: Method, take: Choose, count: int, subsets: int) -> Row:
+        """A classifier of `count` labels a class: the mean over random subsets, and its standard error."""
         x, y = np.concatenate([take(self.rest)[0], take(self.aside)[0]]), self.all_labels
-        held_out, method = take(self.held_out), METHODS["lbfgs"]
+        held_out = take(self.held_out)
+        folds = min(5, count)
+        default = 1 if 1 in method.choices else method.choices[0]
+        chosen = count > 1 and len(method.choices) > 1
         measured = []
         for number in range(subsets):
             rows = _draw_subset(y, count, np.random.default_rng((number, count)))
             few_x, few_y = x[rows], y[rows]
 
             def validate(setting: float, few_x: np.ndarray = few_x, few_y: np.ndarray = few_y) -> float:
-                return float(np.mean(list(_fold_accuracies(method, few_x, few_y, setting, min(5, count)))))
+                return float(np.mean(list(_fold_accuracies(method, few_x, few_y, setting, folds))))
 
-            setting, validation = choose(method, validate) if count > 1 else (1.0, np.nan)
+            most = len(rows) // count * (count - math.ceil(count / folds))  # images outside of the largest fold
+            setting, validation = choose(method, validate, most) if chosen else (default, np.nan)
             right = vote(method.fit(few_x, few_y, setting), held_out) == self.held_out.labels
             measured.append((validation, right.mean()))
         validation, accuracy = np.mean(measured, axis=0)
         error = np.std([x[1] for x in measured], ddof=1) / np.sqrt(subsets) if subsets > 1 else np.nan
-        return Row(f"{name}, {count} labels a class", "C by folds", float(validation), float(accuracy), float(error))
+        how = f"{method.setting} by folds" if chosen else f"{method.setting} {default:g}"
+        return Row(f"{name}, {count} labels a class", how, float(validation), float(accuracy), float(error))
 
 
 def _draw_subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,16 +11,17 @@ from igpt_jax.cli import main
 def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, capsys):
     out = tmp_path / "new" / "probe"
     words = ["--model", str(workdir), "--train-images", "200", "--out", str(out)]
-    assert main(["probe", *words, "--json", "--no-neighbours"]) == 0
+    assert main(["probe", *words, "--json", "--others"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "probe.json").read_text())
     assert printed["images"] == {"train": 200, "held_out": 297}
     assert [row["name"] for row in printed["rows"]] == ["raw pixels", "layer 0", "layer 1", "layer 2"]
     with Image.open(out / "probe.png") as plot:
         assert plot.width > 500
-    assert main(["probe", *words, "--layers", "1", "--method", "sgd", "--sgd-steps", "1000"]) == 0
+    assert main(["probe", *words, "--layers", "1", "--method", "sgd", "--sgd-steps", "1000", "--others", "trees"]) == 0
     printed = capsys.readouterr().out
-    assert "raw pixels, nearest neighbours" in printed
+    assert "raw pixels, extra trees" in printed
+    assert "nearest neighbours" not in printed
     assert "layer 1 *" in printed
     assert "layer 0" not in printed
 
@@ -38,7 +39,7 @@ def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, capsys):
     ],
 )
 def test_bad_input(workdir, words, line, tmp_path, capsys):
-    assert main(["probe", "--model", str(workdir), "--no-neighbours", "--out", str(tmp_path / "out"), *words]) == 2
+    assert main(["probe", "--model", str(workdir), "--others", "--out", str(tmp_path / "out"), *words]) == 2
     assert line in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

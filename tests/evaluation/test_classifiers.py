@@ -5,13 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from igpt_jax.evaluation import summarize
 from igpt_jax.evaluation.accuracy import Accuracy
-from igpt_jax.evaluation.classifiers import Method, choose, classify_pixels, fit_logistic, fit_neighbours
+from igpt_jax.evaluation.classifiers import (
+    Method,
+    choose,
+    classify_pixels,
+    fit_logistic,
+    fit_neighbours,
+    fit_support_vectors,
+    fit_trees,
+)
 from tests.evaluation.made import IMAGES, LABELS, Images, context, made
 
 
@@ -36,23 +47,37 @@ def test_neighbours_by_hand():
     np.testing.assert_array_equal(predict(np.array([[0.9], [4.0]])), [4, 9])
 
 
+def test_support_vectors_and_trees_name_what_no_plane_divides():
+    """Four clouds, two classes crosswise: the linear classifier is at a loss."""
+
+    def crosswise(seed):
+        rng = np.random.default_rng(seed)
+        corners = rng.integers(0, 2, (400, 2))
+        return corners + rng.normal(0, 0.15, (400, 2)), np.where(corners[:, 0] == corners[:, 1], 3, 8)
+
+    (x, y), (held_out, labels) = crosswise(0), crosswise(1)
+    assert np.mean(fit_logistic(x, y, 1.0)(held_out) == labels) < 0.65
+    assert np.mean(fit_support_vectors(x, y, 1.0)(held_out) == labels) > 0.98
+    assert np.mean(fit_trees(x, y, 50)(held_out) == labels) > 0.98
+
+
 @pytest.mark.parametrize(
-    ("accuracies", "most", "expected", "tried"),
+    ("accuracies", "setting", "images", "expected", "tried"),
     [
-        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.2, 0.9], np.inf, (3, 0.6), 6),  # two worse in a row end it
-        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.7, 0.9], np.inf, (6, 0.9), 7),
-        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], np.inf, (0, 0.5), 7),
-        ([0.1, 0.5, 0.6, 0.9, 0.9, 0.9, 0.9], 2, (2, 0.6), 3),
+        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.2, 0.9], "C", 2, (3, 0.6), 6),  # two worse in a row end it
+        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.7, 0.9], "C", 2, (6, 0.9), 7),
+        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], "C", 2, (0, 0.5), 7),
+        ([0.1, 0.5, 0.6, 0.9, 0.9, 0.9, 0.9], "k", 2, (2, 0.6), 3),  # no more neighbours than images
     ],
 )
-def test_the_best_setting_is_chosen(accuracies, most, expected, tried):
+def test_the_best_setting_is_chosen(accuracies, setting, images, expected, tried):
     asked = []
 
-    def accuracy(setting):
-        asked.append(setting)
-        return accuracies[int(setting)]
+    def accuracy(tried):
+        asked.append(tried)
+        return accuracies[int(tried)]
 
-    assert choose(Method("x", tuple(range(7)), fit_logistic), accuracy, most) == expected
+    assert choose(Method("x", setting, tuple(range(7)), fit_logistic), accuracy, images) == expected
     assert len(asked) == tried
 
 
@@ -80,17 +105,34 @@ def test_classifiers_of_pixels_are_those_of_scikit_learn(four_classes):
     _, where = four_classes
     (x, y), (held_out_x, held_out_y) = pixels(where.data.train), pixels(where.held_out)
     x, y, labelled = x[y >= 0], y[y >= 0], held_out_y >= 0
-    (by_c, logistic), (by_k, neighbours) = classify_pixels(where).items()
-    scaler = StandardScaler().fit(x)
-    expected = LogisticRegression(C=float(by_c.split("C ")[1]), max_iter=1000).fit(scaler.transform(x), y)
-    assert by_c.startswith(f"logistic regression on pixels, {len(x)} images, C ")
-    right = (expected.predict(scaler.transform(held_out_x)) == held_out_y)[labelled]
-    assert (logistic[labelled] == right).mean() > 0.98  # float32 there
-    expected = KNeighborsClassifier(int(by_k.split("k ")[1])).fit(x, y)
-    np.testing.assert_array_equal(neighbours[labelled], (expected.predict(held_out_x) == held_out_y)[labelled])
-    for named_rightly in (logistic, neighbours):
-        np.testing.assert_array_equal(np.isnan(named_rightly), ~labelled)
-        assert 0.3 < np.nanmean(named_rightly) < 1
+    right = classify_pixels(where)
+    named, settings = zip(*(name.rsplit(" ", 1) for name in right), strict=True)
+    assert named == (
+        f"logistic regression on pixels, {len(x)} images, C",
+        f"nearest neighbours on pixels, {len(x)} images, k",
+        f"support vector machine on pixels, {len(x)} images, C",
+        f"extra trees on pixels, {len(x)} images, trees",
+    )
+    c, k, kernel_c, trees = map(float, settings)
+    expected = (
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)),
+        KNeighborsClassifier(int(k)),
+        SVC(C=kernel_c),
+        ExtraTreesClassifier(int(trees), random_state=0),
+    )
+    for values, classifier in zip(right.values(), expected, strict=True):
+        theirs = (classifier.fit(x, y).predict(held_out_x) == held_out_y)[labelled]
+        assert (values[labelled] == theirs).mean() > 0.96  # float32 here
+        np.testing.assert_array_equal(np.isnan(values), ~labelled)
+        assert 0.3 < np.nanmean(values) < 1
+
+
+def test_a_support_vector_machine_has_fewer_images_where_they_are_many(four_classes, monkeypatch):
+    _, where = four_classes
+    monkeypatch.setattr("igpt_jax.evaluation.classifiers.KERNEL_NUMBERS", 64 * 100**2)
+    assert [name.split(", ")[1] for name in classify_pixels(where)] == ["178 images"] * 2 + ["100 images", "178 images"]
+    monkeypatch.setattr("igpt_jax.evaluation.classifiers.KERNEL_NUMBERS", 64 * 39**2)
+    assert not any(name.startswith("support") for name in classify_pixels(where))  # of 4 classes
 
 
 def test_they_stand_beside_the_accuracy_image_by_image(four_classes):
