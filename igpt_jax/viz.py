@@ -265,11 +265,13 @@ def accuracy_by_layer(
     for i, (name, level) in enumerate((levels or {}).items()):
         axes.axhline(100 * level, ls="--", lw=1.2, color=f"C{1 + i}", label=f"{name} ({100 * level:.1f})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(figure, out_path, "Linear probe", "layer", "accuracy on held-out images, %")
+    _finish(figure, out_path, "Linear probe", "layer", "accuracy on held-out images, %", columns=2)
 
 
-def _finish(figure: Any, out_path: str | os.PathLike[str], title: str, x_label: str, y_label: str) -> None:
-    """Titles, a legend below, and the file."""
+def _finish(
+    figure: Any, out_path: str | os.PathLike[str], title: str, x_label: str, y_label: str, columns: int = 3
+) -> None:
+    """Titles, a legend of so many columns below, and the file."""
     axes = figure.axes[0]
     axes.set_title(title, fontsize=14)
     axes.set_xlabel(x_label, fontsize=12)
@@ -277,7 +279,7 @@ def _finish(figure: Any, out_path: str | os.PathLike[str], title: str, x_label: 
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=11, frameon=False)
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=11, frameon=False)
     with replace_file(out_path) as file:
         figure.savefig(file, format="png")
 

@@ -77,7 +77,8 @@ def print_rows(figures: ProbeFigures, as_json: bool) -> None:
     title = f"{figures.images['train']} training images, {figures.images['held_out']} held out"
     table = Table(title=title, title_justify="left")
     for column in ("", "chosen", "validation", "held out"):
-        table.add_column(column, justify="right" if column in ("validation", "held out") else "left", no_wrap=True)
+        number = column in ("validation", "held out")
+        table.add_column(column, justify="right" if number else "left", no_wrap=number)
     for row in figures.rows:
         mark = " *" if row is figures.layers.get(figures.best_layer) else ""
         validation = "" if math.isnan(row.validation) else f"{row.validation:.4f}"
