@@ -90,13 +90,17 @@ def html_page(runs: list[RunSummary]) -> str:
 def _row(run: RunSummary) -> dict[str, str]:
     """The run in the table of all runs."""
     nats = next((n for n in run.figures if n.startswith("nats_per") and not n.endswith("_se")), None)
-    best = "" if run.probe is None else f"{run.probe['layers'][str(run.probe['best_layer'])]['accuracy']:.4f}"
+    best = pixels = ""
+    if run.probe is not None:
+        best = f"{run.probe['layers'][str(run.probe['best_layer'])]['accuracy']:.4f}"
+        pixels = f"{row['accuracy']:.4f}" if (row := run.probe.get("best_pixels")) else ""
     return {
         "run": run.workdir.name,
         "experiment": run.cfg.name,
         "step": f"{run.figures.get('step', 0):.0f}",
         "loss": "" if nats is None else f"{run.figures[nats]:.4f} {nats.replace('_', ' ')}",
         "probe, best layer": best,
+        "raw pixels, best classifier": pixels,
         "paper": FIGURES.get(run.cfg.name, ""),
     }
 

@@ -53,6 +53,8 @@ class ProbeFigures:
     """Those of `rows` that are of one layer, by its number."""
     best_layer: int = 0
     """The layer with the best validation accuracy."""
+    best_pixels: Row | None = None
+    """Of the classifiers that see raw pixels and all labels, the one with the best held-out accuracy."""
 
 
 def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeFigures:
@@ -103,7 +105,8 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
             for name, take in both.items():
                 rows.append(bench.few_labels(name + other, method, take, count, settings.subsets))
     images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
-    return ProbeFigures(images, tuple(rows), by_layer, best)
+    pixels = max((row for row in rows if row.name in RAW_PIXELS), key=lambda row: row.accuracy)
+    return ProbeFigures(images, tuple(rows), by_layer, best, pixels)
 
 
 def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeConfig, slots: bool = False) -> _Bench:

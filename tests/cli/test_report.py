@@ -20,6 +20,7 @@ def runs(workdir, tmp_path):
     (tmp_path / "one" / "probe").mkdir()
     other = row | {"name": "layer 0", "validation": 0.8, "accuracy": 0.9375}  # better, but not on validation images
     probed = {"rows": [other, row], "layers": {"0": other, "1": row}, "best_layer": 1}
+    probed["best_pixels"] = row | {"name": "raw pixels, extra trees", "accuracy": 0.625}
     (tmp_path / "one" / "probe" / "probe.json").write_text(json.dumps(probed))
     config = json.loads((tmp_path / "two" / "config.json").read_text()) | {"name": "imagenet_s"}
     (tmp_path / "two" / "config.json").write_text(json.dumps(config))
@@ -38,7 +39,7 @@ def test_html_holds_figures_and_pictures(runs, capsys):
     assert page.count(f"{last(runs / 'one'):.4f} nats per token") == 2
     assert page.count("data:image/png;base64,") == 4
     assert "0.8750 ± 0.0100" in page
-    assert "<td>0.8750</td>" in page
+    assert "<td>0.8750</td><td>0.6250</td>" in page
     assert "<td>0.9375</td>" not in page
     assert "layer 1 &lt;b&gt;" in page
     assert "2.0895 nats per token (release)" in page

@@ -168,11 +168,14 @@ def test_folds_divide_the_images_and_no_image_is_seen():
 
 
 def test_the_best_layer_is_that_of_the_validation_images(weights, monkeypatch):
-    """Though another is better on the held-out ones."""
-    rows = {"layer 0": (0.9, 0.1), "layer 1": (0.8, 0.7)}
+    """Though another is better on the held-out ones. The best classifier of pixels is that of the held-out ones."""
+    rows = {"layer 0": (0.9, 0.1), "layer 1": (0.8, 0.7), "raw pixels, extra trees": (0.2, 0.6)}
 
     def measure(self, name, method, take):
         return Row(name, "C 1", *rows.get(name, (0.5, 0.5)), 0.0)
 
     monkeypatch.setattr(_Bench, "measure", measure)
-    assert probe(weights[0], ProbeConfig(others=())).best_layer == 0
+    figures = probe(weights[0], ProbeConfig(others=("trees",)))
+    assert figures.best_layer == 0
+    assert figures.best_pixels is not None
+    assert figures.best_pixels.name == "raw pixels, extra trees"
