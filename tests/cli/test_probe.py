@@ -33,7 +33,7 @@ def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, capsys):
         (["--per-class", "0"], "probe.per_class: must be at least 1, not 0"),
         (["--subsets", "0"], "probe.subsets: must be at least 1, not 0"),
         (["--train-images", "0"], "probe.train_images: must be at least 1, not 0"),
-        (["--train-images", "1"], "too few to set 10% aside for validation"),
+        (["--train-images", "1"], "to set 10% aside for validation"),
         (["--per-class", "1000"], "probe.per_class: 1000 labels a class, but class 0 has"),
         (["--method", "svm"], "svm"),
     ],

@@ -67,7 +67,7 @@ def test_numbers_of_groups():
 
 @pytest.mark.parametrize("source", [Numbers(1), Groups(3)])
 def test_one_group_cannot_be_divided(source):
-    with pytest.raises(InputError, match="too few to set 10% aside"):
+    with pytest.raises(InputError, match="to set 10% aside"):
         set_aside(source, 0.1)
 
 

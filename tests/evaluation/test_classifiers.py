@@ -178,4 +178,4 @@ def test_one_image_has_no_classifiers(four_classes, caplog):
     alone = replace(where, data=replace(where.data, train=Images(IMAGES[:1], LABELS[:1])))
     with caplog.at_level(logging.INFO):
         assert classify_pixels(alone) == {}
-    assert "made has 1 groups of images: too few" in caplog.text
+    assert "made has too few groups of images (1) to set 10%" in caplog.text

@@ -49,7 +49,7 @@ def choose_aside(source: Source, share: float) -> np.ndarray:
             break
         chosen[groups[name]] = True
         count += len(groups[name])
-    few = f"{source.name} has {len(groups)} groups of images: too few to set {share:.0%} aside for validation"
+    few = f"{source.name} has too few groups of images ({len(groups)}) to set {share:.0%} aside for validation"
     require(0 < count < len(source), "data.source", few)
     return chosen
 
