@@ -48,7 +48,7 @@ class Method:
     setting: str
     """What is chosen on validation images."""
     choices: tuple[float, ...]
-    """Tried in this order, until two in a row were worse than the best."""
+    """Tried in this order, until two in a row were worse than the best; the first of several equals is taken."""
     fit: Callable[[np.ndarray, np.ndarray, float], Predict]
     """(features float32 [n, D], labels int [n], setting) -> the classifier; of `attentive` they are [n, T, D]."""
     most: Callable[[int, int], int] = lambda width, classes: sys.maxsize
@@ -129,7 +129,7 @@ def most_of_trees(width: int, classes: int) -> int:
 
 LOGISTIC = Method("logistic regression", "C", tuple(10.0**i for i in range(-5, 4)), fit_logistic)
 NEIGHBOURS = Method("nearest neighbours", "k", (1, 3, 5, 10, 20), fit_neighbours)
-SUPPORT_VECTORS = Method("support vector machine", "C", (1, 3, 10, 30), fit_support_vectors, most_vectors)
+SUPPORT_VECTORS = Method("support vector machine", "C", (30, 10, 3, 1), fit_support_vectors, most_vectors)
 TREES = Method("extra trees", "trees", (500,), fit_trees, most_of_trees)
 PIXELS = (LOGISTIC, NEIGHBOURS, SUPPORT_VECTORS, TREES)
 """What stands beside a model's accuracy."""
