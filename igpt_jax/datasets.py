@@ -176,4 +176,9 @@ def subset(source: Source, most: int | None) -> Source:
     """At most that many records, spread evenly over the source; None for all."""
     if most is None or most >= len(source):
         return source
-    return Subset(source, np.linspace(0, len(source) - 1, most).round().astype(int))
+    return Subset(source, spread(len(source), most))
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """int [most]: so many of the numbers below n, spread evenly."""
+    return np.linspace(0, n - 1, most).round().astype(int)

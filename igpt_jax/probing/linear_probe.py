@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from igpt_jax import progress
 from igpt_jax.config import ProbeConfig
 from igpt_jax.data.sources.validation import set_aside
 from igpt_jax.datasets import subset
@@ -170,7 +170,7 @@ class _Bench:
         def validate(setting: float) -> float:
             return float(np.mean(vote(method.fit(*chosen_on, setting), aside) == self.aside.labels))
 
-        setting, validation = choose(method, validate, len(chosen_on[0]))
+        setting, validation = choose(method, validate)
         fitted = method.take(np.concatenate([rest, aside[0]]), self.all_labels)
         right = vote(method.fit(*fitted, setting), held_out) == self.held_out.labels
         accuracy = float(right.mean())
@@ -186,15 +186,14 @@ class _Bench:
         default = 1 if 1 in method.choices else method.choices[0]
         chosen = count > 1 and len(method.choices) > 1
         measured = []
-        for number in range(subsets):
+        for number in progress.track(range(subsets), f"{name}, {count} labels a class", subsets):
             rows = _draw_subset(y, count, np.random.default_rng((number, count)))
             few_x, few_y = x[rows], y[rows]
 
             def validate(setting: float, few_x: np.ndarray = few_x, few_y: np.ndarray = few_y) -> float:
                 return float(np.mean(list(_fold_accuracies(method, few_x, few_y, setting, folds))))
 
-            most = len(rows) // count * (count - math.ceil(count / folds))  # images outside of the largest fold
-            setting, validation = choose(method, validate, most) if chosen else (default, np.nan)
+            setting, validation = choose(method, validate) if chosen else (default, np.nan)
             right = vote(method.fit(few_x, few_y, setting), held_out) == self.held_out.labels
             measured.append((validation, right.mean()))
         validation, accuracy = np.mean(measured, axis=0)

@@ -45,6 +45,8 @@ def test_logistic_regression_is_that_of_scikit_learn():
 def test_neighbours_by_hand():
     predict = fit_neighbours(np.array([[0.0], [1.0], [5.0]]), np.array([4, 4, 9]), 1)
     np.testing.assert_array_equal(predict(np.array([[0.9], [4.0]])), [4, 9])
+    all_of_them = fit_neighbours(np.array([[0.0], [1.0], [5.0]]), np.array([4, 4, 9]), 20)
+    np.testing.assert_array_equal(all_of_them(np.array([[4.0]])), [4])
 
 
 def test_support_vectors_and_trees_name_what_no_plane_divides():
@@ -62,22 +64,21 @@ def test_support_vectors_and_trees_name_what_no_plane_divides():
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "setting", "images", "expected", "tried"),
+    ("accuracies", "expected", "tried"),
     [
-        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.2, 0.9], "C", 2, (3, 0.6), 6),  # two worse in a row end it
-        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.7, 0.9], "C", 2, (6, 0.9), 7),
-        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], "C", 2, (0, 0.5), 7),
-        ([0.1, 0.5, 0.6, 0.9, 0.9, 0.9, 0.9], "k", 2, (2, 0.6), 3),  # no more neighbours than images
+        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.2, 0.9], (3, 0.6), 6),  # two worse in a row end it
+        ([0.1, 0.5, 0.4, 0.6, 0.3, 0.7, 0.9], (6, 0.9), 7),
+        ([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], (0, 0.5), 7),
     ],
 )
-def test_the_best_setting_is_chosen(accuracies, setting, images, expected, tried):
+def test_the_best_setting_is_chosen(accuracies, expected, tried):
     asked = []
 
     def accuracy(tried):
         asked.append(tried)
         return accuracies[int(tried)]
 
-    assert choose(Method("x", setting, tuple(range(7)), fit_logistic), accuracy, images) == expected
+    assert choose(Method("x", "C", tuple(range(7)), fit_logistic), accuracy) == expected
     assert len(asked) == tried
 
 

@@ -130,12 +130,6 @@ def test_a_classifier_that_may_have_too_few_images_is_left_out(weights, monkeypa
     assert not any("extra trees" in row.name for row in probe(weights[0], settings).rows)
 
 
-def test_neighbours_of_few_labels_are_not_more_than_a_fold_leaves(weights):
-    """2 labels of 3 classes: a fold has 3 images, so 3 are left, and k is 1 or 3."""
-    figures = probe(weights[0], ProbeConfig(layers=(0,), per_class=(2,), subsets=1, others=("neighbours",)))
-    assert figures.rows[-1].name == "layer 0, nearest neighbours, 2 labels a class"
-
-
 def test_layers_around_the_best_one():
     assert [list(_around(center, 3, 5)) for center in (0, 2, 4)] == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
     assert list(_around(1, 9, 4)) == [0, 1, 2, 3]
