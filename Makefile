@@ -7,7 +7,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/igpt train digits --workdir runs/digits
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # kills, signals and damage by the hundred, and slow kernels; about twenty minutes
 chaos: $(VENV)/installed-test

@@ -4,13 +4,13 @@ from igpt_jax.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from igpt_jax.analysis.probing import probe
     from igpt_jax.config import ComputeConfig, Config, MeshConfig, ModelConfig, ProbeConfig, SamplerConfig
     from igpt_jax.errors import InputError
     from igpt_jax.evaluation.evaluate import evaluate
     from igpt_jax.model import ImageGPT, init_cache
     from igpt_jax.palette import Palette
     from igpt_jax.parallel.mesh import make_mesh
-    from igpt_jax.probing import probe
     from igpt_jax.run import report, train
     from igpt_jax.sampling.inpaint import inpaint
     from igpt_jax.sampling.restore import restore
@@ -55,7 +55,7 @@ _HOMES = {
     "igpt_jax.model": ("ImageGPT", "init_cache"),
     "igpt_jax.palette": ("Palette",),
     "igpt_jax.parallel.mesh": ("make_mesh",),
-    "igpt_jax.probing": ("probe",),
+    "igpt_jax.analysis.probing": ("probe",),
     "igpt_jax.run": ("report", "train"),
     "igpt_jax.sampling.inpaint": ("inpaint",),
     "igpt_jax.sampling.restore": ("restore",),

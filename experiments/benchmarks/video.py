@@ -23,9 +23,9 @@ import numpy as np
 import tyro
 
 import igpt_jax
+from igpt_jax.analysis.baselines.counts import blended_counts, histogram_nats
 from igpt_jax.data.sources import Windows, open_source
 from igpt_jax.datasets import preprocess_for_eval
-from igpt_jax.evaluation.counts import blended_counts, histogram_nats
 from igpt_jax.objectives import token_nats
 from igpt_jax.sequence import raster_inputs
 

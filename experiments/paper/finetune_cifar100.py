@@ -11,8 +11,8 @@ Not run. Weights, moments and gradient of iGPT-L take 22 GB, and activations com
 --compute.remat dots and --train.microbatches make the second smaller.
 """
 
+from igpt_jax.analysis.paper import fine_tuning, on_digits
 from igpt_jax.config import Config, DataConfig
-from igpt_jax.paper import fine_tuning, on_digits
 
 
 def config(tiny: bool = False) -> Config:

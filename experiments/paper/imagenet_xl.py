@@ -12,8 +12,8 @@ BERT: --objective bert --model.no-causal --optim.lr 0.0003.
 docs/paper.md says what the paper leaves open.
 """
 
+from igpt_jax.analysis.paper import on_digits, pretraining
 from igpt_jax.config import Config, ModelConfig
-from igpt_jax.paper import on_digits, pretraining
 
 
 def config(tiny: bool = False) -> Config:

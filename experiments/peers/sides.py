@@ -27,7 +27,7 @@ Prepared = tuple[Callable[[], Any], dict[str, Any]]
 
 def igpt_jax(what: str, shape: Shape) -> Prepared:
     """This package, as `igpt train` and `igpt sample` run it."""
-    from igpt_jax.bench import machine, sample_run, train_run
+    from igpt_jax.analysis.bench import machine, sample_run, train_run
     from igpt_jax.config import ComputeConfig, Config, DataConfig, ModelConfig, OptimConfig, SamplerConfig
 
     cfg = Config(

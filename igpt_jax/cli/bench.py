@@ -65,7 +65,7 @@ class Bench(ConfiguredCommand, _Action):
             except OSError as error:
                 raise InputError(f"--traces {traces}: {error.strerror or error}") from None
 
-        from igpt_jax.bench import BENCHES, Item, machine, measure, paper_sizes
+        from igpt_jax.analysis.bench import BENCHES, Item, machine, measure, paper_sizes
 
         actions = BENCHES if self.action == "all" else [self.action]
         items = [Item(name, self.config) for name in actions] if named else paper_sizes()

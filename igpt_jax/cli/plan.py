@@ -13,8 +13,8 @@ from igpt_jax.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from igpt_jax.planning.decoding import DecodingPlan
-    from igpt_jax.planning.plan import Plan, TrainingPlan
+    from igpt_jax.analysis.planning.decoding import DecodingPlan
+    from igpt_jax.analysis.planning.plan import Plan, TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class PlanRun(ConfiguredCommand):
                 "plan: --topology is missing; it says for which chips, such as --topology v5p:8x8x8 or h200:8"
             )
 
-        from igpt_jax.planning.make import make_plan_in_child
+        from igpt_jax.analysis.planning.make import make_plan_in_child
         from igpt_jax.plugins import experiment_file
 
         search = not (self.decoding or self.no_suggest)
@@ -85,7 +85,7 @@ def print_plan(plan: TrainingPlan | DecodingPlan) -> None:
     """The plan as tables."""
     from rich.console import Console
 
-    from igpt_jax.planning.decoding import DecodingPlan
+    from igpt_jax.analysis.planning.decoding import DecodingPlan
 
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(plan, DecodingPlan):

@@ -14,7 +14,7 @@ from igpt_jax.config import ProbeConfig
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from igpt_jax.probing import ProbeFigures
+    from igpt_jax.analysis.probing import ProbeFigures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class Probe(JoinedCommand):
 
     def run(self) -> None:
         """Reads features, fits, measures, writes and prints."""
+        from igpt_jax.analysis.probing import probe
         from igpt_jax.parallel.processes import on_process_zero
-        from igpt_jax.probing import probe
 
         out = self.weights.result_path(self.out, "probe")
         if file := next((path for path in (out, *out.parents) if path.is_file()), None):
@@ -50,8 +50,8 @@ def write(figures: ProbeFigures, out: Path) -> None:
     """probe.json, and probe.png if matplotlib is there and more than one layer was probed."""
     import importlib.util
 
+    from igpt_jax.analysis.probing import RAW_PIXELS
     from igpt_jax.files import replace_file
-    from igpt_jax.probing import RAW_PIXELS
     from igpt_jax.viz import accuracy_by_layer
 
     try:

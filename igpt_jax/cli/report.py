@@ -22,8 +22,8 @@ class Report(Command):
 
     def run(self) -> None:
         """Reads the workdirs and writes the page."""
+        from igpt_jax.analysis.page import html_page, markdown, read_run
         from igpt_jax.files import replace_file
-        from igpt_jax.page import html_page, markdown, read_run
 
         out = local_path(self.out, "--out")
         if not self.workdirs:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from igpt_jax.analysis.baselines import baselines
+from igpt_jax.analysis.classifiers import classify_pixels
+from igpt_jax.analysis.codecs import Codecs
 from igpt_jax.evaluation.accuracy import Accuracy
 from igpt_jax.evaluation.base import EvalContext, MakeEvaluator
-from igpt_jax.evaluation.baselines import baselines
 from igpt_jax.evaluation.bayes import Bayes
-from igpt_jax.evaluation.classifiers import classify_pixels
-from igpt_jax.evaluation.codecs import Codecs
 from igpt_jax.evaluation.holes import Holes
 from igpt_jax.evaluation.likelihood import Likelihood
 from igpt_jax.evaluation.orders import Orders

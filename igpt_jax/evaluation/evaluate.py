@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+from igpt_jax.analysis.baselines import learning_images
 from igpt_jax.data.sources.base import Selection
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EVALUATORS, Evaluators, Figures, summarize
-from igpt_jax.evaluation.baselines import learning_images
 from igpt_jax.evaluation.context import context_of
 from igpt_jax.pretrained import Pretrained
 

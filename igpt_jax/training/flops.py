@@ -7,11 +7,21 @@ from dataclasses import dataclass
 
 import jax
 
-from igpt_jax.chips import PEAK_FLOPS
 from igpt_jax.config import ComputeConfig, Config, ModelConfig
 from igpt_jax.model import PROJECTIONS, ImageGPT, abstract_params
 from igpt_jax.model.attention.splash import splash_products
 from igpt_jax.parallel.mesh import path_name
+
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""Part of the device kind that JAX names, the longer first -> peak bfloat16 FLOP/s of a chip, as its maker says
+(sources: `analysis.chips`)."""
 
 
 @dataclass(frozen=True)

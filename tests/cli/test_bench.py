@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from igpt_jax.bench import BENCHES, Effort
-from igpt_jax.bench.measure import time_runs
-from igpt_jax.bench.profile import Span, own_time, slowest, trace
+from igpt_jax.analysis.bench import BENCHES, Effort
+from igpt_jax.analysis.bench.measure import time_runs
+from igpt_jax.analysis.bench.profile import Span, own_time, slowest, trace
 from igpt_jax.cli import main
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.training.flops import training_flops

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from igpt_jax.analysis.planning.gpus import CUDNN_VERSION
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Mask
 from igpt_jax.model.attention.cudnn import cudnn
 from igpt_jax.model.attention.splash import splash, splash_products
 from igpt_jax.model.decoder import REMAT
-from igpt_jax.planning.gpus import CUDNN_VERSION
 from igpt_jax.training.flops import block_weights, published_peak, training_flops
 
 TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2

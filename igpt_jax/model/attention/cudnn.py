@@ -9,7 +9,7 @@ import jax
 from igpt_jax.model.attention.base import Backend, Case, Mask, refuse_mask
 
 elsewhere: Any = None
-"""The GPU that programs are compiled for on a machine without one; `igpt_jax.planning.gpus` sets it in its process."""
+"""The GPU that programs are compiled for on a machine without one; `analysis.planning.gpus` sets it in its process."""
 
 
 def refusal(case: Case) -> str | None:

@@ -1,0 +1,178 @@
+"""Plans of training runs on accelerators elsewhere: the run's own train step is compiled for them and read.
+
+The compiler says how much memory it takes, the collectives are read from the compiled program, FLOPs come from
+formulas. Times are lower bounds at the chip's published rates. The command prints them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from igpt_jax.analysis.planning.hlo import Collective, traffic
+from igpt_jax.analysis.planning.memory import Memory, compile_and_measure
+from igpt_jax.analysis.planning.network import TrafficRow, summarize, warnings
+from igpt_jax.analysis.planning.topology import Target
+from igpt_jax.config import ComputeConfig, Config, ModelConfig
+from igpt_jax.model import ImageGPT
+from igpt_jax.model.attention import Case, pick_backend
+from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import batch_sharding, bytes_at_one_device, check_splits, make_mesh
+from igpt_jax.training.flops import Flops, block_weights, slots, training_flops
+from igpt_jax.training.step import Program, make_program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What training and decoding have in common on a target."""
+
+    topology: str
+    devices: int
+    mesh: dict[str, int]
+    model: ModelConfig
+    compute: ComputeConfig
+    """With dtype and attention as they are on the target."""
+    memory: Memory
+    collectives: tuple[TrafficRow, ...]
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can run there."""
+        return self.memory.fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan(Plan):
+    """What a train step costs."""
+
+    slices: int
+    batch_size: int
+    microbatches: int
+    flops: Flops
+    seconds: dict[str, float]
+    """Lower bounds of a step's time by what limits it: compute, hbm, ici, dcn. Empty if the compiler refused it."""
+    notes: tuple[str, ...]
+
+    @property
+    def mfu_bound(self) -> float | None:
+        """Headline FLOPs over peak if the longest of `seconds` hides the others; None if unknown."""
+        return self._mfu(0.0)
+
+    @property
+    def mfu_waiting(self) -> float | None:
+        """The same, with the collectives that the compiled program waits for added to the computing time."""
+        return self._mfu(sum(row.waited_seconds for row in self.collectives))
+
+    def _mfu(self, waited: float) -> float | None:
+        if not self.seconds:
+            return None
+        ideal = self.seconds["compute"] * self.flops.headline / self.flops.executed
+        busy = max(self.seconds["compute"], self.seconds["hbm"])
+        return ideal / max(busy + waited, *self.seconds.values())
+
+
+def plan_training(cfg: Config, target: Target) -> TrainingPlan:
+    """Compiles the train step of a run for a target, and reads what it costs.
+
+    Raises:
+      InputError: sizes that do not divide over the mesh, or the mesh over the devices.
+    """
+    cfg = resolve_auto(cfg, target)
+    mesh, program = program_for(cfg, target)
+    state, n = program.abstract, cfg.data.batch_size
+    picture = ((n, *cfg.model.grid, cfg.data.channels), jnp.uint8)
+    arrays = {"image": picture, "label": ((n,), jnp.int32)} | ({"damaged": picture} if cfg.data.degrade else {})
+    batch = abstract_arrays(arrays, mesh)
+    arguments = Memory(
+        params=bytes_at_one_device(state.params),
+        moments=bytes_at_one_device((state.opt_state, state.step)),
+        ema=bytes_at_one_device(state.ema),
+        batch=bytes_at_one_device(batch),
+        capacity=target.chip.hbm_bytes,
+    )
+    common, hlo = compile_for(cfg, mesh, target, program.train_step.lower(state, batch), arguments)
+    flops = training_flops(cfg.model, cfg.compute, n)
+    seconds, notes = {}, ()
+    if hlo is not None:
+        weights = block_weights(cfg.model) * jnp.dtype(cfg.compute.dtype).itemsize // mesh.shape["tensor"]
+        reads = cfg.train.microbatches * (3 + (cfg.compute.remat == "full"))
+        memory, rows = common["memory"], common["collectives"]
+        # The arguments once, temporaries written and read, and the weights for every pass.
+        hbm = memory.total - memory.code + memory.temporaries + reads * weights
+        seconds = {
+            "compute": flops.executed / len(target.devices) / target.chip.flops,
+            "hbm": hbm / target.chip.hbm_rate,
+            "ici": sum(row.seconds for row in rows if not row.dcn),
+            "dcn": sum(row.seconds for row in rows if row.dcn),
+        }
+        notes = tuple(warnings(*hlo, cfg.model, mesh))
+    return TrainingPlan(
+        **common,
+        slices=target.slices,
+        batch_size=n,
+        microbatches=cfg.train.microbatches,
+        flops=flops,
+        seconds=seconds,
+        notes=notes,
+    )
+
+
+def compile_for(
+    cfg: Config, mesh: Mesh, target: Target, lowered: jax.stages.Lowered, arguments: Memory
+) -> tuple[dict[str, Any], tuple[list[Collective], list[str]] | None]:
+    """The fields of a `Plan`, and what `traffic` reads from the program; None if the compiler refuses it for its size.
+
+    `arguments` has the bytes of the program's arguments.
+    """
+    hlo, memory, seconds = compile_and_measure(lowered, arguments)
+    read = None if hlo is None else traffic(hlo, len(target.devices) // target.slices)
+    fields = {
+        "topology": target.name,
+        "devices": len(target.devices),
+        "mesh": dict(mesh.shape),
+        "model": cfg.model,
+        "compute": cfg.compute,
+        "memory": memory,
+        "collectives": summarize(read[0], mesh, target.chip) if read else (),
+        "compile_seconds": seconds,
+    }
+    return fields, read
+
+
+def resolve_auto(cfg: Config, target: Target) -> Config:
+    """The configuration with the dtype and attention that `auto` stands for on the target.
+
+    Raises:
+      InputError: the attention asked for cannot serve there.
+    """
+    dtype = cfg.compute.dtype
+    if dtype == "auto":
+        dtype = "float32" if target.platform == "cpu" else "bfloat16"
+    t, mask = slots(cfg.model), ImageGPT(cfg.model).mask
+    attention = pick_backend(cfg.compute.attention, Case(target.platform, dtype, t, t, cfg.model.head_dim, mask))
+    return replace(cfg, compute=replace(cfg.compute, dtype=dtype, attention=attention))
+
+
+def program_for(cfg: Config, target: Target) -> tuple[Mesh, Program]:
+    """The mesh over a target's devices and the programs of the run there.
+
+    Raises:
+      InputError: sizes that do not divide over the mesh, or the mesh over the devices.
+    """
+    mesh = make_mesh(cfg.mesh, list(target.devices))
+    check_splits(cfg.data.batch_size, cfg.train.microbatches, mesh)
+    # Greys of the right number and shape: a plan does not depend on the colours.
+    greys = np.repeat(np.linspace(-1, 1, cfg.model.vocab_size)[:, None], cfg.data.channels, axis=1)
+    return mesh, make_program(cfg, Palette(greys), mesh)
+
+
+def abstract_arrays(shapes: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh) -> dict[str, Any]:
+    """Abstract arrays of these shapes and types, split over the mesh like a batch."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}

@@ -1,0 +1,219 @@
+"""The linear probe of the paper: a classifier on frozen features, layer by layer, beside raw pixels."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from igpt_jax import progress
+from igpt_jax.analysis.classifiers import VALIDATION, Method, choose
+from igpt_jax.analysis.probing.classifiers import METHODS, fit_sgd, vote
+from igpt_jax.analysis.probing.features import FeatureReader, Features
+from igpt_jax.config import ProbeConfig
+from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.datasets import subset
+from igpt_jax.errors import InputError
+from igpt_jax.evaluation.context import context_of
+from igpt_jax.pretrained import Pretrained
+
+log = logging.getLogger(__name__)
+
+RAW_PIXELS = ("raw pixels", *(f"raw pixels, {METHODS[other].name}" for other in ProbeConfig.others))
+"""The rows of classifiers that see no features."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One classifier, measured."""
+
+    name: str
+    setting: str
+    """What was chosen on validation images, in words."""
+    validation: float
+    """Accuracy on the validation images before they were folded back; of few labels, over folds of them, and NaN where
+    nothing was chosen."""
+    accuracy: float
+    """On the held-out images."""
+    error: float
+    """Its standard error over images; of few labels, over the subsets."""
+
+
+@dataclass(frozen=True)
+class ProbeFigures:
+    """What a probe has measured."""
+
+    images: dict[str, int]
+    """How many images: train (validation among them) and held_out."""
+    rows: tuple[Row, ...]
+    layers: dict[int, Row] = field(default_factory=dict)
+    """Those of `rows` that are of one layer, by its number."""
+    best_layer: int = 0
+    """The layer with the best validation accuracy."""
+    best_pixels: Row | None = None
+    """Of the classifiers that see raw pixels and all labels, the one with the best held-out accuracy."""
+
+
+def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeFigures:
+    """Fits classifiers to features of the training images of a configuration, and measures them on the held-out ones.
+
+    For each layer the setting (C, or the learning rate) is chosen on a tenth of the training images that is set aside,
+    then the classifier is fitted again to all of them. The best layer is the one with the best validation accuracy. A
+    BERT model sees masked images, one mask each in training, and votes over five masks (paper section 4.6). A
+    class-conditional model is not told the class. Of few labels, the setting is chosen by folds of them; the layer is
+    the best one, which was chosen with more labels. Other classifiers (`settings.others`) get the pixels and the best
+    layer; those that would take too long get fewer images, as their row says, or are left out, as the log says.
+
+    Raises:
+      InputError: as `open_data`; the images have no labels or one class; there is no such layer; the features do not
+        fit into memory; the model restores.
+    """
+    settings = settings or ProbeConfig()
+    layers = settings.layers
+    if layers is None:
+        layers = tuple(range(pretrained.config.model.n_layer + 1))
+    bench = _read_parts(pretrained, layers, settings)
+    linear = METHODS[settings.method]
+    if settings.method == "sgd":
+        linear = replace(linear, fit=functools.partial(fit_sgd, steps=settings.sgd_steps))
+    by_layer = {}
+    for at, layer in enumerate(layers):
+        by_layer[layer] = bench.measure(f"layer {layer}", linear, _layers(at))
+        log.info("layer %d: %.4f on validation images", layer, by_layer[layer].validation)
+    best = max(by_layer, key=lambda layer: by_layer[layer].validation)
+    at_best = layers.index(best)
+    rows = [bench.measure(RAW_PIXELS[0], linear, _pixels), *by_layer.values()]
+    if settings.together > 1:
+        around = _around(at_best, settings.together, len(layers))
+        names = f"layers {' '.join(str(layers[at]) for at in around)} together"
+        rows.append(bench.measure(names, linear, _layers(*around)))
+    both = {"raw pixels": _pixels, f"layer {best}": _layers(at_best)}
+    classes, widest = len(np.unique(bench.all_labels)), max(take(bench.aside).shape[-1] for take in both.values())
+    others = {f", {m.name}": m for m in (METHODS[name] for name in settings.others) if m.able(widest, classes)}
+    for other, method in others.items():
+        rows.extend(bench.measure(name + other, method, take) for name, take in both.items())
+    if settings.attentive:
+        slots = _read_parts(pretrained, (best,), settings, slots=True)
+        rows.append(slots.measure(f"layer {best}, attentive", METHODS["attentive"], lambda features: features.values))
+    for count in settings.per_class:
+        for other, method in {"": METHODS["lbfgs"], **others}.items():
+            if not method.able(widest, classes, count):
+                continue
+            for name, take in both.items():
+                rows.append(bench.few_labels(name + other, method, take, count, settings.subsets))
+    images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
+    pixels = max((row for row in rows if row.name in RAW_PIXELS), key=lambda row: row.accuracy)
+    return ProbeFigures(images, tuple(rows), by_layer, best, pixels)
+
+
+def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeConfig, slots: bool = False) -> _Bench:
+    """The features of all images, and the checks of their labels."""
+    context, params = context_of(pretrained)
+    reader, data = FeatureReader(context, params, layers, slots), context.data
+    rest, aside = set_aside(subset(data.train, settings.train_images), VALIDATION)
+    copies = 2 if slots else 1  # the last fit puts both parts of the training images together
+    reader.check_memory(copies * (len(rest) + len(aside)) + reader.draws * len(data.held_out))
+    log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
+    bench = _Bench(
+        reader.read(rest),
+        reader.read(aside, first=len(rest)),
+        reader.read(data.held_out, reader.draws, len(data.train)),
+    )
+    if len(np.unique(bench.rest.labels)) < 2:
+        raise InputError("data.source: the training images have one class; a probe needs at least two")
+    for label, count in zip(*np.unique(bench.all_labels, return_counts=True), strict=True):
+        most = max(settings.per_class, default=0)
+        if count < most:
+            raise InputError(f"probe.per_class: {most} labels a class, but class {label} has {count} training images")
+    return bench
+
+
+Choose = Callable[[Features], np.ndarray]
+"""Features -> float32 [M, n, D], what a classifier gets; of slots [M, n, T, D]."""
+
+
+def _layers(*at: int) -> Choose:
+    return lambda features: features.values[:, :, list(at)].reshape(*features.values.shape[:2], -1)
+
+
+def _pixels(features: Features) -> np.ndarray:
+    return features.pixels[None].astype(np.float32) / 255
+
+
+def _around(center: int, count: int, n: int) -> range:
+    """`count` of n layers around one, all of them if there are not so many."""
+    count = min(count, n)
+    start = min(max(center - count // 2, 0), n - count)
+    return range(start, start + count)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The three parts of the images on which classifiers are fitted, chosen and measured."""
+
+    rest: Features
+    aside: Features
+    held_out: Features
+
+    @property
+    def all_labels(self) -> np.ndarray:
+        return np.concatenate([self.rest.labels, self.aside.labels])
+
+    def measure(self, name: str, method: Method, take: Choose) -> Row:
+        """Chooses the setting on the images set aside, and fits again to all training images."""
+        rest, aside, held_out = take(self.rest)[0], take(self.aside), take(self.held_out)
+        chosen_on = method.take(rest, self.rest.labels)
+
+        def validate(setting: float) -> float:
+            return float(np.mean(vote(method.fit(*chosen_on, setting), aside) == self.aside.labels))
+
+        setting, validation = choose(method, validate)
+        fitted = method.take(np.concatenate([rest, aside[0]]), self.all_labels)
+        right = vote(method.fit(*fitted, setting), held_out) == self.held_out.labels
+        accuracy = float(right.mean())
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
+        fewer = f", {len(fitted[0])} images" if len(fitted[0]) < len(self.all_labels) else ""
+        return Row(name, f"{method.setting} {setting:g}{fewer}", validation, accuracy, error)
+
+    def few_labels(self, name: str, method: Method, take: Choose, count: int, subsets: int) -> Row:
+        """A classifier of `count` labels a class: the mean over random subsets, and its standard error."""
+        x, y = np.concatenate([take(self.rest)[0], take(self.aside)[0]]), self.all_labels
+        held_out = take(self.held_out)
+        folds = min(5, count)
+        default = 1 if 1 in method.choices else method.choices[0]
+        chosen = count > 1 and len(method.choices) > 1
+        measured = []
+        for number in progress.track(range(subsets), f"{name}, {count} labels a class", subsets):
+            rows = _draw_subset(y, count, np.random.default_rng((number, count)))
+            few_x, few_y = x[rows], y[rows]
+
+            def validate(setting: float, few_x: np.ndarray = few_x, few_y: np.ndarray = few_y) -> float:
+                return float(np.mean(list(_fold_accuracies(method, few_x, few_y, setting, folds))))
+
+            setting, validation = choose(method, validate) if chosen else (default, np.nan)
+            right = vote(method.fit(few_x, few_y, setting), held_out) == self.held_out.labels
+            measured.append((validation, right.mean()))
+        validation, accuracy = np.mean(measured, axis=0)
+        error = np.std([x[1] for x in measured], ddof=1) / np.sqrt(subsets) if subsets > 1 else np.nan
+        how = f"{method.setting} by folds" if chosen else f"{method.setting} {default:g}"
+        return Row(f"{name}, {count} labels a class", how, float(validation), float(accuracy), float(error))
+
+
+def _draw_subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `count` images of each class."""
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.concatenate([rng.choice(of_class, count, replace=False) for of_class in rows])
+
+
+def _fold_accuracies(method: Method, x: np.ndarray, y: np.ndarray, setting: float, folds: int) -> Iterator[float]:
+    """The accuracy on each fold of a classifier fitted to the others; every fold has the same share of each class."""
+    fold = np.zeros(len(y), int)
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        fold[rows] = np.arange(len(rows)) % folds
+    for i in range(folds):
+        predict = method.fit(x[fold != i], y[fold != i], setting)
+        yield float(np.mean(predict(x[fold == i]) == y[fold == i]))
