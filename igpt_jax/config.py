@@ -209,6 +209,10 @@ class MeshConfig:
         require(list(sizes.values()).count(-1) <= 1, "mesh", f"only one axis may be -1, not {sizes}")
 
 
+Task = Literal["sample", "complete", "inpaint", "restore", "clips"]
+"""What a sampler is asked for. clips: new ones, and clips that go on."""
+
+
 @dataclass(frozen=True)
 class SamplerConfig(RuleSettings):
     """How images are drawn. The rules by which a colour is drawn are those of `igpt_jax.rules`."""

@@ -49,8 +49,7 @@ def strips(columns: Sequence[tuple[str, np.ndarray]], known: np.ndarray | None =
     """
     scale, groups = _auto_scale(columns[0][1]), []
     for title, images in columns:
-        striped = known is not None and not groups
-        tiles = _striped(images, known, scale) if striped else _enlarge(images, scale)
+        tiles = _enlarge(images, scale) if known is None or groups else _striped(images, known, scale)
         tiles = tiles if images.ndim == 5 else tiles[:, None]
         groups.append((title if tiles.shape[1] == 1 else f"{title}s", tiles))
     return _titled(groups, scale)

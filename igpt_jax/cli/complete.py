@@ -55,7 +55,8 @@ class Complete(PictureCommand):
         model = self.request(weights, None if class_id is None else np.array([class_id]))
         drawn = complete(*model, images, known, self.n, sampler=self.sampler, classes=class_id)
         columns = [("prompt", images), ("completion", drawn), ("original", images)]
-        names, flat = zip(*self.each(drawn), strict=True)
+        names = [f"{i}-{path.stem}-{j}" for i, path in enumerate(self.images) for j in range(self.n)]
+        flat = drawn.reshape(-1, *drawn.shape[2:])
         details = [{"image": str(path), "index": j} for path in self.images for j in range(self.n)]
         labels = None if class_id is None else np.full(len(names), class_id)
         return Result(flat, names, lambda: strips(columns, known), drawn.shape, labels=labels, details=details)

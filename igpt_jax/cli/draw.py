@@ -13,14 +13,13 @@ import tyro
 
 from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs
 from igpt_jax.cli.output import Result, check_result_path, write_result
-from igpt_jax.config import SamplerConfig
+from igpt_jax.config import SamplerConfig, Task
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
 if TYPE_CHECKING:
     from igpt_jax.config import Config
     from igpt_jax.pretrained import Pretrained
-    from igpt_jax.sampling.checks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +100,24 @@ class PictureCommand(DrawCommand):
             raise InputError(f"{type(self).__name__.lower()}: no image named")
         check_at_least_one(n=self.n)
 
-    def each(self, draws: Sequence[Any]) -> list[tuple[str, Any]]:
-        """(name of the file, draw) for every draw of every picture."""
-        return [(f"{i}-{p.stem}-{j}", x) for i, p in enumerate(self.images) for j, x in enumerate(draws[i])]
+    def result(
+        self, files: list[dict[str, np.ndarray]], rows: list[dict[str, np.ndarray]], known: Any = None, **more: Any
+    ) -> Result:
+        """The result for pictures of several sizes.
+
+        Args:
+          files: of each picture, what a directory holds of it: name -> uint8 [y, x, C].
+          rows: of each picture, title -> uint8 [y, x, C] or [n, y, x, C], which stand side by side in a .png.
+          known: of each picture, bool [y, x] where it is known; striped elsewhere.
+        """
+        from igpt_jax.viz import stacked, strips
+
+        def sheet() -> np.ndarray:
+            columns = [[(title, tiles[None]) for title, tiles in row.items()] for row in rows]
+            return stacked([strips(row, mask) for row, mask in zip(columns, known or [None] * len(rows), strict=True)])
+
+        names = [f"{i}-{self.images[i].stem}-{part}" for i, parts in enumerate(files) for part in parts]
+        return Result([image for parts in files for image in parts.values()], names, sheet, **more)
 
 
 def check_at_least_one(**options: int | None) -> None:

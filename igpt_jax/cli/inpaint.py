@@ -62,7 +62,6 @@ class Inpaint(PictureCommand):
         from igpt_jax.pretrained import class_index
         from igpt_jax.sampling.checks import pick_method
         from igpt_jax.sampling.inpaint import inpaint
-        from igpt_jax.viz import stacked, strips
 
         class_id = None if self.class_name is None else class_index(weights, self.class_name)
         model = self.request(weights, None if class_id is None else np.array([class_id]))
@@ -74,20 +73,13 @@ class Inpaint(PictureCommand):
 
         filled = by_size([image for image, _ in given], fill)
 
-        def sheet() -> np.ndarray:
-            rows = []
-            for (image, known), result in zip(given, filled, strict=True):
-                tiles = {"hole": image, "draw": result.draws[:SHOWN_DRAWS], "mean": result.mean}
-                tiles |= {"deviation": shade(result.deviation), "picture": image}
-                rows.append(strips([(title, x[None]) for title, x in tiles.items()], known))
-            return stacked(rows)
-
-        images, names = [], []
-        for i, (path, result) in enumerate(zip(self.images, filled, strict=True)):
-            images += [result.mean, shade(result.deviation), *result.draws]
-            names += [f"{i}-{path.stem}-{part}" for part in ("mean", "deviation", *(f"draw{j}" for j in range(self.n)))]
+        files, rows = [], []
+        for (image, _), result in zip(given, filled, strict=True):
+            both = {"mean": result.mean, "deviation": shade(result.deviation)}
+            files.append(both | {f"draw{j}": draw for j, draw in enumerate(result.draws)})
+            rows.append({"hole": image, "draw": result.draws[:SHOWN_DRAWS], **both, "picture": image})
         settings = {"method": pick_method(weights.config.model, self.sampler.method)}
-        return Result(images, names, sheet, settings=settings)
+        return self.result(files, rows, [known for _, known in given], settings=settings)
 
     def read(self, cfg: Config) -> list[tuple[np.ndarray, np.ndarray]]:
         """Pictures uint8 [y, x, C], and bool [y, x], True where they are known."""

@@ -63,7 +63,6 @@ class Restore(PictureCommand):
     def draw(self, weights: Pretrained, given: Given) -> Result:
         """Restores each picture `n` times."""
         from igpt_jax.sampling.restore import restore
-        from igpt_jax.viz import stacked, strips
 
         degraded, originals = given
         model = self.request(weights)
@@ -72,21 +71,14 @@ class Restore(PictureCommand):
             degraded, lambda chosen: restore(*model, np.stack([degraded[i] for i in chosen]), self.n, **options)
         )
 
-        def sheet() -> np.ndarray:
-            rows = []
-            for i, (image, result) in enumerate(zip(degraded, restored, strict=True)):
-                tiles = {"degraded": image, "draw": result.draws[:SHOWN_DRAWS], "mean": result.mean}
-                tiles |= {} if originals is None else {"original": originals[i]}
-                rows.append(strips([(title, x[None]) for title, x in tiles.items()]))
-            return stacked(rows)
-
-        images, names = [], []
-        for i, (path, result) in enumerate(zip(self.images, restored, strict=True)):
-            images += [result.mean, *result.draws]
-            names += [f"{i}-{path.stem}-{part}" for part in ("mean", *(f"draw{j}" for j in range(self.n)))]
+        files, rows = [], []
+        for i, (image, result) in enumerate(zip(degraded, restored, strict=True)):
+            files.append({"mean": result.mean} | {f"draw{j}": draw for j, draw in enumerate(result.draws)})
+            rows.append({"degraded": image, "draw": result.draws[:SHOWN_DRAWS], "mean": result.mean})
+            rows[-1] |= {} if originals is None else {"original": originals[i]}
         figures = [] if originals is None else [compared(*row) for row in zip(originals, degraded, restored)]
         settings = {"degrade": self.degrade}
-        return Result(images, names, sheet, settings=settings, shown=lambda out: self.shown(out, figures))
+        return self.result(files, rows, settings=settings, shown=lambda out: self.shown(out, figures))
 
     def shown(self, out: Path, figures: list[dict[str, Any]]) -> str:
         """What is printed."""

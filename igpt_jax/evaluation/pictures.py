@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.config import Config
+from igpt_jax.config import Config, Task
 from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EvalContext, eval_keys
 from igpt_jax.holes import brush
@@ -19,7 +19,7 @@ from igpt_jax.keys import stream
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.processes import on_process_zero
-from igpt_jax.sampling.checks import Task, check_request
+from igpt_jax.sampling.checks import check_request
 from igpt_jax.sampling.inpaint import inpaint
 from igpt_jax.sampling.restore import restore
 from igpt_jax.sampling.tasks import complete, sample, top_rows

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
-from igpt_jax.config import ModelConfig, SamplerConfig
+from igpt_jax.config import ModelConfig, SamplerConfig, Task
 from igpt_jax.errors import InputError, nearest, require
 from igpt_jax.model import abstract_params
 from igpt_jax.model.axes import Params
@@ -18,8 +18,6 @@ from igpt_jax.parallel.mesh import path_name
 from igpt_jax.sampling.methods import METHODS, can_inpaint
 from igpt_jax.sampling.orders import ORDERS
 
-Task = Literal["sample", "complete", "inpaint", "restore", "clips"]
-"""clips: new ones, and clips that go on."""
 Classes = Sequence[int] | np.ndarray | int | None
 
 
