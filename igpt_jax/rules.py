@@ -39,11 +39,12 @@ def guided(logits_BV: jax.Array, guidance: jax.Array) -> jax.Array:
 
 def tempered(logits: jax.Array, temperature: jax.Array) -> jax.Array:
     """Divided by the temperature; at 0 the most likely colour alone, the lowest id among equals."""
+    import jax
     import jax.numpy as jnp
 
     # The maximum is 0 before the division, so no temperature is too small.
     divided = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(temperature > 0, temperature, 1)
-    likeliest = jnp.argmax(logits, axis=-1, keepdims=True) == jnp.arange(logits.shape[-1])
+    likeliest = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
     return jnp.where((temperature > 0) | likeliest, divided, -jnp.inf)
 
 

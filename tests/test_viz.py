@@ -10,11 +10,11 @@ from igpt_jax.viz import (
     GAP,
     MISSING,
     before_after,
-    completion_strips,
     image_grid,
     loss_curves,
     palette_swatch,
     save_png,
+    strips,
 )
 
 
@@ -57,7 +57,8 @@ def test_strips_hold_prompt_completions_original_in_this_order(rng, with_origina
     completions = rng.integers(0, 200, (2, 3, 8, 8, 3), dtype=np.uint8)
     known = np.zeros((8, 8), bool)
     known[:3] = True
-    picture = completion_strips(images, known, completions, originals if with_originals else None)
+    columns = [("prompt", images), ("completion", completions), ("original", originals)]
+    picture = strips(columns if with_originals else columns[:2], known)
     side, gap, header, columns = 64, 6, 20, 4 + with_originals
     assert picture.shape == (header + 2 * (side + gap) + gap, columns * (side + gap) + gap, 3)
     for b in range(2):
@@ -77,11 +78,11 @@ def test_strips_hold_prompt_completions_original_in_this_order(rng, with_origina
 def test_strips_take_a_mask_for_each_image(rng):
     images = rng.integers(0, 200, (2, 64, 64, 1), dtype=np.uint8)
     known = np.stack([np.ones((64, 64), bool), np.zeros((64, 64), bool)])
-    strips = completion_strips(images, known, images[:, None])[20:]
-    assert strips.shape == (2 * 66 + 2, 2 * 66 + 2, 3)
-    np.testing.assert_array_equal(strips[2:66, 2:66], images[0].repeat(3, -1))
-    assert set(map(tuple, strips[68:132, 2:66].reshape(-1, 3))) == set(map(tuple, MISSING))
-    np.testing.assert_array_equal(strips[68:132, 68:132], images[1].repeat(3, -1))
+    picture = strips([("hole", images), ("draw", images)], known)[20:]
+    assert picture.shape == (2 * 66 + 2, 2 * 66 + 2, 3)
+    np.testing.assert_array_equal(picture[2:66, 2:66], images[0].repeat(3, -1))
+    assert set(map(tuple, picture[68:132, 2:66].reshape(-1, 3))) == set(map(tuple, MISSING))
+    np.testing.assert_array_equal(picture[68:132, 68:132], images[1].repeat(3, -1))
 
 
 def test_swatch_shows_every_colour_in_token_order(rng):

@@ -27,10 +27,10 @@ class LayerCache(NamedTuple):
         (k, k_scale), (v, v_scale) = (rounded(x.swapaxes(1, 2), self.k.dtype) for x in (k_BTHK, v_BTHK))
         rows = LayerCache(k, v, k_scale, v_scale)
         if jnp.ndim(at) == 0:
-            return jax.tree.map(lambda cache, new: jax.lax.dynamic_update_slice(cache, new, (0, 0, at, 0)), self, rows)
+            return jax.tree.map(lambda cache, new: jax.lax.dynamic_update_slice_in_dim(cache, new, at, 2), self, rows)
 
         def write(cache_HSK: jax.Array, new_HTK: jax.Array, at: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice(cache_HSK, new_HTK, (0, at, 0))
+            return jax.lax.dynamic_update_slice_in_dim(cache_HSK, new_HTK, at, 1)
 
         return jax.tree.map(lambda cache, new: jax.vmap(write)(cache, new, jnp.asarray(at)), self, rows)
 

@@ -37,11 +37,11 @@ def test_reconstructions_keep_what_is_seen(tmp_path, monkeypatch, objective):
     model, params = made(causal=False, clf_classes=4 * (objective == "joint"))
     drawn = []
 
-    def strips(images, known, completions, originals):
-        drawn.append((images, known, completions[:, 0]))
+    def strips(columns, known):
+        drawn.append((columns[0][1], known, columns[1][1]))
         return np.zeros((8, 8, 3), np.uint8)
 
-    monkeypatch.setattr("igpt_jax.evaluation.pictures.completion_strips", strips)
+    monkeypatch.setattr("igpt_jax.evaluation.pictures.strips", strips)
     evaluator = PictureEvaluator(context(model, objective), "reconstructions", tmp_path, n=24)
     assert list(evaluator.run(params, 1)) == []
     [(images, known, filled)] = drawn
@@ -62,8 +62,8 @@ def test_pictures_of_clips_are_sheets(monkeypatch):
     monkeypatch.setattr(
         "igpt_jax.evaluation.pictures.clip_sheet", lambda clips, titles=(): rows.append((clips, titles)) or clips
     )
-    PICTURES["samples"](made_from, params, 16)
-    PICTURES["completions"](made_from, params, 16)
+    PICTURES["samples"].draw(made_from, params, 16)
+    PICTURES["completions"].draw(made_from, params, 16)
     (drawn, _), (sheet, titles) = rows
     assert drawn.shape == (2, 4, 3, 5, 1)
     assert sheet.shape == (6, 4, 3, 5, 1)
@@ -79,5 +79,5 @@ def test_pictures_of_clips_are_sheets(monkeypatch):
 def test_reconstructions_of_clips_are_sheets():
     model, params = made_clips(causal=False)
     clips = np.random.default_rng(1).integers(0, 256, (2, 4, 3, 5, 1), np.uint8)
-    sheet = PICTURES["reconstructions"](context(model, "bert", images=Images(clips, np.full(2, -1))), params, 16)
+    sheet = PICTURES["reconstructions"].draw(context(model, "bert", images=Images(clips, np.full(2, -1))), params, 16)
     assert sheet.shape == (4 * (3 * 22 + 6) + 6, 4 * (5 * 22 + 6) + 6, 3)  # each clip above its reconstruction

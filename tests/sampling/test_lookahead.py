@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from igpt_jax.sampling.guidance import in_pairs
 
 from igpt_jax import ImageGPT, InputError, ModelConfig, Palette, complete, inpaint, sample
 from igpt_jax.config import MeshConfig, SamplerConfig
@@ -15,7 +16,6 @@ from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sampling import batches
 from igpt_jax.sampling.batches import known_slots
 from igpt_jax.sampling.decode import decode
-from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.lookahead import decode_ahead
 from igpt_jax.sampling.orders import ORDERS
 from igpt_jax.sampling.prompt import Prompt

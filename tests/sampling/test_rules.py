@@ -1,4 +1,4 @@
-"""Temperature, top-k and top-p against cases worked out by hand."""
+"""The rules against cases worked out by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,15 @@ import pytest
 
 from igpt_jax.config import SamplerConfig
 from igpt_jax.errors import InputError
-from igpt_jax.sampling.rules import Rules, draw, filter_logits, kth_largest
+from igpt_jax.rules import RULES, kth_largest
+from igpt_jax.sampling.rules import draw, filter_logits, rules_of
 
 PROBS = jnp.array([[0.5, 0.05, 0.3, 0.15]])
 LOGITS = jnp.log(PROBS)
 
 
 def rules(**settings):
-    return Rules.of(SamplerConfig(**settings))
+    return rules_of(SamplerConfig(**settings))
 
 
 def kept(**settings):
@@ -32,6 +33,8 @@ def kept(**settings):
         (dict(top_p=0.6), [True, False, True, False]),  # 0.5 falls short, 0.5 + 0.3 reaches 0.6
         (dict(top_p=0.9), [True, False, True, True]),
         (dict(top_p=1.0), [True] * 4),
+        (dict(min_p=0.5), [True, False, True, False]),
+        (dict(min_p=0.1), [True] * 4),
         # top-k first: of {0.5, 0.3} renormalised to {0.625, 0.375}, the first alone reaches 0.6
         (dict(top_k=2, top_p=0.6), [True, False, False, False]),
         # temperature first: squaring the probabilities gives the likeliest 0.68
@@ -69,13 +72,22 @@ def test_greedy_takes_the_likeliest_and_the_lowest_of_equals():
     assert draw(logits, jax.random.split(jax.random.key(0), 2), rules(temperature=0)).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("settings", [dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5), dict(temperature=-1)])
+@pytest.mark.parametrize("settings", [dict(top_k=0), dict(top_p=0.0), dict(min_p=1.5), dict(temperature=-1)])
 def test_bad_settings_are_refused(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         SamplerConfig(**settings)
 
 
-def test_another_temperature_or_top_p_does_not_compile_anew():
+@pytest.mark.parametrize("p", [0.05, 0.4, 1.0])
+def test_min_p_equals_a_direct_computation(p):
+    logits = np.random.default_rng(0).normal(size=(200, 9)).astype(np.float32)
+    probs = np.asarray(jax.nn.softmax(logits))
+    expected = probs >= p * probs.max(axis=1, keepdims=True)
+    np.testing.assert_array_equal(np.isfinite(filter_logits(logits, rules(min_p=p))), expected)
+    assert RULES["min_p"].off is SamplerConfig().min_p  # by default it is not even in the program
+
+
+def test_another_setting_does_not_compile_anew():
     traces = []
 
     @jax.jit
@@ -85,9 +97,9 @@ def test_another_temperature_or_top_p_does_not_compile_anew():
 
     keys = jax.random.split(jax.random.key(0), 1)
     for settings in (
-        dict(temperature=0.5, top_p=0.9),
-        dict(temperature=2.0, top_p=0.5),
-        dict(temperature=0, top_p=1.0),
+        dict(temperature=0.5, top_p=0.9, top_k=2),
+        dict(temperature=2.0, top_p=0.5, top_k=3),
+        dict(temperature=0, top_p=1.0, top_k=9),
     ):
         np.testing.assert_array_equal(run(LOGITS, keys, rules(**settings)), draw(LOGITS, keys, rules(**settings)))
     assert len(traces) == 1

@@ -12,10 +12,9 @@ TILE = (8, 6)
 
 def covered(size, placed):
     mask = np.zeros(size, int)
-    for top, left in placed:
-        assert 0 <= top <= size[0] - TILE[0]
-        assert 0 <= left <= size[1] - TILE[1]
-        mask[top : top + TILE[0], left : left + TILE[1]] += 1
+    for window in placed:
+        assert mask[window].shape == TILE
+        mask[window] += 1
     return mask
 
 
@@ -24,9 +23,10 @@ def covered(size, placed):
 def test_a_picture_is_covered_by_as_few_windows_as_possible(size, overlap):
     placed = windows(size, TILE, overlap)
     assert covered(size, placed).all()
-    assert placed == sorted(placed)  # row by row
+    corners = [(y.start, x.start) for y, x in placed]
+    assert corners == sorted(corners)  # row by row
     for axis in range(2):
-        starts = sorted({window[axis] for window in placed})
+        starts = sorted({corner[axis] for corner in corners})
         gaps = np.diff(starts)
         assert starts[0] == 0
         assert starts[-1] == size[axis] - TILE[axis]
@@ -43,11 +43,11 @@ def test_a_box_is_covered_and_lies_in_the_middle():
         mask = covered(size, [window])
         assert mask[top : top + height, left : left + width].all()
         if 5 <= top < 20 and height == 6:
-            assert window[0] == top - 1
+            assert window[0].start == top - 1
     placed = windows(size, TILE, (2, 2), (3, 4, 23, 5))
     assert covered(size, placed)[3:23, 4:5].all()
-    assert {left for _, left in placed} == {1}
-    assert (placed[0][0], placed[-1][0]) == (3, 15)
+    assert {x.start for _, x in placed} == {1}
+    assert (placed[0][0].start, placed[-1][0].start) == (3, 15)
 
 
 def test_weights_fall_towards_the_edges_but_not_to_zero():

@@ -21,7 +21,7 @@ SIZES = dict(grid=(2, 2), vocab_size=3, n_layer=1, n_head=2, d_model=16)
 @functools.cache
 def toy(**cfg):
     """(model, params) with every parameter random, those that start at zero included."""
-    model = ImageGPT(ModelConfig(**SIZES, **cfg))
+    model = ImageGPT(ModelConfig(**SIZES | cfg))
     params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
     params = randomized(params, 0.6)
     return model, params | {"wtet": 3 * params["wtet"]}  # so that some colours are far more likely than others
