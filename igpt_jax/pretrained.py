@@ -54,6 +54,8 @@ class Pretrained:
     """Name i belongs to class i; empty if the images have no classes, or their names are not known."""
     class_counts: tuple[int, ...] = ()
     """How many training images each class had; empty if that is not known."""
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    """Parts of its own that the run was given as objects: what they are, and what they are called."""
 
     @property
     def colors(self) -> Palette:
@@ -143,9 +145,8 @@ def load_workdir(
             continue
         if not allow_nonfinite:
             require_finite(params, f"{workdir} at step {meta.step}")
-        model = make_model(meta.config)
-        classes = meta.class_names, meta.class_counts
-        return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data, *classes)
+        known = meta.data, meta.class_names, meta.class_counts, meta.extensions
+        return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, *known)
     raise AssertionError("unreachable")
 
 

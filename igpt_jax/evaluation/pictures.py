@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.holes import brush
-from igpt_jax.keys import stream
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
 from igpt_jax.parallel.processes import on_process_zero
@@ -65,7 +65,7 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: masked as in training, with the most likely colours filled in all at once, the original."""
     model, palette = context.model, context.palette
     images = context.data.images(context.held_out, max(1, n // 8))
-    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     unlabelled = {"image": jnp.asarray(images), "label": jnp.full(len(images), -1)}
     example = context.objective.example(unlabelled, keys_B)
     most_likely_BT = fetch_whole(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
@@ -101,7 +101,7 @@ def most_likely(model: ImageGPT, params: Any, inputs: Inputs) -> jax.Array:
 def inpaintings(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: a hole, five ways to fill it, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     known = ~np.stack([np.asarray(brush(key, context.data.size)) for key in keys_B])
     drawn = inpaint(context.model, params, context.palette, images, known, 5, sampler=context.cfg.sampler).draws
     return completion_strips(images, known, drawn, originals=images)

@@ -153,7 +153,7 @@ class TrainLoop:
             if loop_state.evaluation_pending:
                 measured = self._evaluate(state, start)
             for step in range(start + 1, self.cfg.steps + 1):
-                if self.best.waited_enough:
+                if self.best.should_stop:
                     log.info("no better %s for %d evaluations: the run ends", self.cfg.best, self.cfg.patience)
                     break
                 self.watchdog.reset(f"training step {step}")
@@ -171,7 +171,7 @@ class TrainLoop:
                     raise Interrupted(stop.signum or signal.SIGTERM, step)
                 measured = self._evaluate(state, step)
                 # After the evaluation: a run killed during it resumes before it, and misses none.
-                if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.waited_enough:
+                if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.should_stop:
                     self._save(state, step, evaluation_pending=False)
             self.log.flush()
             self.watchdog.reset("waiting for the last checkpoint")

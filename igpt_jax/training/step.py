@@ -24,11 +24,10 @@ from igpt_jax.objectives import (
     MakeObjective,
     Mean,
     Objective,
+    Scores,
     check_damage,
     drop_classes,
-    loss_weights,
     make_objective,
-    score,
 )
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.hooks import shard_kernel, split_over_images, width_first_on_tpus
@@ -122,21 +121,24 @@ def make_train_step(
     """
     parts, decay = cfg.train.microbatches, cfg.optim.ema_decay
 
-    def loss_and_means(
-        params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None
-    ) -> tuple[jax.Array, dict[str, Mean]]:
-        scores = score(model, params, objective.example(batch, keys_B), objective.loss_name)
-        return scores.loss(weights), scores.means
+    def scores(params: Params, batch: Batch, keys_B: jax.Array) -> Scores:
+        example = drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
+        return objective.score(model, params, example, objective.loss_name)
 
     def gradients(
         params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
     ) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        (loss, means), grads = jax.value_and_grad(loss_and_means, has_aux=True)(params, batch, keys_B, weights)
-        return grads, loss, means
+        def loss(params: Params) -> tuple[jax.Array, dict[str, Mean]]:
+            measured = scores(params, batch, keys_B)
+            return measured.loss(weights), {name: mean.summed for name, mean in measured.each.items()}
+
+        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, value, sums
 
     def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
         """The sums over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
-        weights = loss_weights(objective.example(batch, keys_B), objective.loss_name)
+        # Weights do not depend on the parameters, so the compiler drops the decoder here.
+        weights = {name: mean.summed.weight for name, mean in scores(params, batch, keys_B).losses.items()}
 
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
@@ -151,12 +153,11 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(cfg.seed, "train"), state.step)
         keys_B = fold_in(key, jnp.arange(batch["image"].shape[0]))
-        batch = drop_classes(cfg, batch, keys_B)
-        grads, loss, means = (gradients if parts == 1 else accumulate)(state.params, batch, keys_B)
+        grads, loss, sums = (gradients if parts == 1 else accumulate)(state.params, batch, keys_B)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if decay is None else optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {name: mean.value for name, mean in means.items()} | {"loss": loss}
+        metrics = {name: mean.value for name, mean in sums.items()} | {"loss": loss}
         metrics |= {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
