@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import InputError, nearest
-from igpt_jax.files import local_path
+from igpt_jax.files import local_path, normal_form
 from igpt_jax.model import AXES, CONDITIONING, OPTIONAL, ImageGPT, abstract_params
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
@@ -103,6 +103,7 @@ def class_index(pretrained: Pretrained, name_or_number: str) -> int:
       InputError: the model knows no classes, or none of this name or number.
     """
     cfg, names = pretrained.config.model, pretrained.class_names
+    name_or_number = normal_form(name_or_number)
     count = cfg.cond_classes or cfg.clf_classes
     asked = f"class {name_or_number!r}"
     if not count:

@@ -115,7 +115,7 @@ def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, 
     read, channels = {}, images.shape[-1]
     if not cfg.reads_picture:
         raise InputError(
-            f"model.aligned_values: this model reads no damaged picture; set it to {49 * channels} (7 x 7 pixels "
+            f"model.aligned_values: this model reads no degraded picture; set it to {49 * channels} (7 x 7 pixels "
             "around each target), or set model.prefix_slots and model.prefix_values (all of it)"
         )
     if cfg.prefix_slots:

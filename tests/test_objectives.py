@@ -202,7 +202,7 @@ def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
     model = ImageGPT(ModelConfig.preset("tiny", **RESTORE))
     params = randomized(jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"], 0.1)
     clean, damaged = images(3), np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    batch = {"image": clean, "damaged": damaged, "weight": np.array([1, 1, 0], np.float32)}
+    batch = {"image": clean, "degraded": damaged, "weight": np.array([1, 1, 0], np.float32)}
     prefix = np.stack(
         [damaged[:, y : y + 2, x : x + 2].reshape(3, 4) for y in range(0, 8, 2) for x in range(0, 8, 2)], axis=1
     )
@@ -240,7 +240,7 @@ def test_patches_of_colours_hold_pixel_after_pixel():
     [
         ("restore", RESTORE, (), "data.degrade: is empty; this objective needs a degradation"),
         ("ar", {}, ("blur",), "data.degrade: objective 'ar' does not read degraded images"),
-        ("restore", {}, ("blur",), "reads no damaged picture; set it to 49"),
+        ("restore", {}, ("blur",), "reads no degraded picture; set it to 49"),
         ("restore", {"aligned_values": 16}, ("blur",), "model.aligned_values: 16 is no square window of an odd side"),
         ("restore", {"prefix_slots": 16, "prefix_values": 12}, ("blur",), "16 slots of 12 values hold no picture"),
         ("restore", {"prefix_slots": 7, "prefix_values": 9}, ("blur",), "hold no picture of grid .8, 8."),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from igpt_jax import ComputeConfig, InputError, Palette, SamplerConfig, load_pretrained, probe, report, sample, train
 from igpt_jax.config import DataConfig, ModelConfig, OptimConfig, PaletteConfig
+from igpt_jax.data.sources import Source
 from igpt_jax.evaluation import Evaluator, Figure
 from igpt_jax.evaluation.evaluate import evaluate
 from igpt_jax.objectives import Objective, batch_tokens
@@ -253,15 +254,13 @@ def test_the_limit_of_unreadable_pictures_may_change_but_not_the_pictures(folder
     assert train(more, workdir).step == 4
 
 
-class Noise:
+class Noise(Source):
     """A source of one's own: a few pictures in memory."""
-
-    name, class_names, digest = "noise", (), "noise"
 
     def __len__(self):
         return 20
 
-    def __getitem__(self, i):
+    def read(self, i, rng):
         return {"image": np.random.default_rng(i).integers(0, 256, (8, 8, 1), np.uint8), "label": -1}
 
 

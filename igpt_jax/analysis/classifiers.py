@@ -14,8 +14,7 @@ import jax
 import numpy as np
 
 from igpt_jax import progress
-from igpt_jax.data.sources.base import Source
-from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.data.sources.base import Source, split_validation
 from igpt_jax.datasets import spread, subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EachImage, EvalContext, read_images
@@ -215,7 +214,7 @@ def classify_pixels(context: EvalContext) -> dict[str, EachImage]:
     if most < LEAST_OF_CLASS * classes:
         return _none("%d classes of images of this size take too long", classes)
     try:
-        parts = set_aside(subset(train, min(most, CHOSEN_ON)), VALIDATION)
+        parts = split_validation(subset(train, min(most, CHOSEN_ON)), VALIDATION)
     except InputError as e:
         return _none("%s", e)
     rest, aside = (_labelled(*_pixels(context, part)) for part in parts)

@@ -102,7 +102,7 @@ class Restore(JoinedCommand):
         Raises:
           InputError: a file cannot be read, a picture is too small, or its original has another size.
         """
-        from igpt_jax.data.degrade import make_damage
+        from igpt_jax.data.degrade import make_degrade
         from igpt_jax.data.reading import load_image
         from igpt_jax.datasets import picture_size, preprocess_for_eval
 
@@ -125,7 +125,7 @@ class Restore(JoinedCommand):
                 )
         if self.degrade is None:
             return images, originals or None
-        damage = make_damage([self.degrade], train=True)
+        damage = make_degrade([self.degrade], train=True)
         assert damage is not None
         seeds = ((self.sampler.seed, i) for i in range(len(images)))
         return [damage(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds)], images

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from igpt_jax.data.sources.validation import group_numbers
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.evaluation.accuracy import make_accuracy
@@ -126,9 +125,7 @@ class Evaluators:
         context, measured = self._context, {}
         for name, evaluator in self._evaluators.items():
             images = self._drivers[name].run(params)
-            groups = (
-                context.groups if evaluator.most is None else group_numbers(subset(context.held_out, evaluator.most))
-            )
+            groups = context.groups if evaluator.most is None else subset(context.held_out, evaluator.most).groups
             for key in [key for key in evaluator.figures if key in images]:
                 measured[key] = estimate(evaluator.figures[key], images[key], groups)
             for key, value in evaluator.derive(images).items():

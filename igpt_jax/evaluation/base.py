@@ -21,7 +21,6 @@ from igpt_jax import progress
 from igpt_jax.config import Config
 from igpt_jax.data.pipeline import Batch
 from igpt_jax.data.sources.base import Source
-from igpt_jax.data.sources.validation import group_numbers
 from igpt_jax.datasets import Data, subset
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.decoder import ImageGPT
@@ -47,7 +46,7 @@ class EvalContext:
     @functools.cached_property
     def groups(self) -> np.ndarray:
         """int [M]: held-out images of one number are variants of one picture. Standard errors are over the groups."""
-        return group_numbers(self.held_out)
+        return self.held_out.groups
 
     @property
     def mesh(self) -> Mesh:

@@ -86,7 +86,7 @@ def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[
 def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: damaged, three draws, their mean, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    damaged = context.data.damaged(images)
+    damaged = context.data.degraded(images)
     restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
     return restoration_strips(damaged, restored.draws[:, :3], restored.mean, images)
 

@@ -30,7 +30,7 @@ def make_restoration(context: EvalContext) -> Evaluator:
     def measure(params: Any, batch: Mapping[str, Any], keys_B: Any) -> dict[str, Any]:
         del keys_B  # draws have the sampler's seed
         clean, palette = batch["image"], context.palette
-        degraded = context.data.damaged(clean)
+        degraded = context.data.degraded(clean)
         restored = restore(context.model, params, palette, degraded, DRAWS, sampler=context.cfg.sampler)
         shown = dict(zip(SHOWN, (degraded, restored.draws[:, 0], restored.mean), strict=True))
         measured = {f"{name}_psnr": psnr_of_each(clean, images) for name, images in shown.items()}

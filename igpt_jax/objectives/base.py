@@ -1,7 +1,7 @@
 """What an objective is, and the loss that most of them share: a weighted cross-entropy.
 
 A batch holds uint8 `image` [B, Y, X, C], int `label` [B] (-1 for none), where some rows are padding float32 `weight`
-[B], and with data.degrade uint8 `damaged` [B, Y, X, C]. Colours become tokens here, on the device. Every image has a
+[B], and with data.degrade uint8 `degraded` [B, Y, X, C]. Colours become tokens here, on the device. Every image has a
 key of its own, so what is drawn for it does not depend on other images.
 """
 
@@ -112,7 +112,7 @@ class Objective:
     feature_draws: int = 1
     """For how many keys the features of a held-out image are taken; more than 1 if masks are drawn."""
     restores: bool = False
-    """Whether it reads `damaged` of a batch, the images with the damage of data.degrade."""
+    """Whether it reads `degraded` of a batch, the images with the degradation of data.degrade."""
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -124,8 +124,8 @@ MakeObjective = Callable[[Config, Palette], Objective]
 """Raises InputError if the objective does not fit the configuration."""
 
 
-def check_damage(cfg: Config, objective: Objective) -> None:
-    """Raises InputError if an objective that restores has no damage to undo, or data.degrade makes damage in vain."""
+def check_degrade(cfg: Config, objective: Objective) -> None:
+    """Raises InputError if an objective that restores has nothing to undo, or data.degrade is set in vain."""
     missing = "is empty; this objective needs a degradation, gaussian:0.1 for example"
     require(bool(cfg.data.degrade) or not objective.restores, "data.degrade", missing)
     unread = f"objective {cfg.objective!r} does not read degraded images; leave it out, or take objective 'restore'"

@@ -25,7 +25,7 @@ from igpt_jax.objectives import (
     Mean,
     Objective,
     Scores,
-    check_damage,
+    check_degrade,
     drop_classes,
     make_objective,
 )
@@ -84,7 +84,7 @@ def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjec
     """
     model = make_model(cfg)
     bound = make_objective(cfg, palette) if objective is None else objective(cfg, palette)
-    check_damage(cfg, bound)
+    check_degrade(cfg, bound)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init, abstract = make_init(model, tx, cfg, mesh)
     train_step = make_train_step(model, bound, tx, cfg, abstract, mesh)

@@ -7,6 +7,7 @@ import numpy as np
 
 from igpt_jax import Config, ImageGPT, ModelConfig, Palette
 from igpt_jax.config import DataConfig, MeshConfig, TrainConfig
+from igpt_jax.data.sources import Source
 from igpt_jax.datasets import Data
 from igpt_jax.evaluation import EvalContext, estimate
 from igpt_jax.evaluation.base import Driver
@@ -20,7 +21,7 @@ LABELS = np.array([0, 1, 2, 3, 0, 1, -1, 3, 0, -1, 2], np.int32)
 ONE_DEVICE = MeshConfig(1, 1, 1)
 
 
-class Images:
+class Images(Source):
     name, class_names = "made", tuple("abcd")
 
     def __init__(self, images=IMAGES, labels=LABELS, digest="made"):
@@ -29,7 +30,7 @@ class Images:
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, i):
+    def read(self, i, rng):
         return {"image": self.images[i], "label": int(self.labels[i])}
 
 

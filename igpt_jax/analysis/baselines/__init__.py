@@ -12,8 +12,7 @@ import numpy as np
 
 from igpt_jax.analysis.baselines.counts import count_nats, histogram_nats, masked_count_nats
 from igpt_jax.analysis.baselines.network import Masked, network_nats
-from igpt_jax.data.sources.base import Source
-from igpt_jax.data.sources.validation import choose_aside
+from igpt_jax.data.sources.base import Source, validation_mask
 from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EachImage, EvalContext, read_images
 from igpt_jax.keys import fold_in
@@ -115,7 +114,7 @@ def learning_images(context: EvalContext, network: bool) -> tuple[Source, np.nda
       InputError: there are too few training images to set some aside for the network.
     """
     counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
-    return counted, choose_aside(counted, VALIDATION) if network else None
+    return counted, validation_mask(counted, VALIDATION) if network else None
 
 
 def read_asked(context: EvalContext, source: Source, draws: Sequence[int]) -> Asked:

@@ -151,7 +151,9 @@ def _fit(
             grads = jax.grad(loss)(state.params, *draw(fold_in(key, 1 + i)))
             updates, opt_state = optimizer.update(grads, state.opt_state)
             params: Any = optax.apply_updates(state.params, updates)
-            average = optax.incremental_update(params, state.average, jnp.maximum(1 / AVERAGED, jnp.float32(10) / (10 + i)))
+            average = optax.incremental_update(
+                params, state.average, jnp.maximum(1 / AVERAGED, jnp.float32(10) / (10 + i))
+            )
             return Fitted(params, opt_state, average), None
 
         return jax.lax.scan(step, state, first + jnp.arange(min(steps, 100)))[0]

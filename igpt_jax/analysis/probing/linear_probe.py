@@ -15,8 +15,7 @@ from igpt_jax.analysis.classifiers import VALIDATION, Labelled, Method, choose, 
 from igpt_jax.analysis.probing.classifiers import METHODS, fit_sgd
 from igpt_jax.analysis.probing.features import FeatureReader, Features
 from igpt_jax.config import ProbeConfig
-from igpt_jax.data.sources.base import Source, Split
-from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.data.sources.base import Source, Split, split_validation
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext
@@ -128,7 +127,7 @@ def _read_parts(
 ) -> _Bench:
     """The features of all images, and the checks of their labels."""
     reader, data = FeatureReader(context, params, layers, slots), context.data
-    rest, aside = set_aside(subset(data.train, settings.train_images), VALIDATION)
+    rest, aside = split_validation(subset(data.train, settings.train_images), VALIDATION)
     copies = 2 if slots else 1  # the last fit puts both parts of the training images together
     reader.check_memory(copies * (len(rest) + len(aside)) + reader.draws * len(data.held_out))
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
