@@ -12,9 +12,11 @@ from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EVALUATORS, Evaluators, Figures, summarize
 from igpt_jax.evaluation.context import context_of
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained
 
 
+@outside_mesh
 def evaluate(
     pretrained: Pretrained,
     split: Selection | Literal["validation"] = "eval",

@@ -57,6 +57,7 @@ class ProbeFigures:
     """Of the classifiers that see raw pixels and all labels, the one with the best held-out accuracy."""
 
 
+@outside_mesh
 def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeFigures:
     """Fits classifiers to features of the training images of a configuration, and measures them on the held-out ones.
 
