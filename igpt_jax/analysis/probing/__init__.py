@@ -4,7 +4,6 @@ from igpt_jax.analysis.classifiers import Method, choose
 from igpt_jax.analysis.probing.classifiers import METHODS, vote
 from igpt_jax.analysis.probing.features import FeatureReader, Features
 from igpt_jax.analysis.probing.linear_probe import RAW_PIXELS, ProbeFigures, Row, probe
-from igpt_jax.parallel.mesh import outside_mesh
 
 __all__ = [
     "METHODS",

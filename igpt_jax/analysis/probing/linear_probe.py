@@ -18,6 +18,7 @@ from igpt_jax.data.sources.validation import set_aside
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.context import context_of
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
