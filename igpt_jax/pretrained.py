@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.files import local_path, normal_form
-from igpt_jax.model import AXES, CONDITIONING, OPTIONAL, ImageGPT, abstract_params
+from igpt_jax.model import AXES, CONDITIONING, ImageGPT, abstract_params, is_optional
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
 from igpt_jax.parallel.processes import on_process_zero, raise_on_all
@@ -243,7 +243,7 @@ _CAN_BE_ADDED = (
     "prefix_values",
     "aligned_values",
 )
-"""What weights to start from may lack: the parameters are new (`OPTIONAL`, `CONDITIONING`)."""
+"""What weights to start from may lack: the parameters are new (`is_optional`, `CONDITIONING`)."""
 
 
 def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
@@ -256,7 +256,7 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
     Raises:
       InputError: the two do not go together.
     """
-    picture = asked if asked.reads_picture else weights
+    picture = asked if asked.has_conditioning else weights
     starts_clips = len(asked.grid) == 3 and len(weights.grid) == 2
     return replace(
         weights,
@@ -308,7 +308,8 @@ def _grid_faults(cfg: Config, there: ModelConfig) -> list[str]:
 def _misshaped(wanted: Any, params: Any) -> list[str]:
     """What two trees of (abstract) parameters differ in, without what may be missing."""
     here, there = ({path_name(p): x.shape for p, x in jax.tree.leaves_with_path(tree)} for tree in (wanted, params))
-    faults = [f"no {name}" for name in here.keys() - there.keys() - OPTIONAL - CONDITIONING]
+    missing = here.keys() - there.keys() - CONDITIONING
+    faults = [f"no {name}" for name in missing if not is_optional(name)]
     faults += [f"{name} is not in this model" for name in there.keys() - here.keys()]
     both = [name for name in here.keys() & there if here[name] != there[name]]
     return sorted(faults + [f"{name} is {there[name]} there and {here[name]} here" for name in both])

@@ -27,7 +27,7 @@ from igpt_jax.evaluation.pictures import PictureEvaluator, write_picture
 from igpt_jax.files import local_path
 from igpt_jax.objectives import MakeObjective, identity
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import check_splits, make_mesh
+from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh
 from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
 from igpt_jax.sampling.tasks import check_order
@@ -111,6 +111,7 @@ class Report:
     pictures: tuple[Path, ...]
 
 
+@outside_mesh
 def train(
     cfg: Config,
     workdir: str | Path,
@@ -306,6 +307,7 @@ def make_loop(
     )
 
 
+@outside_mesh
 def report(trained: Trained, levels: Mapping[str, float] | None = None) -> Report:
     """Writes the objective's pictures into the workdir; loss.png if matplotlib is there.
 

@@ -113,7 +113,7 @@ def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, 
       InputError: the model reads no picture, or none of this grid with so many channels.
     """
     read, channels = {}, images.shape[-1]
-    if not cfg.reads_picture:
+    if not cfg.has_conditioning:
         raise InputError(
             f"model.aligned_values: this model reads no degraded picture; set it to {49 * channels} (7 x 7 pixels "
             "around each target), or set model.prefix_slots and model.prefix_values (all of it)"

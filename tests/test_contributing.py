@@ -40,7 +40,7 @@ def test_an_objective_a_source_and_an_evaluator_from_outside(tables, tmp_path, m
         for name in ("completion", "brightness", "stripes"):
             table.pop(name, None)
     assert main(evaluate[: evaluate.index("--plugin")]) == 2
-    assert "--plugin" in capsys.readouterr().err
+    assert "plugins" in capsys.readouterr().err
     monkeypatch.setattr("igpt_jax.plugins._loaded", {})
     assert main(evaluate) == 0
     again = capsys.readouterr().out

@@ -12,12 +12,14 @@ from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EvalContext, Evaluators, Figures, MakeEvaluator
 from igpt_jax.evaluation.context import make_eval_context
 from igpt_jax.objectives import MakeObjective
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained
 
 Measured = Selection | Literal["validation"]
 KINDS: dict[Measured, str] = {"train": "training", "validation": "validation", "eval": "held-out", "all": ""}
 
 
+@outside_mesh
 def evaluate(
     pretrained: Pretrained,
     split: Measured = "eval",

@@ -15,7 +15,7 @@ from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.holes import brush
 from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
+from igpt_jax.parallel.mesh import mesh_of, to_host, traced_on
 from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.inpaint import inpaint
 from igpt_jax.sampling.restore import restore
@@ -68,7 +68,7 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     unlabelled = {"image": jnp.asarray(images), "label": jnp.full(len(images), -1)}
     example = context.objective.example(unlabelled, keys_B)
-    most_likely_BT = fetch_whole(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
+    most_likely_BT = to_host(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
     known = np.asarray(example.inputs.fed).reshape(images.shape[:-1])
     tokens = np.where(known, np.asarray(example.labels).reshape(known.shape), most_likely_BT.reshape(known.shape))
     filled = np.asarray(palette.decode(tokens))[:, None]

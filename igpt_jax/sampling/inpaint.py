@@ -19,7 +19,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import mesh_of, traced_on
+from igpt_jax.parallel.mesh import mesh_of, outside_mesh, traced_on
 from igpt_jax.sampling.batches import decode_in_batches, in_batches, known_slots
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
@@ -59,6 +59,7 @@ class Method:
     """Which of the settings `sampler.lookahead` and `sampler.cache` it has a use for."""
 
 
+@outside_mesh
 def inpaint(
     model: ImageGPT,
     params: Params,
@@ -252,11 +253,11 @@ def _fill_unmasked(by_confidence: bool) -> Fill:
 
 
 def _needs_any_order(cfg: ModelConfig) -> str | None:
-    return None if cfg.any_order and not cfg.reads_picture else "needs a model trained with objective any_order"
+    return None if cfg.any_order and not cfg.has_conditioning else "needs a model trained with objective any_order"
 
 
 def _needs_causal(cfg: ModelConfig) -> str | None:
-    return None if cfg.causal and not cfg.reads_picture else "needs a causal model of plain pictures"
+    return None if cfg.causal and not cfg.has_conditioning else "needs a causal model of plain pictures"
 
 
 def _needs_bert(cfg: ModelConfig) -> str | None:

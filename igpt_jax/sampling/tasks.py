@@ -16,7 +16,7 @@ from igpt_jax.model import abstract_params
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import path_name
+from igpt_jax.parallel.mesh import outside_mesh, path_name
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
@@ -25,6 +25,7 @@ from igpt_jax.sampling.prompt import Prompt
 Classes = Sequence[int] | np.ndarray | int | None
 
 
+@outside_mesh
 def sample(
     model: ImageGPT,
     params: Params,
@@ -63,6 +64,7 @@ def sample(
     return np.asarray(palette.decode(drawn.reshape(n, *model.cfg.grid)))
 
 
+@outside_mesh
 def complete(
     model: ImageGPT,
     params: Params,
@@ -173,7 +175,7 @@ def check_model(model: ImageGPT, params: Params, palette: Palette, picture: bool
     Args:
       picture: whether it is given a damaged picture to draw from.
     """
-    if model.cfg.reads_picture and not picture:
+    if model.cfg.has_conditioning and not picture:
         raise InputError("model: draws from a damaged picture, which `igpt restore` and `igpt_jax.restore` take")
     if not model.cfg.causal:
         raise InputError(

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import checkify
 
 from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
-from igpt_jax.model import AXES, OPTIONAL, PROJECTIONS, abstract_params, count_params, decoder
+from igpt_jax.model import AXES, abstract_params, count_params, decoder, is_optional, is_projection
 from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import axes_of, path_name
@@ -86,8 +86,8 @@ def test_what_weights_may_lack_starts_at_zero_and_only_matrices_are_projections(
         params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
         for path, leaf in jax.tree.leaves_with_path(params):
             name = path_name(path)
-            assert name not in OPTIONAL or not leaf.any()
-            assert (name in PROJECTIONS) == name.endswith("/w")
+            assert not is_optional(name) or not leaf.any()
+            assert is_projection(name) == name.endswith("/w")
 
 
 def test_initial_spread_of_each_parameter():

@@ -198,5 +198,5 @@ def test_wrong_prefixes_are_named():
     plain, plain_params = made()
     with pytest.raises(InputError, match="prefix of shape"):
         plain.apply({"params": plain_params}, raster_inputs(x)._replace(prefix=jnp.zeros((2, 6, 12))))
-    with pytest.raises(InputError, match="aligned values of shape"):
+    with pytest.raises(InputError, match="aligned of shape"):
         plain.apply({"params": plain_params}, raster_inputs(x)._replace(aligned=jnp.zeros((2, T, 3))))

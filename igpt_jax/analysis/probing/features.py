@@ -46,7 +46,7 @@ class FeatureReader:
         depth = model.cfg.n_layer
         if not layers or not all(0 <= i <= depth for i in layers):
             raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
-        if model.cfg.reads_picture:
+        if model.cfg.has_conditioning:
             raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
         self._context, self._params, self._slots = context, params, slots
         self._vectors = model.cfg.n_ctx if slots else len(layers)

@@ -21,6 +21,7 @@ from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext
 from igpt_jax.evaluation.context import make_eval_context
 from igpt_jax.objectives import MakeObjective
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class ProbeFigures:
     """Of the classifiers that see raw pixels and all labels, the one with the best held-out accuracy."""
 
 
+@outside_mesh
 def probe(
     pretrained: Pretrained,
     settings: ProbeConfig | None = None,
