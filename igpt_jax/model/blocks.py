@@ -39,7 +39,7 @@ class Attention(nn.Module):
     def setup(self) -> None:
         d, n = self.cfg.d_model, self.cfg.n_layer
         shape = (self.cfg.n_head, self.cfg.head_dim, d)
-        common = dict(width_dim=2, use_bias=self.cfg.use_bias, hooks=self.hooks)
+        common: Any = dict(width_dim=2, use_bias=self.cfg.use_bias, hooks=self.hooks)
         self.q_proj = Projection(shape, reads_last=True, stddev=d**-0.5, **common)
         self.k_proj = Projection(shape, reads_last=True, stddev=d**-0.5, **common)
         self.v_proj = Projection(shape, reads_last=True, stddev=d**-0.5, **common)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -23,7 +24,7 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         d, f = self.cfg.d_model, mlp_width(self.cfg)
-        common = dict(stddev=0.02, use_bias=self.cfg.use_bias, hooks=self.hooks)
+        common: Any = dict(stddev=0.02, use_bias=self.cfg.use_bias, hooks=self.hooks)
         self.c_fc = Projection((d, f), reads_last=False, width_dim=0, **common)
         self.c_proj = Projection((f, d), reads_last=False, width_dim=1, **common)
 
