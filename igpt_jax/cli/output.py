@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.version import __version__
 
@@ -98,4 +98,4 @@ def save_images(path: Path, drawn: Drawn) -> None:
 
 def png_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Text chunks of a PNG: the software, and the settings as JSON under `igpt`."""
-    return {"Software": f"igpt_jax {__version__}", "igpt": json.dumps(dict(settings))}
+    return {"Software": f"igpt_jax {__version__}", "igpt": json_text(dict(settings), indent=None).strip()}

@@ -153,6 +153,21 @@ def _start_worker(index: int, count: int) -> None:
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
+def _check_children() -> None:
+    """Raises InputError where Python cannot start processes of this program: grain would wait for them for ever."""
+    child = multiprocessing.get_context("spawn").Process(target=_nothing)
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise InputError(
+            "compute.workers: worker processes cannot start, since each runs the main script again; put what the script "
+            'does under if __name__ == "__main__", in a file, or set compute.workers to 0'
+        )
+
+
+def _nothing() -> None: ...
+
+
 class _Prefetched(Iterator[Batch]):
     """Prepares elements ahead of time on threads or in worker processes.
 
@@ -164,6 +179,7 @@ class _Prefetched(Iterator[Batch]):
         threads = max(1, min(16, os.cpu_count() or 1) // max(1, workers))
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
         if workers:
+            _check_children()
             flags.FLAGS.mark_as_parsed()  # grain reads an absl flag, which raises unless absl's main() runs
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)

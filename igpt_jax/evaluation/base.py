@@ -114,7 +114,10 @@ class Driver:
         n, done, parts = len(source), 0, []
         if self._evaluator.on_host:
             batch = {"image": context.data.images(source, n), "label": np.full(n, -1)}
-            return _each_image([self._evaluator.measure(params, batch, image_keys(context, 0, n))], n)
+            progress.report(self._title, 0, n)
+            measured = self._evaluator.measure(params, batch, image_keys(context, 0, n))
+            progress.report(self._title, n, n)
+            return _each_image([measured], n)
         for host in context.data.eval_batches(source):
             progress.report(self._title, min(done, n), n)
             batch = put_batch(host, context.mesh)

@@ -303,3 +303,15 @@ print(len(multiprocessing.active_children()))
 """,
     )
     assert result == (0, "[2, 15] 20 1\n0\n", "")
+
+
+def test_a_program_whose_children_cannot_start_is_told_so(tmp_path):
+    """Without a guard each worker would run the program again, and the first would wait for it for ever."""
+    (tmp_path / "program.py").write_text(
+        f"{HEAD}from igpt_jax.errors import InputError\ntry:\n    start(1)\nexcept InputError as error:\n    print(error)\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(igpt_jax.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=60, env=env
+    )
+    assert 'if __name__ == "__main__"' in done.stdout
