@@ -140,7 +140,7 @@ def train(
     run = prepare(cfg, local_path(workdir, "--workdir"), Extensions(source, objective, evaluators or {}))
     cfg = run.cfg
     if wandb:
-        on_process_zero(require_wandb)
+        on_process_zero(lambda: require_wandb() and None)
     with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
         checkpoints = check_continues(run)  # again: another process may have trained here until now
         on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))

@@ -160,7 +160,7 @@ def _check_children() -> None:
     child.join()
     if child.exitcode:
         raise InputError(
-            "compute.workers: worker processes cannot start, since each runs the main script again; put what the script "
+            "compute.workers: worker processes cannot start, since each runs the main script again; put what it "
             'does under if __name__ == "__main__", in a file, or set compute.workers to 0'
         )
 
