@@ -99,8 +99,6 @@ def class_index(pretrained: Pretrained, name_or_number: str) -> int:
 
     A class whose name is a number is found by its name.
 
-    Raises:
-      InputError: the model knows no classes, or none of this name or number.
     """
     cfg, names = pretrained.config.model, pretrained.class_names
     name_or_number = normal_form(name_or_number)
@@ -130,8 +128,6 @@ def load_workdir(
       mesh: where the parameters go; None for the first device, whole.
       allow_nonfinite: load weights that hold NaN or Inf, too.
 
-    Raises:
-      InputError: no such directory, no checkpoint, not at that step, a damaged one, or weights that are not finite.
     """
     workdir = local_path(workdir, "workdir")
     checkpoints = workdir_checkpoints(workdir, step)

@@ -178,7 +178,10 @@ def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(t
         (changed(objective="brt"), "no objective 'brt'; did you mean 'bert'"),
         (dataclasses.replace(CFG, model=ModelConfig(grid=(4, 4, 4), vocab_size=17)), "model.grid"),
         (dataclasses.replace(CFG, sampler=SamplerConfig(order="random")), "random needs model.any_order"),
-        (dataclasses.replace(CFG, compute=ComputeConfig(attention="flash")), "no backend 'flash'"),
+        (
+            dataclasses.replace(CFG, compute=ComputeConfig(attention="flash")),
+            "compute.attention: must be one of .*; got 'flash'",
+        ),
     ):
         with pytest.raises(InputError, match=reason):
             train(cfg, tmp_path / "run")

@@ -46,17 +46,22 @@ class Drawn:
     """More settings of each image."""
 
 
+def file_type(path: Path) -> str:
+    """The end of a name that says what is in a file: ".png"; nothing for "samples-t0.9"."""
+    return path.suffix if path.suffix[1:2].isalpha() else ""
+
+
 def check_result_path(path: Path) -> Path:
     """`path`, if images can be written to it; InputError if it has another suffix or is a directory that holds files.
 
     .png is one picture of all images, .npy their array, .npz the arrays that FID tools read, and a path without suffix
     a directory with one PNG an image.
     """
-    if path.suffix not in (".png", ".npy", ".npz", ""):
+    if file_type(path) not in (".png", ".npy", ".npz", ""):
         raise InputError(f"--out {path}: must end in .png, .npy or .npz, or be a directory for one PNG an image")
-    if not path.suffix and path.exists() and not path.is_dir():
+    if not file_type(path) and path.exists() and not path.is_dir():
         raise InputError(f"--out {path}: is a file without .png, .npy or .npz; name a new directory")
-    if path.is_dir() and (path.suffix or any(path.iterdir())):
+    if path.is_dir() and (file_type(path) or any(path.iterdir())):
         raise InputError(f"--out {path}: is a directory that holds something; name a file or a new directory")
     return path
 

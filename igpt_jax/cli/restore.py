@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, SamplerArgs
-from igpt_jax.cli.output import Drawn, check_result_path, save_images
+from igpt_jax.cli.output import Drawn, check_result_path, file_type, save_images
 from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -50,7 +50,7 @@ class Restore(JoinedCommand):
         """Restores, writes and compares."""
         self.check()
         out = check_result_path(self.weights.result_path(self.out, f"restorations-seed{self.sampler.seed}.png"))
-        if out.suffix not in ("", ".png"):
+        if file_type(out) not in ("", ".png"):
             raise InputError(f"--out {out}: must end in .png, or be a directory for one PNG a picture")
 
         from igpt_jax.parallel.processes import raise_on_all, require_same

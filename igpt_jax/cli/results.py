@@ -22,7 +22,7 @@ class Results(io.TextIOBase):
         self._fd, self._encoding, self.failed = fd, encoding, False
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._encoding
 
     def fileno(self) -> int:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.holes import brush
 from igpt_jax.keys import fold_in
@@ -54,7 +55,10 @@ def completions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     images = context.data.images(context.held_out, max(1, n // 8))
     known, is_clip = top_rows(context.model.cfg.grid), images.ndim == 5
     count = 2 if is_clip else 5
-    drawn = complete(context.model, params, context.palette, images, known, count, sampler=context.cfg.sampler)
+    sampler, classes = context.cfg.sampler, None
+    if sampler.guidance != 1:  # without a class there is nothing to be guided by
+        classes = subset(context.held_out, len(images)).labels
+    drawn = complete(context.model, params, context.palette, images, known, count, sampler=sampler, classes=classes)
     if is_clip:
         half = len(known) // 2
         return _clip_rows(images, drawn, [("known", half), ("original, then two drawn", len(known) - half)])
@@ -114,6 +118,10 @@ PICTURES: dict[str, MakePicture] = {
     "reconstructions": reconstructions,
     "restorations": restorations,
 }
+
+
+TASKS = {"inpaintings": "inpaint", "samples": "sample", "completions": "complete", "restorations": "restore"}
+"""Picture -> what is drawn for it (`sampling.request.TASKS`)."""
 
 
 def write_picture(context: EvalContext, params: Any, name: str, path: Path, n: int) -> None:

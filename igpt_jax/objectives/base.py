@@ -58,10 +58,16 @@ class Scores(NamedTuple):
         """Losses and metrics."""
         return {**self.losses, **self.metrics}
 
+    @property
+    def summed(self) -> Scores:
+        """Of the scores of images, those of all of them."""
+        losses, metrics = ({name: mean.summed for name, mean in x.items()} for x in (self.losses, self.metrics))
+        return Scores(losses, metrics)
+
     def loss(self, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
         """The loss; or, with the weights of a larger batch, the part that these images add to it."""
-        sums = {name: mean.summed for name, mean in self.losses.items()}
-        parts = [Mean(m.total, m.weight if weights is None else weights[name]) for name, m in sums.items()]
+        losses = self.summed.losses.items()
+        parts = [Mean(m.total, m.weight if weights is None else weights[name]) for name, m in losses]
         return sum((part.value for part in parts), jnp.float32(0))
 
 

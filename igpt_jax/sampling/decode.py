@@ -53,6 +53,7 @@ def decode(
     n_ctx = tokens_BT.shape[1]
     if order_BT is None:
         order_BT = jnp.broadcast_to(jnp.arange(n_ctx)[None], tokens_BT.shape)
+    order_BT = order_BT.astype(jnp.int32)  # whatever jax_enable_x64 says
     tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT, known_BT))
     variables = {"params": decoding_weights(model, params)}
 

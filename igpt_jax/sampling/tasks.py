@@ -175,13 +175,18 @@ def check_model(model: ImageGPT, params: Params, palette: Palette, picture: bool
     Args:
       picture: whether it is given a damaged picture to draw from.
     """
-    if model.cfg.has_conditioning and not picture:
-        raise InputError("model: draws from a damaged picture, which `igpt restore` and `igpt_jax.restore` take")
-    if not model.cfg.causal:
+    check_draws(model.cfg, picture)
+    check_weights(model, params, palette)
+
+
+def check_draws(cfg: ModelConfig, picture: bool = False) -> None:
+    """Raises InputError unless a model draws pixel after pixel, from a degraded picture or from none."""
+    if cfg.has_conditioning and not picture:
+        raise InputError("model: draws from a degraded picture, which `restore` takes")
+    if not cfg.causal:
         raise InputError(
             "model.causal: a BERT model sees all pixels at once and does not draw one after another; it can inpaint"
         )
-    check_weights(model, params, palette)
 
 
 def check_weights(model: ImageGPT, params: Params, palette: Palette) -> None:

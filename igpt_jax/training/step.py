@@ -129,8 +129,8 @@ def make_train_step(
         params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
     ) -> tuple[Params, jax.Array, dict[str, Mean]]:
         def loss(params: Params) -> tuple[jax.Array, dict[str, Mean]]:
-            measured = scores(params, batch, keys_B)
-            return measured.loss(weights), {name: mean.summed for name, mean in measured.each.items()}
+            measured = scores(params, batch, keys_B).summed
+            return measured.loss(weights), measured.each
 
         (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return grads, value, sums
@@ -138,7 +138,7 @@ def make_train_step(
     def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
         """The sums over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
         # Weights do not depend on the parameters, so the compiler drops the decoder here.
-        weights = {name: mean.summed.weight for name, mean in scores(params, batch, keys_B).losses.items()}
+        weights = {name: mean.weight for name, mean in scores(params, batch, keys_B).summed.losses.items()}
 
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

@@ -308,7 +308,8 @@ print(len(multiprocessing.active_children()))
 def test_a_program_whose_children_cannot_start_is_told_so(tmp_path):
     """Without a guard each worker would run the program again, and the first would wait for it for ever."""
     (tmp_path / "program.py").write_text(
-        f"{HEAD}from igpt_jax.errors import InputError\ntry:\n    start(1)\nexcept InputError as error:\n    print(error)\n"
+        f"{HEAD}from igpt_jax.errors import InputError\n"
+        "try:\n    start(1)\nexcept InputError as error:\n    print(error)\n"
     )
     env = os.environ | {"PYTHONPATH": str(Path(igpt_jax.__file__).parents[1])}
     done = subprocess.run(
