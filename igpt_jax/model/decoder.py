@@ -19,6 +19,7 @@ from flax import linen as nn
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model.attention import BACKENDS, Mask, platform
+from igpt_jax.model.axes import AXES
 from igpt_jax.model.blocks import Block, BlockOutput, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
 from igpt_jax.model.inputs import example_inputs, to_inputs
@@ -34,7 +35,7 @@ UNROLLED = {"gpu": math.inf, "cpu": 8}
 TABLES = {
     "wte": Table(0.02, lambda cfg: cfg.vocab_size),
     "wtet": Table(0.0, lambda cfg: cfg.vocab_size),
-    "sos": Table(0.02, lambda cfg: int(cfg.causal), is_vector=True),
+    "sos": Table(0.02, lambda cfg: int(cfg.causal)),
     "prefix_w": Table(0.02, lambda cfg: cfg.prefix_values),
     "prefix_wpe": Table(0.01, lambda cfg: cfg.prefix_slots),
     "aligned_w": Table(0.01, lambda cfg: cfg.aligned_values),
@@ -58,16 +59,12 @@ class ImageGPT(nn.Module):
     """Image GPT (paper section 2; release, `src/model.py`).
 
     `model.apply({'params': params}, tokens_BT)` gives the logits of every token, the first included: the start vector
-    and the shift by one are inside. A fresh model predicts all V colours alike (loss = ln V), because the output head
-    starts at zero; so do the classification head, the class table and the tables for other orders and frames.
+    and the shift by one are inside. With `cfg.causal=False` it is the BERT variant: no start vector, no shift, every
+    slot sees every slot. A fresh model predicts all V colours alike (loss = ln V): the output head starts at zero.
 
-    With `cfg.causal=False` it is the BERT variant: no start vector, no shift, every slot sees every slot, and the
-    logits at t are those of token t itself.
-
-    Every method takes either tokens [B, T] or `Inputs`, for orders and contents of one's own. JAX reads another row
-    for a token that is not in 0..V - 1 and says nothing; under `checkify(..., errors=checkify.index_checks)` (of
-    jax.experimental) a token of V or more is an error. For `jax.jvp`, `jax.hessian` and other forward-mode derivatives
-    set compute.forward_mode. What does not fit the model is an InputError.
+    Every method takes tokens [B, T] or `Inputs`. JAX reads another row for a token that is not in 0..V - 1 and says
+    nothing; under `checkify(..., errors=checkify.index_checks)` (of jax.experimental) a token of V or more is an
+    error. For `jax.jvp`, `jax.hessian` and other forward-mode derivatives set compute.forward_mode.
     """
 
     cfg: ModelConfig
@@ -112,29 +109,24 @@ class ImageGPT(nn.Module):
 
     def _table(self, name: str, table: Table) -> Any:
         init = nn.initializers.normal(table.std) if table.std else nn.initializers.zeros
-        shape = (self.cfg.d_model,) if table.is_vector else (table.rows(self.cfg), self.cfg.d_model)
+        shape = (table.rows(self.cfg), self.cfg.d_model)[-len(AXES[name]) :]
         return self.param(name, init, shape, jnp.float32)
 
     def __call__(
         self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None, class_B: jax.Array | None = None
     ) -> jax.Array:
-        """Logits float32 [B, T, V]. Those of a causal model at slot t depend on the slots up to t alone.
+        """Logits float32 [B, T, V], of tokens int [B, cfg.n_ctx] in raster order, or of `Inputs`.
 
-        Args:
-          tokens: int [B, T] palette ids in raster order, T = cfg.n_ctx; or Inputs, which hold everything.
-          visible_BT: bool [B, T], for BERT: where False, the token's embedding is zero (its position's is not).
-          class_B: int [B], for class-conditional models: 0..cond_classes - 1, or -1 for no class.
+        For BERT, where `visible_BT` is False the token's embedding is zero (its position's is not). For a
+        class-conditional model, `class_B` is 0..cond_classes - 1, or -1 for no class.
         """
         return self._logits(self._trunk(to_inputs(self.cfg, tokens, visible_BT, class_B))[0])
 
     def logits_and_classes(
         self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits of tokens [B, T, V] and of classes [B, C], both float32, from one pass.
-
-        The classes are read off the mean over slots of the final normed states (paper section 2.3), or off what block
-        cfg.clf_layer reads.
-        """
+        """Logits of tokens [B, T, V] and of classes [B, C], both float32. The classes are read off the mean over slots
+        of the final normed states (paper section 2.3), or of what block cfg.clf_layer reads."""
         if not self.cfg.clf_classes:
             raise InputError("model.clf_classes: this model has no classification head; set the number of classes")
         x_BTD, layers = self._trunk(to_inputs(self.cfg, tokens, visible_BT))
@@ -151,10 +143,9 @@ class ImageGPT(nn.Module):
     def hidden_states(
         self, tokens: jax.Array | Inputs, layers: tuple[int, ...] | None = None, visible_BT: jax.Array | None = None
     ) -> jax.Array:
-        """Normed states of every slot: [len(layers), B, T, D] in the compute type.
+        """Normed states of every slot, those of a prefix first: [len(layers), B, P + T, D] in the compute type.
 
         Layer i in 0..N - 1 is what block i's attention reads (n^l of paper section 2.4), N what the output head reads.
-        None takes all N + 1. With a prefix, the blocks' states begin with the P prefix slots.
         """
         n = self.cfg.n_layer
         chosen = tuple(range(n + 1)) if layers is None else tuple(layers)
@@ -164,16 +155,10 @@ class ImageGPT(nn.Module):
         return jnp.stack([x_BTD if i == n else outputs.normed_BTD[i] for i in chosen])
 
     def extend(self, inputs: Inputs, cache: Cache, at: jax.Array | int) -> tuple[jax.Array, Cache]:
-        """Decodes T more slots: all known ones at once, one after another, or several guesses to be checked.
+        """Logits float32 [B, T, V] of T more slots, and the cache with their rows added (`init_cache`, `grow_cache`).
 
-        Args:
-          inputs: the T new slots; the prefix belongs to those at row 0.
-          cache: holds `at` rows, and has room for these slots (`init_cache`, `grow_cache`).
-          at: int scalar, the row of the first new slot, or [B] where images are at different rows. A Python 0 takes
-            the fast way of a whole sequence.
-
-        Returns:
-          logits float32 [B, T, V] of the slots' targets, and the cache with their rows added.
+        `at` is the row of the first new slot, or int [B] where images are at different rows. A Python 0 takes the fast
+        way of a whole sequence; a prefix belongs to the slots at row 0.
         """
         if not self.cfg.causal:
             raise InputError("model.causal: a BERT model sees all pixels at once and cannot decode one after another")

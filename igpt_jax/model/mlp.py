@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 from flax import linen as nn
@@ -34,15 +34,14 @@ class MLP(nn.Module):
 
 @dataclass(frozen=True)
 class Mlp:
-    """One kind of feed-forward layer."""
+    """One kind of feed-forward layer. A row of one's own passes `axes` and `optional` to `add_parameters`, too."""
 
     layer: Callable[[ModelConfig, ComputeConfig, Hooks], nn.Module]
-    """Makes the module, slots [B, T, D] -> [B, T, D]."""
     axes: Mapping[str, tuple[str, ...]]
-    """For `AXES`: the dims of its parameters, `h/mlp/...`. A row of one's own calls `add_parameters`."""
+    """Of its parameters `h/mlp/...`, for `AXES`."""
     width: Callable[[ModelConfig], int] = lambda cfg: 4 * cfg.d_model
-    """F, the width between the two projections."""
-    optional: frozenset[str] = field(default_factory=frozenset)
+    """F, between the two projections."""
+    optional: frozenset[str] = frozenset()
     """Parameters that weights to start from may lack, beside biases (`OPTIONAL`)."""
 
 

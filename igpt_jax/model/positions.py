@@ -14,22 +14,17 @@ from igpt_jax.model.axes import add_parameters
 
 
 class Table(NamedTuple):
-    """An array that is looked up: [rows, D], or [D] for a single vector."""
+    """An array [rows, D], or the vector [D]: the spread of its first values, and how many rows a model has of it."""
 
     std: float
-    """Of its first values; 0 for zeros."""
     rows: Callable[[ModelConfig], int]
-    """0 in a model without it."""
-    is_vector: bool = False
 
 
 class Places(NamedTuple):
     """Grid positions of slots, int [B, T] or [1, T], in raster order; -1 for none (prefix slots, a start's source)."""
 
     target: jax.Array
-    """Whose colour the slot predicts."""
     source: jax.Array
-    """Where the colour that it is fed comes from."""
 
 
 Add = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], jax.Array]
@@ -42,11 +37,13 @@ def _nothing(tables: Mapping[str, jax.Array], x_BTD: jax.Array, at_BT: jax.Array
 
 @dataclass(frozen=True)
 class Positions:
-    """One way: what is added to a slot before the blocks, and what turns its query and key inside them."""
+    """One way: what is added to a slot before the blocks, and what turns its query and key inside them.
+
+    A row of one's own passes its `axes` and `optional` (`AXES`, `OPTIONAL`) to `add_parameters`, too.
+    """
 
     tables: Mapping[str, Table] = field(default_factory=dict)
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For `AXES`. A row of one's own calls `add_parameters`."""
     optional: frozenset[str] = frozenset()
     add_source: Add = _nothing
     """To what a slot is fed of a colour; nothing is left of it where the slot is fed none."""
