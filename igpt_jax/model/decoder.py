@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from igpt_jax.model.blocks import Block, BlockOutput, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
 from igpt_jax.model.inputs import example_inputs, to_inputs
 from igpt_jax.model.mlp import MLPS
-from igpt_jax.model.positions import POSITIONS, Places, Table
+from igpt_jax.model.positions import POSITIONS, Places
 from igpt_jax.model.projection import Hooks
 from igpt_jax.sequence import Inputs
 
@@ -32,17 +33,20 @@ UNROLLED = {"gpu": math.inf, "cpu": 8}
 """Platform -> up to how many layers compute.scan_layers = auto unrolls; 0 elsewhere. On CPUs a step is up to
 15 % shorter, but 24 layers compile three times as long."""
 
-TABLES = {
-    "wte": Table(0.02, lambda cfg: cfg.vocab_size),
-    "wtet": Table(0.0, lambda cfg: cfg.vocab_size),
-    "sos": Table(0.02, lambda cfg: int(cfg.causal)),
-    "prefix_w": Table(0.02, lambda cfg: cfg.prefix_values),
-    "prefix_wpe": Table(0.01, lambda cfg: cfg.prefix_slots),
-    "aligned_w": Table(0.01, lambda cfg: cfg.aligned_values),
-    "clf": Table(0.0, lambda cfg: cfg.clf_classes),
-    "class_table": Table(0.0, lambda cfg: cfg.cond_classes),
+TABLES: dict[str, tuple[float, Callable[[ModelConfig], int]]] = {
+    "wpe": (0.01, lambda cfg: POSITIONS[cfg.positions].learned * cfg.n_ctx // cfg.n_frame),
+    "wte": (0.02, lambda cfg: cfg.vocab_size),
+    "wtet": (0.0, lambda cfg: cfg.vocab_size),
+    "sos": (0.02, lambda cfg: cfg.causal),
+    "wpe_source": (0.0, lambda cfg: POSITIONS[cfg.positions].learned * cfg.any_order * cfg.n_ctx),
+    "wpe_frame": (0.0, lambda cfg: POSITIONS[cfg.positions].learned * (cfg.n_frame > 1) * cfg.n_frame),
+    "prefix_w": (0.02, lambda cfg: cfg.prefix_values),
+    "prefix_wpe": (0.01, lambda cfg: cfg.prefix_slots),
+    "aligned_w": (0.01, lambda cfg: cfg.aligned_values),
+    "clf": (0.0, lambda cfg: cfg.clf_classes),
+    "class_table": (0.0, lambda cfg: cfg.cond_classes),
 }
-"""What the decoder holds beside its blocks and positions."""
+"""What the decoder holds beside its blocks: name -> spread of the first values, and how many rows a model has of it."""
 
 
 def remat_policy(remat: str) -> Any:
@@ -85,13 +89,12 @@ class ImageGPT(nn.Module):
         for name, rows in (("positions", POSITIONS), ("mlp", MLPS)):
             if getattr(cfg, name) not in rows:
                 raise InputError(f"model.{name}: must be one of {', '.join(rows)}; got {getattr(cfg, name)!r}")
-        tables = dict(POSITIONS[cfg.positions].tables) | TABLES
-        released = ("wpe", "wte", "wtet", "sos")  # they draw their first values before any addition does
-        self.tables = {
-            name: self._table(name, tables[name])
-            for name in sorted(tables, key=lambda name: name not in released)
-            if tables[name].rows(cfg)
-        }
+        tables: dict[str, Any] = {}
+        for name, (std, rows) in TABLES.items():
+            if n := int(rows(cfg)):
+                init = nn.initializers.normal(std) if std else nn.initializers.zeros
+                tables[name] = self.param(name, init, (n, cfg.d_model)[-len(AXES[name]) :], jnp.float32)
+        self.tables = tables
         if scanned == "auto":
             scanned = cfg.n_layer > UNROLLED.get(platform(), 0)
         if self.compute.remat != "none":
@@ -106,11 +109,6 @@ class ImageGPT(nn.Module):
         )
         self.h = layers(cfg, self.compute, self.mask, self.hooks)
         self.ln_f = RMSNorm(self.compute.forward_mode)
-
-    def _table(self, name: str, table: Table) -> Any:
-        init = nn.initializers.normal(table.std) if table.std else nn.initializers.zeros
-        shape = (table.rows(self.cfg), self.cfg.d_model)[-len(AXES[name]) :]
-        return self.param(name, init, shape, jnp.float32)
 
     def __call__(
         self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None, class_B: jax.Array | None = None
@@ -180,12 +178,17 @@ class ImageGPT(nn.Module):
 
     def _embed(self, inputs: Inputs) -> tuple[jax.Array, Places]:
         """What each slot holds, prefix slots first, [B, P + T, D] in the compute type; and where it is."""
-        tables, positions = self.tables, POSITIONS[self.cfg.positions]
-        x_BTD = positions.add_source(tables, tables["wte"][inputs.token], inputs.source)
+        tables = self.tables
+        x_BTD = tables["wte"][inputs.token]
+        if "wpe_source" in tables:
+            x_BTD = x_BTD + tables["wpe_source"][inputs.source]
         x_BTD = jnp.where(inputs.fed[..., None], x_BTD, 0)
         if self.cfg.causal:
             x_BTD = jnp.where(inputs.start[..., None], self._start(inputs.class_id)[:, None], x_BTD)
-        x_BTD = positions.add_target(tables, x_BTD, inputs.target)
+        if "wpe" in tables:
+            frame, place = jnp.divmod(inputs.target, len(tables["wpe"]))
+            x_BTD = x_BTD + tables["wpe"][place]
+            x_BTD = x_BTD + tables["wpe_frame"][frame] if "wpe_frame" in tables else x_BTD
         if inputs.aligned is not None:
             around_BTA = jnp.take_along_axis(inputs.aligned, inputs.target[..., None], axis=1)
             x_BTD = x_BTD + jnp.einsum("bta,ad->btd", around_BTA, tables["aligned_w"])

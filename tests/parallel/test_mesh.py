@@ -66,7 +66,7 @@ def test_under_a_mesh_of_explicit_axes_it_works_or_is_refused_in_one_line(tiny):
                 refused("axes of type Explicit, and the model needs Auto", run, {"params": params}, tokens)
             np.testing.assert_array_equal(sample(model, params, PALETTE, 2), expected)
             placed = jax.device_put(params, NamedSharding(mesh, P()))
-            refused("of type Auto", sample, model, placed, PALETTE, 2)
+            refused("mesh: ", sample, model, placed, PALETTE, 2)
     with jax.set_mesh(jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])):
         assert model.apply({"params": params}, tokens).shape == (4, 64, 16)
 
