@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,9 +24,10 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         d, f = self.cfg.d_model, mlp_width(self.cfg)
-        common = dict(stddev=0.02, use_bias=self.cfg.use_bias, hooks=self.hooks)
-        self.c_fc = Projection((d, f), reads_last=False, width_dim=0, **common)
-        self.c_proj = Projection((f, d), reads_last=False, width_dim=1, **common)
+        bias, hooks = self.cfg.use_bias, self.hooks
+        layer = functools.partial(Projection, reads_last=False, stddev=0.02, use_bias=bias, hooks=hooks)
+        self.c_fc = layer((d, f), width_dim=0)
+        self.c_proj = layer((f, d), width_dim=1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         activation = plain_gelu2 if self.compute.forward_mode else gelu2
