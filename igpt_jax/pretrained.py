@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,6 @@ def class_index(pretrained: Pretrained, name_or_number: str) -> int:
     """The number of a class that is named, or numbered: 'cat' -> 3, '3' -> 3, and '-1' -> -1 for no class.
 
     A class whose name is a number is found by its name.
-
     """
     cfg, names = pretrained.config.model, pretrained.class_names
     name_or_number = normal_form(name_or_number)
@@ -122,12 +121,7 @@ def load_workdir(
 ) -> Pretrained:
     """Reads a run's model: the averaged weights if the run kept them, else the plain ones.
 
-    Args:
-      workdir: as given to `igpt train`.
-      step: which checkpoint; None for the newest that is intact.
-      mesh: where the parameters go; None for the first device, whole.
-      allow_nonfinite: load weights that hold NaN or Inf, too.
-
+    `step` None takes the newest checkpoint that is intact; `mesh` None places the parameters on the first device.
     """
     workdir = local_path(workdir, "workdir")
     checkpoints = workdir_checkpoints(workdir, step)
@@ -148,11 +142,7 @@ def load_workdir(
 
 
 def workdir_checkpoints(workdir: Path, step: int | None = None) -> list[CheckpointMeta]:
-    """The metadata of a workdir's checkpoints, or of the one at a step, newest first; at least one.
-
-    Raises:
-      InputError: no such directory, no checkpoint, not at that step, or none whose metadata can be read.
-    """
+    """The metadata of a workdir's checkpoints, or of the one at a step, newest first; at least one."""
     on_process_zero(lambda: _require_checkpoints(workdir))
     checkpoints = list_checkpoints(workdir, step)
     if not checkpoints:
@@ -213,11 +203,7 @@ def _count_nonfinite(x: jax.Array) -> jax.Array:
 
 
 def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
-    """Writes weights as a workdir of one checkpoint that `load_workdir` reads back. No run can be continued in it.
-
-    Raises:
-      InputError: the directory holds something already, is an address, or cannot be written.
-    """
+    """Writes weights as a workdir of one checkpoint that `load_workdir` reads back. No run can be continued in it."""
     workdir = local_path(workdir, "workdir")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"workdir {workdir}: holds something already; name a new or empty directory")
@@ -229,28 +215,16 @@ def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
         save_weights(workdir, CheckpointMeta(pretrained.step or 0, cfg, *known), pretrained.params)
 
 
-_CAN_BE_ADDED = (
-    "use_bias",
-    "clf_classes",
-    "clf_layer",
-    "cond_classes",
-    "any_order",
-    "prefix_slots",
-    "prefix_values",
-    "aligned_values",
-)
+_CAN_BE_ADDED = {part.name for part in fields(ModelConfig) if not part.default}
 """What weights to start from may lack: the parameters are new (`is_optional`, `CONDITIONING`)."""
 
 
 def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
     """The model of a run that starts from weights: their sizes, with the additions that the run asks for.
 
-    Sizes are grid, palette, layers, heads, width, biases, and whether it is causal. Classes, other orders and a
-    conditioning picture are those that are asked for, and where none are, those of the weights. So are the frames of a
-    model of clips that starts from a model of pictures.
-
-    Raises:
-      InputError: the two do not go together.
+    Sizes are grid, palette, layers, heads, width, biases, variants, and whether it is causal. Classes, other orders and
+    a conditioning picture are those that are asked for, and where none are, those of the weights. So are the frames of
+    a model of clips that starts from a model of pictures.
     """
     picture = asked if asked.has_conditioning else weights
     starts_clips = len(asked.grid) == 3 and len(weights.grid) == 2
@@ -268,11 +242,7 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
 
 
 def check_initial(abstract: TrainState, cfg: Config, pretrained: Pretrained) -> None:
-    """Checks that a run can start from these weights: every parameter is there and fits.
-
-    Raises:
-      InputError: the models differ, and all differences are named; or parameters are missing, extra or mis-shaped.
-    """
+    """Raises InputError, which names all differences, unless a run can start from these weights."""
     here, there = cfg.model, pretrained.config.model
     faults, remedies = _grid_faults(cfg, there), ["set model.* as it was made"]
     if faults and cfg.init_grid == "same" and not _grid_faults(replace(cfg, init_grid="interpolate"), there):
@@ -334,8 +304,7 @@ def on_grid(params: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
 def init_from_pretrained(state: TrainState, pretrained: Pretrained, grid: tuple[int, ...] | None = None) -> TrainState:
     """The initial state with its parameters, and their average, replaced by checked weights (`check_initial`).
 
-    Args:
-      grid: of the run's model, to which position tables are resized (init_grid); None is that of the weights.
+    `grid` is that of the run's model, to which position tables are resized (init_grid); None is that of the weights.
     """
     there = pretrained.config.model.grid
     tree = on_grid(pretrained.params, there, grid or there)

@@ -9,6 +9,9 @@ Params = Any
 """A nested dict of float32 arrays, as `model.init` returns it under "params"."""
 
 AXES: dict[str, tuple[str, ...]] = {
+    "wpe": ("position", "embed"),
+    "wpe_source": ("position", "embed"),
+    "wpe_frame": ("frame", "embed"),
     "wte": ("vocab", "embed"),
     "sos": ("embed",),
     "class_table": ("class", "embed"),
@@ -29,9 +32,9 @@ AXES: dict[str, tuple[str, ...]] = {
     "h/ln_2/g": ("layer", "norm"),
     "ln_f/g": ("norm",),
 }
-"""End of a parameter's path -> the name of each dim. The rows of `POSITIONS` and `MLPS` add theirs."""
+"""End of a parameter's path -> the name of each dim. The rows of `MLPS` add theirs."""
 
-OPTIONAL = {"clf", "class_table"}
+OPTIONAL = {"clf", "class_table", "wpe_source", "wpe_frame"}
 """What weights to start from may lack beside biases, see `is_optional`."""
 
 CONDITIONING = frozenset({"prefix_w", "prefix_wpe", "aligned_w"})

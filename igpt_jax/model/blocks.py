@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,12 +39,12 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         d, n = self.cfg.d_model, self.cfg.n_layer
-        shape = (self.cfg.n_head, self.cfg.head_dim, d)
-        common: Any = dict(width_dim=2, use_bias=self.cfg.use_bias, hooks=self.hooks)
-        self.q_proj = Projection(shape, reads_last=True, stddev=d**-0.5, **common)
-        self.k_proj = Projection(shape, reads_last=True, stddev=d**-0.5, **common)
-        self.v_proj = Projection(shape, reads_last=True, stddev=d**-0.5, **common)
-        self.c_proj = Projection(shape, reads_last=False, stddev=(d * n) ** -0.5, **common)
+        shape, bias = (self.cfg.n_head, self.cfg.head_dim, d), self.cfg.use_bias
+        heads = functools.partial(Projection, shape, width_dim=2, use_bias=bias, hooks=self.hooks)
+        self.q_proj = heads(reads_last=True, stddev=d**-0.5)
+        self.k_proj = heads(reads_last=True, stddev=d**-0.5)
+        self.v_proj = heads(reads_last=True, stddev=d**-0.5)
+        self.c_proj = heads(reads_last=False, stddev=(d * n) ** -0.5)
 
     def __call__(
         self, x_BTD: jax.Array, places: Places, cache: LayerCache | None, at: jax.Array | int

@@ -11,15 +11,12 @@ from igpt_jax.config import ComputeConfig, ModelConfig
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, each [B, H, S, K]. Rows that are not filled hold zeros.
-
-    In int8, every slot and head has a scale of its own: its largest value is 127 times the scale.
-    """
+    """Keys and values of one layer, each [B, H, S, K]; rows that are not filled hold zeros. In int8 every slot and head
+    has a scale, float32 [B, H, S, 1]: its largest value is 127 times the scale."""
 
     k: jax.Array
     v: jax.Array
     k_scale: jax.Array | None = None
-    """float32 [B, H, S, 1]; None but for int8."""
     v_scale: jax.Array | None = None
 
     def updated(self, k_BTHK: jax.Array, v_BTHK: jax.Array, at: jax.Array | int) -> LayerCache:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,11 +20,12 @@ from flax import linen as nn
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model.attention import BACKENDS, Mask, platform
+from igpt_jax.model.axes import AXES
 from igpt_jax.model.blocks import Block, BlockOutput, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
 from igpt_jax.model.inputs import example_inputs, to_inputs
 from igpt_jax.model.mlp import MLPS
-from igpt_jax.model.positions import POSITIONS, Places, Table
+from igpt_jax.model.positions import POSITIONS, Places
 from igpt_jax.model.projection import Hooks
 from igpt_jax.sequence import Inputs
 
@@ -31,17 +33,20 @@ UNROLLED = {"gpu": math.inf, "cpu": 8}
 """Platform -> up to how many layers compute.scan_layers = auto unrolls; 0 elsewhere. On CPUs a step is up to
 15 % shorter, but 24 layers compile three times as long."""
 
-TABLES = {
-    "wte": Table(0.02, lambda cfg: cfg.vocab_size),
-    "wtet": Table(0.0, lambda cfg: cfg.vocab_size),
-    "sos": Table(0.02, lambda cfg: int(cfg.causal), is_vector=True),
-    "prefix_w": Table(0.02, lambda cfg: cfg.prefix_values),
-    "prefix_wpe": Table(0.01, lambda cfg: cfg.prefix_slots),
-    "aligned_w": Table(0.01, lambda cfg: cfg.aligned_values),
-    "clf": Table(0.0, lambda cfg: cfg.clf_classes),
-    "class_table": Table(0.0, lambda cfg: cfg.cond_classes),
+TABLES: dict[str, tuple[float, Callable[[ModelConfig], int]]] = {
+    "wpe": (0.01, lambda cfg: POSITIONS[cfg.positions].learned * cfg.n_ctx // cfg.n_frame),
+    "wte": (0.02, lambda cfg: cfg.vocab_size),
+    "wtet": (0.0, lambda cfg: cfg.vocab_size),
+    "sos": (0.02, lambda cfg: cfg.causal),
+    "wpe_source": (0.0, lambda cfg: POSITIONS[cfg.positions].learned * cfg.any_order * cfg.n_ctx),
+    "wpe_frame": (0.0, lambda cfg: POSITIONS[cfg.positions].learned * (cfg.n_frame > 1) * cfg.n_frame),
+    "prefix_w": (0.02, lambda cfg: cfg.prefix_values),
+    "prefix_wpe": (0.01, lambda cfg: cfg.prefix_slots),
+    "aligned_w": (0.01, lambda cfg: cfg.aligned_values),
+    "clf": (0.0, lambda cfg: cfg.clf_classes),
+    "class_table": (0.0, lambda cfg: cfg.cond_classes),
 }
-"""What the decoder holds beside its blocks and positions."""
+"""What the decoder holds beside its blocks: name -> spread of the first values, and how many rows a model has of it."""
 
 
 def remat_policy(remat: str) -> Any:
@@ -58,16 +63,12 @@ class ImageGPT(nn.Module):
     """Image GPT (paper section 2; release, `src/model.py`).
 
     `model.apply({'params': params}, tokens_BT)` gives the logits of every token, the first included: the start vector
-    and the shift by one are inside. A fresh model predicts all V colours alike (loss = ln V), because the output head
-    starts at zero; so do the classification head, the class table and the tables for other orders and frames.
+    and the shift by one are inside. With `cfg.causal=False` it is the BERT variant: no start vector, no shift, every
+    slot sees every slot. A fresh model predicts all V colours alike (loss = ln V): the output head starts at zero.
 
-    With `cfg.causal=False` it is the BERT variant: no start vector, no shift, every slot sees every slot, and the
-    logits at t are those of token t itself.
-
-    Every method takes either tokens [B, T] or `Inputs`, for orders and contents of one's own. JAX reads another row
-    for a token that is not in 0..V - 1 and says nothing; under `checkify(..., errors=checkify.index_checks)` (of
-    jax.experimental) a token of V or more is an error. For `jax.jvp`, `jax.hessian` and other forward-mode derivatives
-    set compute.forward_mode. What does not fit the model is an InputError.
+    Every method takes tokens [B, T] or `Inputs`. JAX reads another row for a token that is not in 0..V - 1 and says
+    nothing; under `checkify(..., errors=checkify.index_checks)` (of jax.experimental) a token of V or more is an
+    error. For `jax.jvp`, `jax.hessian` and other forward-mode derivatives set compute.forward_mode.
     """
 
     cfg: ModelConfig
@@ -88,13 +89,12 @@ class ImageGPT(nn.Module):
         for name, rows in (("positions", POSITIONS), ("mlp", MLPS)):
             if getattr(cfg, name) not in rows:
                 raise InputError(f"model.{name}: must be one of {', '.join(rows)}; got {getattr(cfg, name)!r}")
-        tables = dict(POSITIONS[cfg.positions].tables) | TABLES
-        released = ("wpe", "wte", "wtet", "sos")  # they draw their first values before any addition does
-        self.tables = {
-            name: self._table(name, tables[name])
-            for name in sorted(tables, key=lambda name: name not in released)
-            if tables[name].rows(cfg)
-        }
+        tables: dict[str, Any] = {}
+        for name, (std, rows) in TABLES.items():
+            if n := int(rows(cfg)):
+                init = nn.initializers.normal(std) if std else nn.initializers.zeros
+                tables[name] = self.param(name, init, (n, cfg.d_model)[-len(AXES[name]) :], jnp.float32)
+        self.tables = tables
         if scanned == "auto":
             scanned = cfg.n_layer > UNROLLED.get(platform(), 0)
         if self.compute.remat != "none":
@@ -110,31 +110,21 @@ class ImageGPT(nn.Module):
         self.h = layers(cfg, self.compute, self.mask, self.hooks)
         self.ln_f = RMSNorm(self.compute.forward_mode)
 
-    def _table(self, name: str, table: Table) -> Any:
-        init = nn.initializers.normal(table.std) if table.std else nn.initializers.zeros
-        shape = (self.cfg.d_model,) if table.is_vector else (table.rows(self.cfg), self.cfg.d_model)
-        return self.param(name, init, shape, jnp.float32)
-
     def __call__(
         self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None, class_B: jax.Array | None = None
     ) -> jax.Array:
-        """Logits float32 [B, T, V]. Those of a causal model at slot t depend on the slots up to t alone.
+        """Logits float32 [B, T, V], of tokens int [B, cfg.n_ctx] in raster order, or of `Inputs`.
 
-        Args:
-          tokens: int [B, T] palette ids in raster order, T = cfg.n_ctx; or Inputs, which hold everything.
-          visible_BT: bool [B, T], for BERT: where False, the token's embedding is zero (its position's is not).
-          class_B: int [B], for class-conditional models: 0..cond_classes - 1, or -1 for no class.
+        For BERT, where `visible_BT` is False the token's embedding is zero (its position's is not). For a
+        class-conditional model, `class_B` is 0..cond_classes - 1, or -1 for no class.
         """
         return self._logits(self._trunk(to_inputs(self.cfg, tokens, visible_BT, class_B))[0])
 
     def logits_and_classes(
         self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits of tokens [B, T, V] and of classes [B, C], both float32, from one pass.
-
-        The classes are read off the mean over slots of the final normed states (paper section 2.3), or off what block
-        cfg.clf_layer reads.
-        """
+        """Logits of tokens [B, T, V] and of classes [B, C], both float32. The classes are read off the mean over slots
+        of the final normed states (paper section 2.3), or of what block cfg.clf_layer reads."""
         if not self.cfg.clf_classes:
             raise InputError("model.clf_classes: this model has no classification head; set the number of classes")
         x_BTD, layers = self._trunk(to_inputs(self.cfg, tokens, visible_BT))
@@ -151,10 +141,9 @@ class ImageGPT(nn.Module):
     def hidden_states(
         self, tokens: jax.Array | Inputs, layers: tuple[int, ...] | None = None, visible_BT: jax.Array | None = None
     ) -> jax.Array:
-        """Normed states of every slot: [len(layers), B, T, D] in the compute type.
+        """Normed states of every slot, those of a prefix first: [len(layers), B, P + T, D] in the compute type.
 
         Layer i in 0..N - 1 is what block i's attention reads (n^l of paper section 2.4), N what the output head reads.
-        None takes all N + 1. With a prefix, the blocks' states begin with the P prefix slots.
         """
         n = self.cfg.n_layer
         chosen = tuple(range(n + 1)) if layers is None else tuple(layers)
@@ -164,16 +153,10 @@ class ImageGPT(nn.Module):
         return jnp.stack([x_BTD if i == n else outputs.normed_BTD[i] for i in chosen])
 
     def extend(self, inputs: Inputs, cache: Cache, at: jax.Array | int) -> tuple[jax.Array, Cache]:
-        """Decodes T more slots: all known ones at once, one after another, or several guesses to be checked.
+        """Logits float32 [B, T, V] of T more slots, and the cache with their rows added (`init_cache`, `grow_cache`).
 
-        Args:
-          inputs: the T new slots; the prefix belongs to those at row 0.
-          cache: holds `at` rows, and has room for these slots (`init_cache`, `grow_cache`).
-          at: int scalar, the row of the first new slot, or [B] where images are at different rows. A Python 0 takes
-            the fast way of a whole sequence.
-
-        Returns:
-          logits float32 [B, T, V] of the slots' targets, and the cache with their rows added.
+        `at` is the row of the first new slot, or int [B] where images are at different rows. A Python 0 takes the fast
+        way of a whole sequence; a prefix belongs to the slots at row 0.
         """
         if not self.cfg.causal:
             raise InputError("model.causal: a BERT model sees all pixels at once and cannot decode one after another")
@@ -195,12 +178,17 @@ class ImageGPT(nn.Module):
 
     def _embed(self, inputs: Inputs) -> tuple[jax.Array, Places]:
         """What each slot holds, prefix slots first, [B, P + T, D] in the compute type; and where it is."""
-        tables, positions = self.tables, POSITIONS[self.cfg.positions]
-        x_BTD = positions.add_source(tables, tables["wte"][inputs.token], inputs.source)
+        tables = self.tables
+        x_BTD = tables["wte"][inputs.token]
+        if "wpe_source" in tables:
+            x_BTD = x_BTD + tables["wpe_source"][inputs.source]
         x_BTD = jnp.where(inputs.fed[..., None], x_BTD, 0)
         if self.cfg.causal:
             x_BTD = jnp.where(inputs.start[..., None], self._start(inputs.class_id)[:, None], x_BTD)
-        x_BTD = positions.add_target(tables, x_BTD, inputs.target)
+        if "wpe" in tables:
+            frame, place = jnp.divmod(inputs.target, len(tables["wpe"]))
+            x_BTD = x_BTD + tables["wpe"][place]
+            x_BTD = x_BTD + tables["wpe_frame"][frame] if "wpe_frame" in tables else x_BTD
         if inputs.aligned is not None:
             around_BTA = jnp.take_along_axis(inputs.aligned, inputs.target[..., None], axis=1)
             x_BTD = x_BTD + jnp.einsum("bta,ad->btd", around_BTA, tables["aligned_w"])

@@ -30,8 +30,7 @@ def _tokens_to_inputs(
             f"tokens of shape {tokens.shape}: the model takes [batch, {cfg.n_ctx}] for its grid {cfg.grid}; flatten "
             "the grid in raster order"
         )
-    pass_inputs = "reads a picture beside the tokens; pass Inputs with it (prefix, aligned)"
-    require(not cfg.has_conditioning, "model", pass_inputs)
+    require(not cfg.has_conditioning, "model", "reads a picture beside the tokens; pass Inputs (prefix, aligned)")
     if not cfg.causal:
         require(class_B is None, "class_B", "a BERT model has no start vector to add a class to")
         return masked_inputs(tokens, visible_BT)

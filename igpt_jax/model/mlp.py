@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 from flax import linen as nn
@@ -24,9 +24,10 @@ class MLP(nn.Module):
 
     def setup(self) -> None:
         d, f = self.cfg.d_model, mlp_width(self.cfg)
-        common: Any = dict(stddev=0.02, use_bias=self.cfg.use_bias, hooks=self.hooks)
-        self.c_fc = Projection((d, f), reads_last=False, width_dim=0, **common)
-        self.c_proj = Projection((f, d), reads_last=False, width_dim=1, **common)
+        bias, hooks = self.cfg.use_bias, self.hooks
+        layer = functools.partial(Projection, reads_last=False, stddev=0.02, use_bias=bias, hooks=hooks)
+        self.c_fc = layer((d, f), width_dim=0)
+        self.c_proj = layer((f, d), width_dim=1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         activation = plain_gelu2 if self.compute.forward_mode else gelu2
@@ -35,15 +36,14 @@ class MLP(nn.Module):
 
 @dataclass(frozen=True)
 class Mlp:
-    """One kind of feed-forward layer."""
+    """One kind of feed-forward layer. A row of one's own passes `axes` and `optional` to `add_parameters`, too."""
 
     layer: Callable[[ModelConfig, ComputeConfig, Hooks], nn.Module]
-    """Makes the module, slots [B, T, D] -> [B, T, D]."""
     axes: Mapping[str, tuple[str, ...]]
-    """For `AXES`: the dims of its parameters, `h/mlp/...`. A row of one's own calls `add_parameters`."""
+    """Of its parameters `h/mlp/...`, for `AXES`."""
     width: Callable[[ModelConfig], int] = lambda cfg: 4 * cfg.d_model
-    """F, the width between the two projections."""
-    optional: frozenset[str] = field(default_factory=frozenset)
+    """F, between the two projections."""
+    optional: frozenset[str] = frozenset()
     """Parameters that weights to start from may lack, beside biases (`OPTIONAL`)."""
 
 

@@ -2,86 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from igpt_jax.config import ModelConfig
-from igpt_jax.model.axes import add_parameters
-
-
-class Table(NamedTuple):
-    """An array that is looked up: [rows, D], or [D] for a single vector."""
-
-    std: float
-    """Of its first values; 0 for zeros."""
-    rows: Callable[[ModelConfig], int]
-    """0 in a model without it."""
-    is_vector: bool = False
 
 
 class Places(NamedTuple):
     """Grid positions of slots, int [B, T] or [1, T], in raster order; -1 for none (prefix slots, a start's source)."""
 
     target: jax.Array
-    """Whose colour the slot predicts."""
     source: jax.Array
-    """Where the colour that it is fed comes from."""
 
 
-Add = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], jax.Array]
-"""(the model's tables, slots [B, T, D], positions int [B, T]) -> the slots with something added."""
+class Positions(NamedTuple):
+    """One way to tell a slot its target and its source (`Inputs`)."""
 
-
-def _nothing(tables: Mapping[str, jax.Array], x_BTD: jax.Array, at_BT: jax.Array) -> jax.Array:
-    return x_BTD
-
-
-@dataclass(frozen=True)
-class Positions:
-    """One way: what is added to a slot before the blocks, and what turns its query and key inside them."""
-
-    tables: Mapping[str, Table] = field(default_factory=dict)
-    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For `AXES`. A row of one's own calls `add_parameters`."""
-    optional: frozenset[str] = frozenset()
-    add_source: Add = _nothing
-    """To what a slot is fed of a colour; nothing is left of it where the slot is fed none."""
-    add_target: Add = _nothing
-    """To every slot but those of a prefix."""
+    learned: bool = False
+    """Whether vectors of tables are added to the slots: `wpe`, and for other orders and clips `wpe_source`, `wpe_frame`
+    (release)."""
     turn: Callable[[ModelConfig, jax.Array, jax.Array], jax.Array] | None = None
     """(cfg, x [B, T, H, K], positions int [B, T]) -> the same shape. Queries are turned by their slot's target, keys by
     its source (`Places`); keys are cached turned, so every attention backend serves."""
 
 
-def _add_source(tables: Mapping[str, jax.Array], x_BTD: jax.Array, source_BT: jax.Array) -> jax.Array:
-    return x_BTD + tables["wpe_source"][source_BT] if "wpe_source" in tables else x_BTD
-
-
-def _add_target(tables: Mapping[str, jax.Array], x_BTD: jax.Array, target_BT: jax.Array) -> jax.Array:
-    frame, place = jnp.divmod(target_BT, tables["wpe"].shape[0])
-    x_BTD = x_BTD + tables["wpe"][place]
-    return x_BTD + tables["wpe_frame"][frame] if "wpe_frame" in tables else x_BTD
-
-
-LEARNED = Positions(
-    tables={
-        "wpe": Table(0.01, lambda cfg: cfg.n_ctx // cfg.n_frame),
-        "wpe_source": Table(0.0, lambda cfg: cfg.n_ctx if cfg.any_order else 0),
-        "wpe_frame": Table(0.0, lambda cfg: cfg.n_frame if cfg.n_frame > 1 else 0),
-    },
-    axes={"wpe": ("position", "embed"), "wpe_source": ("position", "embed"), "wpe_frame": ("frame", "embed")},
-    optional=frozenset({"wpe_source", "wpe_frame"}),
-    add_source=_add_source,
-    add_target=_add_target,
-)
-"""A vector for each position of the grid (release). Those of sources and frames are zero at first."""
-
-POSITIONS: dict[str, Positions] = {"learned": LEARNED}
+POSITIONS: dict[str, Positions] = {"learned": Positions(learned=True)}
 """model.positions -> the way."""
-
-for _row in POSITIONS.values():
-    add_parameters(_row.axes, _row.optional)

@@ -32,7 +32,6 @@ class Projection(nn.Module):
     """
 
     shape: tuple[int, ...]
-    """Of `w`, as in the release."""
     reads_last: bool
     """True: the last dim of `w` is contracted with the input's last dim. False: all others, with the input's last."""
     width_dim: int

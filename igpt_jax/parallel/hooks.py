@@ -67,7 +67,7 @@ def width_first_on_tpus(w: jax.Array, width_dim: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def width_first(w: jax.Array, dim: int) -> jax.Array:
-    """The weight, unchanged; its gradient is made as a matrix whose rows are dim `dim`.
+    """The weight; its gradient is made as a matrix whose rows are dim `dim`. compute.forward_mode does without.
 
     Devices that share the weight along that dim then add up rows, and each keeps its own. Where a bfloat16 gradient is
     split along another dim, the TPU compiler makes every device add up all of it: twice the traffic, not overlapped.

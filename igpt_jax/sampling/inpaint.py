@@ -109,8 +109,8 @@ def inpaint(
 
 
 def _alike(known: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
-    """Numbers of pictures that are filled together. Each gets windows over its own hole, so that no other picture changes its
-    draws: those that have one window in the same place, or the same hole.
+    """Numbers of pictures that are filled together: those that have one window in the same place, or the same hole. Each
+    gets windows over its own hole, so that no other picture changes its draws.
 
     Args:
       known: bool [B, Y, X].

@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 from igpt_jax.config import Config
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import AXES, Params
-from igpt_jax.model.blocks import Hooks
-from igpt_jax.model.decoder import ImageGPT, example_inputs
+from igpt_jax.model.decoder import ImageGPT
+from igpt_jax.model.inputs import example_inputs
+from igpt_jax.model.projection import Hooks
 from igpt_jax.objectives import (
     Batch,
     MakeObjective,
@@ -70,7 +71,8 @@ class Program(NamedTuple):
 
 def make_model(cfg: Config) -> ImageGPT:
     """The decoder of a configuration, for any number of devices."""
-    return ImageGPT(cfg.model, cfg.compute, Hooks(width_first_on_tpus, shard_kernel, split_over_images))
+    weight = None if cfg.compute.forward_mode else width_first_on_tpus
+    return ImageGPT(cfg.model, cfg.compute, Hooks(weight, shard_kernel, split_over_images))
 
 
 def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjective | None = None) -> Program:

@@ -53,7 +53,6 @@ class Case(NamedTuple):
     """What a backend is asked to serve."""
 
     platform: str
-    """'cpu', 'gpu' or 'tpu'."""
     dtype: str
     t: int
     """Queries."""
