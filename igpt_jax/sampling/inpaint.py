@@ -109,7 +109,7 @@ def inpaint(
 
 
 def _alike(known: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
-    """Numbers of pictures that are filled together: those with one window in the same place, or with the same hole. Each
+    """Numbers of pictures that are filled together: those of one window in the same place, or of one hole. Each
     gets windows over its own hole, so that no other picture changes its draws.
 
     Args:
