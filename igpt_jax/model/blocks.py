@@ -69,10 +69,8 @@ class Attention(nn.Module):
 class BlockOutput(NamedTuple):
     """What a block yields beside the residual stream. Under jit, an output that nobody uses costs nothing."""
 
-    normed_BTD: jax.Array
-    """What its attention reads: the normed stream, n^l of paper section 2.4."""
-    pooled_BD: jax.Array
-    """float32: its mean over slots."""
+    normed_BTD: jax.Array  # what its attention reads: n^l of paper section 2.4
+    pooled_BD: jax.Array  # float32: its mean over slots
     cache: LayerCache | None
 
 

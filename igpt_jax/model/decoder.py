@@ -50,8 +50,7 @@ TABLES: dict[str, tuple[float, Callable[[ModelConfig], int]]] = {
 
 
 def remat_policy(remat: str) -> Any:
-    """What compute.remat saves for the backward pass: nothing, or products with weights and the outputs of attention
-    kernels."""
+    """What the backward pass does not compute again: nothing, or products with weights and what kernels put out."""
     if remat == "full":
         return None
     policies = jax.checkpoint_policies
@@ -79,7 +78,6 @@ class ImageGPT(nn.Module):
 
     @property
     def mask(self) -> Mask:
-        """Which slot sees which."""
         if not self.cfg.causal:
             return Mask.full()
         return Mask.with_prefix(self.cfg.prefix_slots) if self.cfg.prefix_slots else Mask.causal()

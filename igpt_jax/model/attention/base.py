@@ -14,10 +14,9 @@ NEGATIVE = -1e10  # the release's value for a masked logit; finite, so that no r
 
 @dataclass(frozen=True)
 class Mask:
-    """Which keys a query sees, as a static value. Positions are places in the sequence, never places in the grid."""
+    """Query t sees keys 0..t (causal), every key (full), or keys 0..t and the first `prefix` keys (prefix)."""
 
     kind: Literal["causal", "full", "prefix"]
-    """Query t sees keys 0..t (causal), every key (full), or keys 0..t and the first `prefix` keys (prefix)."""
     prefix: int = 0
 
     @classmethod
@@ -50,18 +49,15 @@ KINDS = ("causal", "full", "prefix")
 
 
 class Case(NamedTuple):
-    """What a backend is asked to serve."""
+    """What a backend is asked to serve: platform ('cpu', 'gpu' or 'tpu'), t queries, s keys."""
 
     platform: str
     dtype: str
     t: int
-    """Queries."""
     s: int
-    """Keys."""
     head_dim: int
     mask: Mask
     forward_mode: bool = False
-    """Whether forward-mode derivatives are wanted (compute.forward_mode)."""
 
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
@@ -80,7 +76,7 @@ class Backend:
     whole_arrays: bool = False
     """True for a kernel that XLA cannot split over devices; see the `shard_kernel` argument of `attend`."""
     forward_mode: bool = False
-    """Whether `jax.jvp` can differentiate it. Kernels with a backward pass of their own (custom_vjp) it cannot."""
+    """Whether `jax.jvp` can differentiate it, as it cannot a backward pass of its own (custom_vjp)."""
     saves: Callable[..., bool] | None = None
     """A policy for `jax.checkpoint` that saves its outputs (compute.remat = dots); None if it is computed again."""
     backward_products: Callable[[int], int] = lambda keys: 5
