@@ -60,8 +60,8 @@ EXTRA = (
     "test_tpu_flags.py",
     "weights/test_huggingface_parity.py",
 )
-"""What compares with PyTorch, compiles for other machines or runs launch scripts. .ci/run runs these tests when their files
-changed, and make chaos always."""
+"""What compares with PyTorch, compiles for other machines or runs launch scripts. .ci/run runs these tests when their
+files changed, and make chaos always."""
 
 
 @pytest.hookimpl(tryfirst=True)
