@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Interval
 from igpt_jax.errors import check_fields, require
 from igpt_jax.model_config import ModelConfig as ModelConfig
 from igpt_jax.model_config import NotNegative, Positive
+from igpt_jax.rules import RuleSettings
 
 
 @dataclass(frozen=True)
@@ -211,44 +212,36 @@ class MeshConfig:
         require(list(sizes.values()).count(-1) <= 1, "mesh", f"only one axis may be -1, not {sizes}")
 
 
+Task = Literal["sample", "complete", "inpaint", "restore", "clips"]
+"""What a sampler is asked for. clips: new ones, and clips that go on."""
+
+
 @dataclass(frozen=True)
-class SamplerConfig:
-    """How images are drawn. Temperature, top-k and top-p are applied to the logits in this order."""
+class SamplerConfig(RuleSettings):
+    """How images are drawn. The rules by which a colour is drawn are those of `igpt_jax.rules`."""
 
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
-    temperature: Annotated[float, Interval(ge=0, lt=math.inf)] = 1.0
-    """Divides the logits; 0 takes the most likely colour."""
-    top_k: Annotated[int | None, Ge(1)] = None
-    """Keep the k most likely colours."""
-    top_p: Annotated[float | None, Interval(gt=0, le=1)] = None
-    """Keep the smallest set of most likely colours whose probability reaches p."""
-    guidance: Annotated[float, Interval(ge=0, lt=math.inf)] = 1.0
-    """Of a class-conditional model: above 1 for more typical images of the class, at twice the cost; 1 for the model's
-    own. For new images and completions."""
+    """Image i of a seed is always the same."""
     order: str = "raster"
-    """In which order positions are drawn: raster, known_first, outside_in or random, or an order of your own. Any but
+    """In which order positions are drawn: raster, known_first, outside_in, random, or an order of your own. Any but
     raster needs model.any_order."""
     batch_size: Positive = 64
     """Images decoded at once. It does not change the images."""
-    lookahead: int | Literal["auto"] = 0
-    """So many pixels are guessed and checked in one pass of the model, and the right ones kept: the same images in
-    fewer passes, a quarter to a fifth with 16 on the models tried. Worth it for one or a few images at once. 0 draws
-    one pixel a pass. auto times 0, 8 and 32 on two batches each, and draws the others with the fastest."""
+    lookahead: NotNegative = 0
+    """Speculative decoding window: guess this many pixels, verify them in one pass, keep the correct prefix. The
+    samples are identical. Worth it for one or a few images at once; 16 is a good start. 0: off."""
     cache: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """Type in which keys and values of earlier slots are kept; auto: that of activations. int8 (with a scale a slot and
-    head) takes half the memory of bfloat16. A smaller type than that of activations rounds, so images differ; on CPUs
-    it is slower."""
+    """Type of the cached keys and values; auto: that of activations. int8 (one scale for each slot and head) takes half
+    the memory of bfloat16. A smaller type than that of activations rounds, so images differ; on CPUs it is slower."""
     method: str = "auto"
-    """How holes are inpainted: any_order, clamp, smc, ardm, unmask, or auto for the best that the model can do."""
+    """How holes are inpainted: any_order, smc, clamp, ardm, unmask, or auto for the best that the model can do."""
     particles: Positive = 32
     """For smc: completions of each picture that are drawn side by side."""
     passes: Annotated[int | None, Ge(1)] = None
-    """For ardm and unmask: passes of the model; None for one an unknown pixel (ardm), or 8 (unmask)."""
+    """For ardm and unmask: passes of the model; None for one per unknown pixel (ardm), or 8 (unmask)."""
 
     def __post_init__(self) -> None:
         check_fields(self, "sampler.")
-        ok = self.lookahead == "auto" or self.lookahead >= 0
-        require(ok, "sampler.lookahead", f"must be auto or at least 0, not {self.lookahead}")
 
 
 @dataclass(frozen=True)

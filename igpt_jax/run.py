@@ -23,14 +23,13 @@ from igpt_jax.data.sources.base import Source, Split, class_counts
 from igpt_jax.datasets import Data, check_classes, open_data, subset, with_absolute_source
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EvalContext, Evaluators, Figures, MakeEvaluator
-from igpt_jax.evaluation.pictures import TASKS, PictureEvaluator, write_picture
+from igpt_jax.evaluation.pictures import PictureEvaluator, check_pictures, write_picture
 from igpt_jax.files import local_path
 from igpt_jax.objectives import MakeObjective, identity
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh
 from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
-from igpt_jax.sampling.request import check_request
 from igpt_jax.training.best import BEST, BestWeights, figure_of
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.flops import rates_of
@@ -182,9 +181,7 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
         log.warning("the palette differs from that of %s, so token ids denote different colours", cfg.init_from)
     program = make_program(cfg, palette, mesh, extensions.objective)
-    for picture in program.objective.pictures:
-        if picture in TASKS:  # a run that could not draw is refused before it trains
-            check_request(cfg.model, TASKS[picture], cfg.sampler)
+    check_pictures(cfg, program.objective.pictures)
     with raise_on_all():  # hosts may differ
         check_memory(program.abstract)
     if initial is not None:

@@ -41,48 +41,19 @@ def image_grid(images: np.ndarray, columns: int | None = None, *, scale: int | N
     return _lay_out(_enlarge(images, scale), columns or math.ceil(math.sqrt(len(images))), gap * scale)
 
 
-def completion_strips(
-    images: np.ndarray, known: np.ndarray, completions: np.ndarray, originals: np.ndarray | None = None
-) -> np.ndarray:
-    """One row for each image: the prompt, its n completions and, if there is one, the original, under column titles.
+def strips(columns: Sequence[tuple[str, np.ndarray]], known: np.ndarray | None = None) -> np.ndarray:
+    """One row for each of B images, its versions side by side under titles: uint8 [H, W, 3].
 
     Args:
-      images: uint8 [B, Y, X, C], C 1 or 3.
-      known: bool [Y, X] or [B, Y, X]; False where the prompt is striped.
-      completions: uint8 [B, n, Y, X, C].
-      originals: uint8 [B, Y, X, C].
-
-    Returns:
-      uint8 [H, W, 3].
+      columns: (title, uint8 [B, Y, X, C]), or (title, uint8 [B, n, Y, X, C]) for n columns under the title's plural.
+      known: bool [Y, X] or [B, Y, X]; where False, the first column is striped.
     """
-    scale = _auto_scale(images)
-    columns = [("prompt", _striped(images, known, scale)[:, None])]
-    columns.append(("completions" if completions.shape[1] > 1 else "completion", _enlarge(completions, scale)))
-    if originals is not None:
-        columns.append(("original", _enlarge(originals, scale)[:, None]))
-    return _titled(columns, scale)
-
-
-def inpainting_strips(
-    images: np.ndarray, known: np.ndarray, draws: np.ndarray, means: np.ndarray, deviations: np.ndarray
-) -> np.ndarray:
-    """One row for each image: the hole, n draws, their mean, their deviation, and the image as it was, under titles.
-
-    Args:
-      images, means: uint8 [B, Y, X, C], C 1 or 3.
-      known: bool [Y, X] or [B, Y, X]; False where the hole is.
-      draws: uint8 [B, n, Y, X, C].
-      deviations: uint8 [B, Y, X, 1].
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    scale = _auto_scale(images)
-    columns = [("hole", _striped(images, known, scale)[:, None])]
-    columns.append(("draws" if draws.shape[1] > 1 else "draw", _enlarge(draws, scale)))
-    for title, tiles in (("mean", means), ("deviation", deviations), ("picture", images)):
-        columns.append((title, _enlarge(tiles, scale)[:, None]))
-    return _titled(columns, scale)
+    scale, groups = _auto_scale(columns[0][1]), []
+    for title, images in columns:
+        tiles = _enlarge(images, scale) if known is None or groups else _striped(images, known, scale)
+        tiles = tiles if images.ndim == 5 else tiles[:, None]
+        groups.append((title if tiles.shape[1] == 1 else f"{title}s", tiles))
+    return _titled(groups, scale)
 
 
 def _striped(images: np.ndarray, known: np.ndarray, scale: int) -> np.ndarray:
@@ -91,26 +62,6 @@ def _striped(images: np.ndarray, known: np.ndarray, scale: int) -> np.ndarray:
     y, x = np.indices(enlarged.shape[1:3])
     known = np.broadcast_to(known, images.shape[:3])[..., None]
     return np.where(_enlarge(known, scale), enlarged, MISSING[(x + y) // 6 % 2])
-
-
-def restoration_strips(
-    damaged: np.ndarray, draws: np.ndarray, means: np.ndarray, originals: np.ndarray | None = None
-) -> np.ndarray:
-    """One row for each image: damaged, n draws, their mean and, if there is one, the original, under column titles.
-
-    Args:
-      damaged, means, originals: uint8 [B, Y, X, C], C 1 or 3.
-      draws: uint8 [B, n, Y, X, C].
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    scale = _auto_scale(damaged)
-    columns = [("damaged", damaged[:, None]), ("draws" if draws.shape[1] > 1 else "draw", draws)]
-    columns.append(("mean", means[:, None]))
-    if originals is not None:
-        columns.append(("original", originals[:, None]))
-    return _titled([(title, _enlarge(images, scale)) for title, images in columns], scale)
 
 
 def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -152,7 +103,7 @@ def save_animation(
 ) -> None:
     """Writes clips beside each other as one .gif or .mp4, which appears whole or not at all.
 
-    GIFs have at most 256 colours a frame, and repeat for ever. The mp4 is H.264 with half the resolution of colour.
+    GIFs have at most 256 colours a frame, and loop. The mp4 is H.264 with half the resolution of colour.
 
     Args:
       clips: uint8 [n, L, Y, X, C], C 1 or 3.

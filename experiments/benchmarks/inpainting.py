@@ -31,7 +31,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.objectives import token_nats
 from igpt_jax.pretrained import Pretrained
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.rules import Rules
+from igpt_jax.sampling.rules import rules_of
 from igpt_jax.sampling.smc import smc
 from igpt_jax.sequence import masked_inputs
 
@@ -161,7 +161,7 @@ def hole_nats(weights: Pretrained, method: str, images: np.ndarray, known: np.nd
     for i in range(0, len(tokens), 4):
         prompt = Prompt(tokens[i : i + 4], known_BT[i : i + 4])
         keys = fold_in(jax.random.key(args.seed), np.arange(i, i + len(prompt.tokens)))
-        plain = Rules.of(SamplerConfig())
+        plain = rules_of(SamplerConfig())
         log_known.append(smc(weights.model, weights.params, prompt, keys, plain, SMC_NATS_PARTICLES, 1)[1])
     return (nats_BT.sum(axis=1) + np.concatenate(log_known)) / missing_B
 

@@ -25,7 +25,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.lookahead import decode_ahead
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.rules import Rules
+from igpt_jax.sampling.rules import Rules, rules_of
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     print("| temperature | window | passes, mean | fewest | most | fewer by | images that differ |")
     print("|---|---|---|---|---|---|---|")
     for temperature in args.temperatures:
-        rules = Rules.of(SamplerConfig(temperature=temperature, top_k=args.top_k))
+        rules = rules_of(SamplerConfig(temperature=temperature, top_k=args.top_k))
         expected = in_turn(model, params, rules, args.images)
         for window in args.windows:
             drawn, passes = ahead(model, params, rules, args.images, window)
@@ -61,7 +61,7 @@ def main() -> None:
             cells = [temperature, window, f"{passes.mean():.1f}", passes.min(), passes.max()]
             print(f"| {' | '.join(map(str, [*cells, f'{t / passes.mean():.2f}x', differ]))} |", flush=True)
     for batch in args.times:
-        rules = Rules.of(SamplerConfig(temperature=args.temperatures[0], top_k=args.top_k))
+        rules = rules_of(SamplerConfig(temperature=args.temperatures[0], top_k=args.top_k))
         seconds = race(model, params, rules, batch, args.windows, args.repeats)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         timed.append({"batch": batch, "seconds": seconds})

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import tyro
 
-from igpt_jax.config import Config, MeshConfig, ModelConfig, SamplerConfig
+from igpt_jax.config import Config, MeshConfig, ModelConfig
 from igpt_jax.config_json import to_json
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 from igpt_jax.model_config import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-
     from igpt_jax.pretrained import Pretrained
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -206,57 +202,3 @@ def measured_on(weights: Pretrained, path: str, source: str | None, batch_size: 
     if batch_size is not None:
         train = replace(train, eval_batch_size=batch_size)
     return replace(weights, config=replace(weights.config, data=data, train=train))
-
-
-def require_pictures(path: str, grid: tuple[int, ...]) -> None:
-    """Raises InputError if the weights at `path` are of a model of clips."""
-    if len(grid) == 3:
-        raise InputError(f"--model {path}: draws clips of {grid[0]} frames; igpt video draws with it")
-
-
-def check_class_dropout(cfg: Config, classes: Sequence[int] | np.ndarray | None, guidance: float) -> None:
-    """Checks that a model was trained without a class, if it is to draw without one.
-
-    Args:
-      classes: numbers that are asked for, -1 or None for no class.
-      guidance: any but 1 compares with what the model draws without a class.
-
-    Raises:
-      InputError: it was told the class of every image (class_dropout 0).
-    """
-    without = guidance != 1 or classes is None or min(classes) < 0
-    if cfg.model.cond_classes and cfg.class_dropout == 0 and without:
-        raise InputError(
-            "class_dropout: 0 in this run, so the model has not learned to draw without a class; name a class for each "
-            "image, and leave guidance at 1"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerArgs:
-    """How images are drawn. An option that is left out has the run's own setting, but for the seed."""
-
-    seed: int = 0
-    """Image i of a seed is always the same."""
-    temperature: float | None = None
-    """Divides the logits; 0 takes the most likely colour."""
-    top_k: int | None = None
-    """Keep the k most likely colours."""
-    top_p: float | None = None
-    """Keep the smallest set of most likely colours whose probability reaches p."""
-    guidance: float | None = None
-    """Of a class-conditional model: above 1 for more typical images of the class."""
-    order: str | None = None
-    """raster, known_first or random; any but raster needs a model trained for it (model.any_order)."""
-    batch_size: int | None = None
-    """Images decoded at once."""
-    cache: Literal["auto", "float32", "bfloat16", "int8"] | None = None
-    """Type in which keys and values of earlier pixels are kept. int8 takes half the memory of bfloat16, for more images
-    at once; images differ a little."""
-    lookahead: int | Literal["auto"] | None = None
-    """Guess so many pixels and check them in one pass: the same images, faster for one or a few at once; 16 is a good
-    start. 0 draws one pixel a pass; auto tries some on the first batches and keeps the fastest."""
-
-    def over(self, run: SamplerConfig) -> SamplerConfig:
-        """The run's settings with these in their place."""
-        return replace(run, **{name: value for name, value in vars(self).items() if value is not None})

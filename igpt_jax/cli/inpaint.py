@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import (
-    Flag,
-    Inline,
-    JoinedCommand,
-    ModelArgs,
-    SamplerArgs,
-    check_class_dropout,
-    require_pictures,
-)
-from igpt_jax.cli.output import Drawn, check_result_path, file_type, write_images
+from igpt_jax.cli.common import Flag
+from igpt_jax.cli.draw import PictureCommand, by_size, check_size, load_images, load_mask
+from igpt_jax.cli.output import Result
 from igpt_jax.errors import InputError
-from igpt_jax.files import local_path
 
 if TYPE_CHECKING:
     from igpt_jax.config import Config
-    from igpt_jax.sampling.inpaint import Inpainted
+    from igpt_jax.pretrained import Pretrained
 
 SHOWN_DRAWS = 4
 """Draws of each picture in a .png of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(JoinedCommand):
+class Inpaint(PictureCommand):
     """Fill holes of pictures of any size, several times; everything else stays as it is, byte for byte.
 
     Pictures larger than the model's grid keep their resolution: overlapping windows around the hole are filled one
     after another.
     """
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    task = "inpaint"
+    file_name = "inpainted-seed{}.png"
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Picture files, not smaller than the model's grid."""
-    weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
     mask: Path | None = None
     """A picture of the same size: light where the hole is, dark elsewhere."""
     box: tuple[int, int, int, int] | None = None
@@ -50,61 +42,14 @@ class Inpaint(JoinedCommand):
     """Seed of a hole made of brush strokes, to try a model with."""
     fit: Flag = False
     """Bring the pictures, with their holes, to the model's grid first, as in training."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8
-    """Draws of each picture."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
     """For a class-conditional model: name or number of the pictures' class."""
-    method: str | None = None
-    """any_order, smc, clamp, ardm or unmask; by default the best that the model can do."""
-    particles: int | None = None
-    """For smc: completions that are drawn side by side."""
-    passes: int | None = None
-    """For ardm and unmask: passes of the model."""
     out: Path | None = None
     """.png: hole, draws, mean, deviation and picture; a new directory: mean, deviation and draws as PNGs of full size.
     By default inpainted-seed<seed>.png in the workdir."""
-    sampler: Annotated[SamplerArgs, Inline] = field(default_factory=SamplerArgs)
-
-    def run(self) -> None:
-        """Draws and writes."""
-        self.check()
-        out = check_result_path(self.weights.result_path(self.out, f"inpainted-seed{self.sampler.seed}.png"))
-        if file_type(out) not in ("", ".png"):
-            raise InputError(f"--out {out}: must end in .png, or be a directory for one PNG a picture")
-
-        from igpt_jax.parallel.processes import raise_on_all, require_same
-        from igpt_jax.pretrained import class_index
-        from igpt_jax.sampling.inpaint import inpaint, pick_method
-
-        weights = self.weights.load()
-        settings = {key: getattr(self, key) for key in ("method", "particles", "passes")}
-        chosen = {key: value for key, value in settings.items() if value is not None}
-        sampler = replace(self.sampler.over(weights.config.sampler), **chosen)
-        with raise_on_all():
-            require_pictures(self.weights.path, weights.config.model.grid)
-            method = pick_method(weights.config.model, sampler.method)
-            pictures = self.read(weights.config)
-        require_same("the images", hashlib.sha256(b"".join(a.tobytes() for pair in pictures for a in pair)).hexdigest())
-        class_id = None if self.class_name is None else class_index(weights, self.class_name)
-        check_class_dropout(weights.config, None if class_id is None else [class_id], sampler.guidance)
-        model = (weights.model, weights.params, weights.colors)
-        filled = [
-            inpaint(*model, image[None], known[None], self.n, sampler=sampler, classes=class_id)
-            for image, known in pictures
-        ]
-        stems = [f"{i}-{path.stem}" for i, path in enumerate(self.images)]
-        parts = ("mean", "deviation", *(f"draw{j}" for j in range(self.n)))
-        images = [x for f in filled for x in (f.mean[0], shade(f.deviation[0]), *f.draws[0])]
-        text = {"model": self.weights.path, "step": weights.step, **asdict(sampler), "method": method}
-        names = [f"{stem}-{part}" for stem in stems for part in parts]
-        write_images(out, Drawn(images, names, lambda: sheet(pictures, filled), (), text))
 
     def check(self) -> None:
-        """Raises InputError for options that do not go together."""
-        if not self.images:
-            raise InputError("inpaint: no image named")
-        if self.n < 1:
-            raise InputError(f"-n {self.n}: must be at least 1")
+        super().check()
         if [self.mask, self.box, self.brush].count(None) != 2:
             raise InputError(
                 "inpaint: say where the hole is, by one of --mask MASK.png, --box Y X H W and --brush SEED"
@@ -112,29 +57,42 @@ class Inpaint(JoinedCommand):
         if self.brush is not None and not 0 <= self.brush < 2**32:
             raise InputError(f"--brush {self.brush}: a seed is a number from 0 to {2**32 - 1}")
 
+    def draw(self, weights: Pretrained, given: list[tuple[np.ndarray, np.ndarray]]) -> Result:
+        """Fills each hole `n` times."""
+        from igpt_jax.pretrained import class_index
+        from igpt_jax.sampling.checks import pick_method
+        from igpt_jax.sampling.inpaint import inpaint
+
+        class_id = None if self.class_name is None else class_index(weights, self.class_name)
+        model = self.request(weights, None if class_id is None else np.array([class_id]))
+        options: Any = dict(sampler=self.sampler, classes=class_id)
+
+        def fill(chosen: list[int]) -> Any:
+            images, known = (np.stack([given[i][part] for i in chosen]) for part in range(2))
+            return inpaint(*model, images, known, self.n, **options)
+
+        filled = by_size([image for image, _ in given], fill)
+
+        files, rows = [], []
+        for (image, _), result in zip(given, filled, strict=True):
+            both = {"mean": result.mean, "deviation": shade(result.deviation)}
+            files.append(both | {f"draw{j}": draw for j, draw in enumerate(result.draws)})
+            rows.append({"hole": image, "draw": result.draws[:SHOWN_DRAWS], **both, "picture": image})
+        settings = {"method": pick_method(weights.config.model, self.sampler.method)}
+        return self.result(files, rows, [known for _, known in given], settings=settings)
+
     def read(self, cfg: Config) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pictures uint8 [y, x, C], and bool [y, x], True where they are known.
+        """Pictures uint8 [y, x, C], and bool [y, x], True where they are known."""
+        from igpt_jax.datasets import preprocess_for_eval, reached_by
+        from igpt_jax.sampling.checks import pick_method
 
-        Raises:
-          InputError: a file cannot be read; a picture is too small; the mask has another size; the box lies outside; or
-            nothing or everything is unknown.
-        """
-        from igpt_jax.data.reading import load_image
-        from igpt_jax.datasets import picture_size, preprocess_for_eval, reached_by
-
-        mask = None if self.mask is None else load_image(local_path(self.mask, "--mask"), 1)
-        pairs, (rows, columns) = [], picture_size(cfg)
-        for path in self.images:
-            image = load_image(local_path(path, "image"), cfg.data.channels)
+        pick_method(cfg.model, self.sampler.method)
+        mask, pairs = None if self.mask is None else load_mask(self.mask), []
+        for path, image in zip(self.images, load_images(cfg, self.images), strict=True):
             hole = self.hole((image.shape[0], image.shape[1]), mask, path)
             if self.fit:
                 image, hole = preprocess_for_eval(cfg, [image])[0], reached_by(cfg, hole)
-            y, x = image.shape[:2]
-            if y < rows or x < columns:
-                raise InputError(
-                    f"image {path}: {x} x {y} pixels, but the model's grid has {columns} x {rows}; enlarge it, or take "
-                    "--fit"
-                )
+            check_size(cfg, path, image)
             if not hole.any():
                 raise InputError(f"image {path}: nothing of it is unknown; paint the hole of the mask white")
             if hole.all():
@@ -145,12 +103,12 @@ class Inpaint(JoinedCommand):
     def hole(self, size: tuple[int, int], mask: np.ndarray | None, path: Path) -> np.ndarray:
         """bool [y, x], True inside the hole."""
         if mask is not None:
-            if mask.shape[:2] != size:
+            if mask.shape != size:
                 sizes = f"{mask.shape[1]} x {mask.shape[0]} and {size[1]} x {size[0]} pixels"
                 raise InputError(
                     f"--mask {self.mask}: has another size than {path} ({sizes}); make it from the picture"
                 )
-            return mask[..., 0] >= 128
+            return mask
         if self.box is not None:
             top, left, height, width = self.box
             inside = top >= 0 and left >= 0 and top + height <= size[0] and left + width <= size[1]
@@ -173,14 +131,3 @@ class Inpaint(JoinedCommand):
 def shade(deviation: np.ndarray) -> np.ndarray:
     """A standard deviation [y, x] in 0..255 as grey, uint8 [y, x, 1]: black for none, white for 128 and more."""
     return np.clip(np.rint(2 * deviation), 0, 255).astype(np.uint8)[..., None]
-
-
-def sheet(pictures: list[tuple[np.ndarray, np.ndarray]], filled: list[Inpainted]) -> np.ndarray:
-    """Hole, some draws, mean, deviation and picture of each, one below the other."""
-    from igpt_jax.viz import inpainting_strips, stacked
-
-    rows: list[Any] = []
-    for (image, known), result in zip(pictures, filled, strict=True):
-        shown = result._replace(draws=result.draws[:, :SHOWN_DRAWS])
-        rows.append(inpainting_strips(image[None], known, shown.draws, shown.mean, shade(shown.deviation[0])[None]))
-    return stacked(rows)

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.version import __version__
+
+if TYPE_CHECKING:
+    pass
 
 
 def fail(code: int, message: object) -> int:
@@ -27,78 +30,90 @@ def fail(code: int, message: object) -> int:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Images that a command has drawn, and what is written beside them."""
+class Result:
+    """What a command has drawn, and what is written beside it."""
 
-    images: np.ndarray | Sequence[np.ndarray]
-    """uint8 [n, Y, X, C], or n pictures of several sizes."""
+    drawn: np.ndarray | Sequence[np.ndarray]
+    """Pictures uint8 [n, Y, X, C], which may have several sizes, or clips [n, L, Y, X, C]."""
     names: Sequence[str]
-    """Of each image's file in a directory, without the suffix."""
+    """Of each one's file in a directory, without the suffix."""
     picture: Callable[[], np.ndarray]
     """All of them as one picture, uint8 [Y, X, 3]."""
-    shape: tuple[int, ...]
-    """Of the array in a .npy; unused where the pictures have several sizes."""
-    settings: Mapping[str, Any]
-    """How they were drawn; stored in PNGs."""
+    shape: tuple[int, ...] = ()
+    """Of the array in a .npy."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How they were drawn; stored in the files."""
     labels: np.ndarray | None = None
     """int [n], for class-conditional models."""
-    details: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    """More settings of each image."""
+    details: Sequence[Mapping[str, Any]] = ()
+    """More settings of each one."""
+    fps: float = 8.0
+    """Of clips."""
+    shown: Callable[[Path], str] = str
+    """What is printed, given where it was written."""
 
 
 def file_type(path: Path) -> str:
-    """The end of a name that says what is in a file: ".png"; nothing for "samples-t0.9"."""
-    return path.suffix if path.suffix[1:2].isalpha() else ""
+    """The suffix, if it can be that of a file type: one that begins with a digit, as in samples-t0.9, is a name's."""
+    return "" if path.suffix[1:2].isdigit() else path.suffix
 
 
-def check_result_path(path: Path) -> Path:
-    """`path`, if images can be written to it; InputError if it has another suffix or is a directory that holds files.
-
-    .png is one picture of all images, .npy their array, .npz the arrays that FID tools read, and a path without suffix
-    a directory with one PNG an image.
-    """
-    if file_type(path) not in (".png", ".npy", ".npz", ""):
-        raise InputError(f"--out {path}: must end in .png, .npy or .npz, or be a directory for one PNG an image")
-    if not file_type(path) and path.exists() and not path.is_dir():
-        raise InputError(f"--out {path}: is a file without .png, .npy or .npz; name a new directory")
-    if path.is_dir() and (file_type(path) or any(path.iterdir())):
+def check_result_path(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """`path`, if results can be written to it: it has one of the suffixes, or none for a new directory."""
+    suffix, known = file_type(path), f"{', '.join(suffixes)}"
+    if suffix not in ("", *suffixes):
+        raise InputError(f"--out {path}: must end in {known}, or be a directory for one file each")
+    if not suffix and path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file without {known}; name a new directory")
+    if path.is_dir() and (suffix or any(path.iterdir())):
         raise InputError(f"--out {path}: is a directory that holds something; name a file or a new directory")
+    if suffix == ".mp4":
+        from igpt_jax.data.video import require_av
+
+        require_av(f"--out {path}")
     return path
 
 
-def write_images(path: Path, drawn: Drawn) -> None:
-    """Writes images as `check_result_path` says, on process 0, and prints where."""
-    save_images(path, drawn)
-    print(path)
+def write_result(path: Path, result: Result) -> None:
+    """Writes a result as `check_result_path` allows, on process 0.
 
-
-def save_images(path: Path, drawn: Drawn) -> None:
-    """Writes images as `check_result_path` says, on process 0."""
+    .png is one picture of all, .npy their array, .npz the arrays that FID tools read, .gif and .mp4 all clips beside
+    each other, and a directory holds one PNG an image or one GIF a clip.
+    """
     from igpt_jax.files import replace_file
     from igpt_jax.parallel.processes import on_process_zero
-    from igpt_jax.viz import save_png
+    from igpt_jax.viz import save_animation, save_png
 
     def write() -> None:
+        suffix, text = file_type(path), png_text(result.settings)
+        if suffix == ".png":
+            save_png(path, result.picture(), text)
+        elif suffix == ".npy":
+            with replace_file(path) as file:
+                np.save(file, np.reshape(result.drawn, result.shape))
+        elif suffix == ".npz":
+            images = np.asarray(result.drawn)
+            rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
+            arrays = [rgb] if result.labels is None else [rgb, result.labels]
+            with replace_file(path) as file:
+                np.savez(file, *arrays)
+        elif suffix:
+            save_animation(path, np.asarray(result.drawn), result.fps, text)
+        else:
+            for i, (name, one) in enumerate(zip(result.names, result.drawn, strict=True)):
+                text = png_text({**result.settings, **(result.details[i] if result.details else {})})
+                if one.ndim == 4:
+                    save_animation(path / f"{name}.gif", one[None], result.fps, text)
+                else:
+                    save_png(path / f"{name}.png", one, text)
+
+    def write_or_refuse() -> None:
         try:
-            if path.suffix == ".png":
-                save_png(path, drawn.picture(), png_text(drawn.settings))
-            elif path.suffix == ".npy":
-                with replace_file(path) as file:
-                    np.save(file, np.reshape(drawn.images, drawn.shape))
-            elif path.suffix == ".npz":
-                images = np.asarray(drawn.images)
-                rgb = np.broadcast_to(images, (*images.shape[:-1], 3))
-                arrays = [rgb] if drawn.labels is None else [rgb, drawn.labels]
-                with replace_file(path) as file:
-                    np.savez(file, *arrays)
-            else:
-                for i, (name, image) in enumerate(zip(drawn.names, drawn.images, strict=True)):
-                    text = png_text({**drawn.settings, **(drawn.details[i] if drawn.details else {})})
-                    save_png(path / f"{name}.png", image, text)
+            write()
         except OSError as error:
             raise InputError(f"--out {path}: {error.strerror}") from None
 
-    on_process_zero(write)
+    on_process_zero(write_or_refuse)
 
 
 def png_text(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -1,90 +1,54 @@
-"""igpt restore: the clean picture from a damaged one."""
+"""igpt restore: the clean picture from a degraded one."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, SamplerArgs
-from igpt_jax.cli.output import Drawn, check_result_path, file_type, save_images
+from igpt_jax.cli.common import Flag
+from igpt_jax.cli.draw import PictureCommand, by_size, check_size, load_images
+from igpt_jax.cli.output import Result
 from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
-from igpt_jax.files import local_path
 
 if TYPE_CHECKING:
     from igpt_jax.config import Config
+    from igpt_jax.pretrained import Pretrained
     from igpt_jax.sampling.restore import Restored
 
 SHOWN_DRAWS = 3
 """Draws of each picture in a .png of all of them."""
 
+Given = tuple[list[np.ndarray], list[np.ndarray] | None]
+"""The degraded pictures uint8 [y, x, C], and their originals where they are known."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(JoinedCommand):
-    """Restore damaged pictures, with a model that was trained with objective restore."""
+class Restore(PictureCommand):
+    """Restore degraded pictures, with a model that was trained with objective restore."""
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Damaged picture files, not smaller than the model's grid. Larger ones are worked on in overlapping windows."""
-    weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8
-    """Draws of each picture, and of its mean."""
+    task = "restore"
+    file_name = "restorations-seed{}.png"
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Degraded picture files, not smaller than the model's grid. Larger ones are worked on in overlapping windows."""
     original: tuple[Path, ...] = ()
-    """The undamaged pictures in the same order, to compare with."""
+    """The original pictures in the same order, to compare with."""
     degrade: str | None = None
-    """To try it: the pictures are clean, and are damaged first, as in data.degrade: gaussian:0.1."""
+    """To try it: the pictures are clean, and are degraded first, as in data.degrade: gaussian:0.1."""
     fit: Flag = False
     """Bring the pictures to the model's grid first, as in training."""
     json: Flag = False
-    """Print PSNR (dB) and SSIM of the damaged pictures, the means and the draws as JSON; needs the originals."""
+    """Print PSNR (dB) and SSIM of the degraded pictures, the means and the draws as JSON; needs the originals."""
     out: Path | None = None
     """.png: before and after; a new directory: the mean and every draw as PNGs of full size. By default
     restorations-seed<seed>.png in the workdir."""
-    sampler: Annotated[SamplerArgs, Inline] = field(default_factory=SamplerArgs)
-
-    def run(self) -> None:
-        """Restores, writes and compares."""
-        self.check()
-        out = check_result_path(self.weights.result_path(self.out, f"restorations-seed{self.sampler.seed}.png"))
-        if file_type(out) not in ("", ".png"):
-            raise InputError(f"--out {out}: must end in .png, or be a directory for one PNG a picture")
-
-        from igpt_jax.parallel.processes import raise_on_all, require_same
-        from igpt_jax.sampling.restore import check_restores
-
-        weights = self.weights.load()
-        with raise_on_all():
-            check_restores(weights.config.model)
-            damaged, originals = self.read(weights.config)
-        digest = hashlib.sha256(b"".join(image.tobytes() for image in damaged)).hexdigest()
-        require_same("the images", digest)
-        sampler = self.sampler.over(weights.config.sampler)
-        restored = restore_each(weights, damaged, self.n, sampler)
-        stems = [f"{i}-{path.stem}" for i, path in enumerate(self.images)]
-        images = [image for r in restored for image in (r.mean[0], *r.draws[0])]
-        names = [f"{stem}-{which}" for stem in stems for which in ("mean", *(f"draw{j}" for j in range(self.n)))]
-        settings = {"model": self.weights.path, "step": weights.step, "degrade": self.degrade, **asdict(sampler)}
-        save_images(out, Drawn(images, names, lambda: before_after(damaged, restored, originals), (), settings))
-        figures = [] if originals is None else [compared(*row) for row in zip(originals, damaged, restored)]
-        if self.json:
-            rows = [{"image": str(path), **row} for path, row in zip(self.images, figures, strict=True)]
-            print(json_text({"out": str(out), "images": rows}), end="")
-            return
-        print(out)
-        for path, row in zip(self.images, figures):
-            psnr = {name: np.mean(value) for name, value in row["psnr"].items()}
-            print(f"{path}: PSNR " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
 
     def check(self) -> None:
-        """Raises InputError for options that do not go together."""
-        if not self.images:
-            raise InputError("restore: no image named")
-        if self.n < 1:
-            raise InputError(f"-n {self.n}: must be at least 1")
+        super().check()
         if self.original and self.degrade is not None:
             raise InputError("restore: with --degrade the pictures are the originals; leave out --original")
         if self.original and len(self.original) != len(self.images):
@@ -96,70 +60,64 @@ class Restore(JoinedCommand):
 
             parse_spec(self.degrade, "--degrade")
 
-    def read(self, cfg: Config) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
-        """The damaged pictures uint8 [y, x, C], and their originals where they are known.
+    def draw(self, weights: Pretrained, given: Given) -> Result:
+        """Restores each picture `n` times."""
+        from igpt_jax.sampling.restore import restore
 
-        Raises:
-          InputError: a file cannot be read, a picture is too small, or its original has another size.
-        """
+        degraded, originals = given
+        model = self.request(weights)
+        options: Any = dict(sampler=self.sampler)
+        restored = by_size(
+            degraded, lambda chosen: restore(*model, np.stack([degraded[i] for i in chosen]), self.n, **options)
+        )
+
+        files, rows = [], []
+        for i, (image, result) in enumerate(zip(degraded, restored, strict=True)):
+            files.append({"mean": result.mean} | {f"draw{j}": draw for j, draw in enumerate(result.draws)})
+            rows.append({"degraded": image, "draw": result.draws[:SHOWN_DRAWS], "mean": result.mean})
+            rows[-1] |= {} if originals is None else {"original": originals[i]}
+        figures = [] if originals is None else [compared(*row) for row in zip(originals, degraded, restored)]
+        settings = {"degrade": self.degrade}
+        return self.result(files, rows, settings=settings, shown=lambda out: self.shown(out, figures))
+
+    def shown(self, out: Path, figures: list[dict[str, Any]]) -> str:
+        """What is printed."""
+        if self.json:
+            rows = [{"image": str(path), **row} for path, row in zip(self.images, figures, strict=True)]
+            return json_text({"out": str(out), "images": rows}).strip()
+        lines = [str(out)]
+        for path, row in zip(self.images, figures):
+            psnr = ", ".join(f"{name} {np.mean(value):.2f} dB" for name, value in row["psnr"].items())
+            lines.append(f"{path}: PSNR {psnr}")
+        return "\n".join(lines)
+
+    def read(self, cfg: Config) -> Given:
+        """Degraded pictures and their originals."""
         from igpt_jax.data.degrade import make_degrade
-        from igpt_jax.data.reading import load_image
-        from igpt_jax.datasets import picture_size, preprocess_for_eval
+        from igpt_jax.datasets import preprocess_for_eval
 
-        def load(paths: tuple[Path, ...], key: str) -> list[np.ndarray]:
-            return [load_image(local_path(path, key), cfg.data.channels) for path in paths]
-
-        images, originals = load(self.images, "image"), load(self.original, "--original")
+        images, originals = load_images(cfg, self.images), load_images(cfg, self.original, "--original")
         for path, image, original in zip(self.original, images, originals):
             if original.shape != image.shape:
                 sizes = " and ".join(f"{x.shape[1]} x {x.shape[0]}" for x in (original, image))
-                raise InputError(f"--original {path}: has another size than its damaged picture ({sizes} pixels)")
+                raise InputError(f"--original {path}: has another size than its degraded picture ({sizes} pixels)")
         if self.fit:
             images, originals = ([*preprocess_for_eval(cfg, x)] if x else [] for x in (images, originals))
-        y, x = picture_size(cfg)
         for path, image in zip(self.images, images, strict=True):
-            if image.shape[0] < y or image.shape[1] < x:
-                raise InputError(
-                    f"image {path}: {image.shape[1]} x {image.shape[0]} pixels, but the model's grid has {x} x {y}; "
-                    "enlarge it, or take --fit"
-                )
+            check_size(cfg, path, image)
         if self.degrade is None:
             return images, originals or None
-        damage = make_degrade([self.degrade], train=True)
-        assert damage is not None
+        degrade = make_degrade([self.degrade], train=True)
+        assert degrade is not None
         seeds = ((self.sampler.seed, i) for i in range(len(images)))
-        return [damage(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds)], images
+        return [degrade(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds)], images
 
 
-def restore_each(weights: Any, damaged: list[np.ndarray], n: int, sampler: Any) -> list[Restored]:
-    """Each picture's restoration, B = 1; those of one size are restored together."""
-    from igpt_jax.sampling.restore import Restored, restore
-
-    restored: dict[int, Restored] = {}
-    for shape in {image.shape: None for image in damaged}:
-        chosen = [i for i, image in enumerate(damaged) if image.shape == shape]
-        images = np.stack([damaged[i] for i in chosen])
-        result = restore(weights.model, weights.params, weights.colors, images, n, sampler=sampler)
-        restored |= {i: Restored(result.draws[k : k + 1], result.mean[k : k + 1]) for k, i in enumerate(chosen)}
-    return [restored[i] for i in range(len(damaged))]
-
-
-def before_after(damaged: list[np.ndarray], restored: list[Restored], originals: list[np.ndarray] | None) -> np.ndarray:
-    """Damaged, some draws, mean and original of each picture, one below the other."""
-    from igpt_jax.viz import restoration_strips, stacked
-
-    rows = []
-    for i, (image, result) in enumerate(zip(damaged, restored, strict=True)):
-        original = None if originals is None else originals[i][None]
-        rows.append(restoration_strips(image[None], result.draws[:, :SHOWN_DRAWS], result.mean, original))
-    return stacked(rows)
-
-
-def compared(original: np.ndarray, damaged: np.ndarray, restored: Restored) -> dict[str, Any]:
+def compared(original: np.ndarray, degraded: np.ndarray, restored: Restored) -> dict[str, Any]:
     """PSNR in dB and SSIM of one picture, its mean and each draw, for JSON."""
     from igpt_jax.evaluation.quality import psnr_of_each, ssim_of_each
 
-    versions = {"damaged": damaged[None], "mean": restored.mean, "draws": restored.draws[0]}
+    versions = {"damaged": degraded[None], "mean": restored.mean[None], "draws": restored.draws}
 
     def each(measure: Any) -> dict[str, Any]:
         values = {name: measure(original[None].repeat(len(x), axis=0), x).tolist() for name, x in versions.items()}

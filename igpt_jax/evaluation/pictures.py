@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from igpt_jax.config import Config, Task
 from igpt_jax.datasets import subset
 from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.holes import brush
@@ -18,17 +19,18 @@ from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import mesh_of, to_host, traced_on
 from igpt_jax.parallel.processes import on_process_zero
+from igpt_jax.sampling.checks import check_request
 from igpt_jax.sampling.inpaint import inpaint
 from igpt_jax.sampling.restore import restore
 from igpt_jax.sampling.tasks import complete, sample, top_rows
 from igpt_jax.sequence import Inputs
-from igpt_jax.viz import clip_sheet, completion_strips, image_grid, restoration_strips, save_png
+from igpt_jax.viz import clip_sheet, image_grid, save_png, strips
 
 CLASS_ROWS = 16
-"""At most so many classes are shown, one a row."""
+"""At most this many classes are shown, one a row."""
 
 CLIPS_FOR_IMAGES = 8
-"""So many images have the place of a clip."""
+"""Images that take the room of a clip."""
 
 MakePicture = Callable[[EvalContext, Any, int], np.ndarray]
 """(context, params, how many images) -> uint8 [Y, X, 3]."""
@@ -55,14 +57,12 @@ def completions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     images = context.data.images(context.held_out, max(1, n // 8))
     known, is_clip = top_rows(context.model.cfg.grid), images.ndim == 5
     count = 2 if is_clip else 5
-    sampler, classes = context.cfg.sampler, None
-    if sampler.guidance != 1:  # without a class there is nothing to be guided by
-        classes = subset(context.held_out, len(images)).labels
-    drawn = complete(context.model, params, context.palette, images, known, count, sampler=sampler, classes=classes)
+    options: Any = dict(sampler=context.cfg.sampler, classes=_classes(context, len(images)))
+    drawn = complete(context.model, params, context.palette, images, known, count, **options)
     if is_clip:
         half = len(known) // 2
         return _clip_rows(images, drawn, [("known", half), ("original, then two drawn", len(known) - half)])
-    return completion_strips(images, known, drawn, originals=images)
+    return strips([("prompt", images), ("completion", drawn), ("original", images)], known)
 
 
 def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
@@ -75,10 +75,10 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     most_likely_BT = to_host(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
     known = np.asarray(example.inputs.fed).reshape(images.shape[:-1])
     tokens = np.where(known, np.asarray(example.labels).reshape(known.shape), most_likely_BT.reshape(known.shape))
-    filled = np.asarray(palette.decode(tokens))[:, None]
+    filled = np.asarray(palette.decode(tokens))
     if images.ndim == 5:
-        return _clip_rows(images, filled)
-    return completion_strips(images, known, filled, originals=images)
+        return _clip_rows(images, filled[:, None])
+    return strips([("prompt", images), ("completion", filled), ("original", images)], known)
 
 
 def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[str, int]] = ()) -> np.ndarray:
@@ -88,11 +88,12 @@ def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[
 
 
 def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
-    """Held-out images: damaged, three draws, their mean, the original. An eighth of n rows."""
+    """Held-out images: degraded, three draws, their mean, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
     damaged = context.data.degraded(images)
     restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
-    return restoration_strips(damaged, restored.draws[:, :3], restored.mean, images)
+    columns = [("degraded", damaged), ("draw", restored.draws[:, :3]), ("mean", restored.mean), ("original", images)]
+    return strips(columns)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -107,26 +108,52 @@ def inpaintings(context: EvalContext, params: Any, n: int) -> np.ndarray:
     images = context.data.images(context.held_out, max(1, n // 8))
     keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     known = ~np.stack([np.asarray(brush(key, context.data.size)) for key in keys_B])
-    drawn = inpaint(context.model, params, context.palette, images, known, 5, sampler=context.cfg.sampler).draws
-    return completion_strips(images, known, drawn, originals=images)
+    options: Any = dict(sampler=context.cfg.sampler, classes=_classes(context, len(images)))
+    drawn = inpaint(context.model, params, context.palette, images, known, 5, **options).draws
+    return strips([("prompt", images), ("completion", drawn), ("original", images)], known)
 
 
-PICTURES: dict[str, MakePicture] = {
-    "inpaintings": inpaintings,
-    "samples": samples,
-    "completions": completions,
-    "reconstructions": reconstructions,
-    "restorations": restorations,
+def _names_classes(cfg: Config) -> bool:
+    """Whether held-out images are completed with their classes, because the run does not draw without one."""
+    return bool(cfg.model.cond_classes) and (cfg.class_dropout == 0 or cfg.sampler.guidance != 1)
+
+
+def _classes(context: EvalContext, n: int) -> np.ndarray | None:
+    if not _names_classes(context.cfg):
+        return None
+    return subset(context.held_out, n).labels
+
+
+class Picture(NamedTuple):
+    """A picture of what a model has learned."""
+
+    draw: MakePicture
+    task: Task | None = None
+    """What the sampler is asked for; None if it is not used."""
+
+
+PICTURES: dict[str, Picture] = {
+    "inpaintings": Picture(inpaintings, "inpaint"),
+    "samples": Picture(samples, "sample"),
+    "completions": Picture(completions, "complete"),
+    "reconstructions": Picture(reconstructions),
+    "restorations": Picture(restorations, "restore"),
 }
 
 
-TASKS = {"inpaintings": "inpaint", "samples": "sample", "completions": "complete", "restorations": "restore"}
-"""Picture -> what is drawn for it (`sampling.request.TASKS`)."""
+def check_pictures(cfg: Config, names: Sequence[str]) -> None:
+    """Raises InputError if a run could not draw its pictures."""
+    for name in names:
+        task = PICTURES[name].task
+        named = task == "sample" or (task in ("complete", "inpaint") and _names_classes(cfg))
+        classes = np.zeros(1, int) if named and cfg.model.cond_classes else None
+        if task is not None:
+            check_request(cfg.model, task, cfg.sampler, classes, cfg.class_dropout)
 
 
 def write_picture(context: EvalContext, params: Any, name: str, path: Path, n: int) -> None:
     """All processes draw, and process 0 writes; if it cannot, all stop."""
-    picture = PICTURES[name](context, params, n)
+    picture = PICTURES[name].draw(context, params, n)
     on_process_zero(lambda: save_png(path, picture))
 
 

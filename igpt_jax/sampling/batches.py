@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import SamplerConfig
 from igpt_jax.model import ImageGPT
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import batch_ways, mesh_of, shard_batch, to_host, traced_on
-from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.decode import decode
-from igpt_jax.sampling.guidance import in_pairs
 from igpt_jax.sampling.lookahead import decode_ahead
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.rules import Rules
-
-log = logging.getLogger(__name__)
+from igpt_jax.sampling.rules import rules_of
 
 
-AUTO_LOOKAHEAD = (0, 8, 32)
-"""What `sampler.lookahead` auto chooses from."""
-
-
-class FastestOf:
-    """Runs each of some ways to do the same twice, the first time to compile it; then always the fastest.
-
-    Processes of one program choose as process 0 does.
-    """
-
-    def __init__(self, ways: Sequence[int]) -> None:
-        self.left = [way for way in ways for _ in range(2)]
-        self.seconds: dict[int, float] = {}
-        self.best: int | None = None
-
-    def run(self, function: Callable[[int], jax.Array]) -> jax.Array:
-        """`function` of one of the ways. While ways are being timed, it waits for the result."""
-        if not self.left and self.best is None:
-            self.best = on_process_zero(lambda: min(self.seconds, key=lambda way: self.seconds[way]))
-            log.info("lookahead auto: seconds a batch %s; takes %s", self.seconds, self.best)
-        if self.best is not None:
-            return function(self.best)
-        way = self.left.pop(0)
-        begin = time.perf_counter()
-        result = jax.block_until_ready(function(way))
-        self.seconds[way] = time.perf_counter() - begin
-        return result
-
-
-@functools.lru_cache(maxsize=64)
-def fastest_lookahead(model: ImageGPT, sampler: SamplerConfig, mesh: Mesh | None, batch: int, start: int) -> FastestOf:
-    """What is known of the windows so far for such batches. It is kept between calls, as tiles and clips make many.
-
-    The seed of `sampler` is to be that of all calls: it does not change the time.
-    """
-    del model, sampler, mesh, batch, start
-    return FastestOf(AUTO_LOOKAHEAD)
-
-
-def known_slots(known_BT: np.ndarray) -> int:
+def common_prefix_length(known_BT: np.ndarray) -> int:
     """How many slots are known from the start in every image, rounded down to an eighth of all.
 
     Rounding keeps the number of programs small; the known slots after it are decoded, and keep their tokens.
@@ -81,26 +34,39 @@ def known_slots(known_BT: np.ndarray) -> int:
 def decode_in_batches(
     model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig
 ) -> np.ndarray:
-    """Any number of images, drawn as `decode` or, with `sampler.lookahead`, `decode_ahead` says: int32 [n, T]."""
+    """Any number of images, drawn by `decode` or, with `sampler.lookahead`, by `decode_ahead`: int32 [n, T]."""
+    return in_batches(batch_decoder(model, params, prompt, sampler), params, prompt, keys, sampler.batch_size)
+
+
+def batch_decoder(
+    model: ImageGPT, params: Params, prompt: Prompt, sampler: SamplerConfig
+) -> Callable[[Prompt, jax.Array], jax.Array]:
+    """What draws each batch of the images of `prompt`: (batch, keys [B]) -> int32 [B, T]."""
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
-    start, rules, mesh = known_slots(ordered), Rules.of(sampler), mesh_of(params)
+    start, rules, mesh = common_prefix_length(ordered), rules_of(sampler), mesh_of(params)
     model = model.clone(cache=sampler.cache)
 
-    def run(window: int, batch: Prompt, batch_keys: jax.Array) -> jax.Array:
-        if not window:
-            return traced_on(mesh, decode)(model, params, batch, batch_keys, rules, start)
-        return traced_on(mesh, decode_ahead)(model, params, batch, batch_keys, rules, start, window)[0]
-
-    def draw_batch(batch: Prompt, batch_keys: jax.Array) -> jax.Array:
-        asked = (batch, batch_keys) if rules.guidance is None else in_pairs(batch, batch_keys)
-        if sampler.lookahead == "auto":
-            fastest = fastest_lookahead(model, replace(sampler, seed=0), mesh, batch.tokens.shape[0], start)  # pyright: ignore[reportArgumentType]
-            drawn = fastest.run(lambda window: run(window, *asked))
+    def draw_batch(batch: Prompt, keys_B: jax.Array) -> jax.Array:
+        if "guidance" in rules:
+            batch, keys_B = in_pairs(batch, keys_B)
+        if sampler.lookahead:
+            drawn = traced_on(mesh, decode_ahead)(model, params, batch, keys_B, rules, start, sampler.lookahead)[0]
         else:
-            drawn = run(sampler.lookahead, *asked)
-        return drawn if rules.guidance is None else drawn[::2]
+            drawn = traced_on(mesh, decode)(model, params, batch, keys_B, rules, start)
+        return drawn[::2] if "guidance" in rules else drawn
 
-    return in_batches(draw_batch, params, prompt, keys, sampler.batch_size)
+    return draw_batch
+
+
+def in_pairs(prompt: Prompt, keys_B: jax.Array) -> tuple[Prompt, jax.Array]:
+    """Every image twice, one row after the other and with the same key: with its class, and without one.
+
+    Guidance compares the two (Ho and Salimans, 2022, "Classifier-free diffusion guidance"), here for each pixel.
+    """
+    pairs = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), prompt._replace(prefix=None))
+    is_second_B = jnp.arange(len(pairs.tokens)) % 2 == 1
+    class_id = jnp.where(is_second_B, -1, pairs.class_id)
+    return pairs._replace(class_id=class_id, prefix=prompt.prefix), jnp.repeat(keys_B, 2, axis=0)
 
 
 def in_batches(

@@ -39,22 +39,15 @@ def decode(
     """Draws the unknown tokens one after another, each from all tokens of earlier slots.
 
     Args:
-      model, params: the decoder; params float32.
-      prompt: the images' known part.
       keys_B: one PRNG key an image. Position t is drawn with fold_in(key, t), whatever the batch, order or segments.
-      rules: how a colour is drawn.
       start: slots before this one are known in every image and are read at once. Each value compiles a program.
 
     Returns:
       int32 [B, T] in raster order.
     """
-    tokens_BT, known_BT, order_BT, class_B, prefix_GPW, aligned_BTA = prompt
-    tokens_BT = tokens_BT.astype(jnp.int32)
+    tokens_BT, known_BT, order_BT = in_slots(prompt)
+    class_B, prefix_GPW, aligned_BTA = prompt[3:]
     n_ctx = tokens_BT.shape[1]
-    if order_BT is None:
-        order_BT = jnp.broadcast_to(jnp.arange(n_ctx)[None], tokens_BT.shape)
-    order_BT = order_BT.astype(jnp.int32)  # whatever jax_enable_x64 says
-    tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT, known_BT))
     variables = {"params": decoding_weights(model, params)}
 
     def step(last: Decoded, xs: tuple[jax.Array, ...]) -> tuple[Decoded, jax.Array]:
@@ -65,10 +58,20 @@ def decode(
         return Decoded(token_B, target_B, cache), token_B
 
     last = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW, aligned_BTA)
-    xs = (jnp.arange(n_ctx), order_BT.T, tokens_BT.T, known_BT.T)
+    xs = (jnp.arange(n_ctx, dtype=jnp.int32), order_BT.T, tokens_BT.T, known_BT.T)
     _, drawn_TB = scan_segments(step, last, xs, start, model.cfg.prefix_slots)
     slots_BT = jnp.concatenate([tokens_BT[:, :start], drawn_TB.T], axis=1)
     return jnp.take_along_axis(slots_BT, jnp.argsort(order_BT, axis=1), axis=1)
+
+
+def in_slots(prompt: Prompt) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens int32, known bool and order int32, each [B, T], all in slot order."""
+    tokens_BT, known_BT, order_BT = prompt[:3]
+    if order_BT is None:
+        order_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
+    order_BT = order_BT.astype(jnp.int32)
+    tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT, known_BT))
+    return tokens_BT.astype(jnp.int32), known_BT, order_BT
 
 
 class Decoded(NamedTuple):
@@ -164,8 +167,7 @@ def decoding_weights(model: ImageGPT, params: Params) -> Params:
     dtype = compute_dtype(model.compute)
 
     def cast(path: Any, x: jax.Array) -> jax.Array:
-        name = path_name(path)
-        return x.astype(dtype) if is_projection(name) or name == "wtet" else x
+        return x.astype(dtype) if is_projection(path_name(path)) or path_name(path) == "wtet" else x
 
     params = all_gather_fsdp(jax.tree.map_with_path(cast, params), AXES)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["h"]) for i in range(model.cfg.n_layer))

@@ -1,8 +1,8 @@
-"""Exact sampling in fewer passes: guess the next colours, check them all in one pass, keep what is right.
+"""Speculative decoding: guess the next colours, verify them all in one pass, keep the correct prefix.
 
 The noise of a draw depends on the image and the position alone. So the colour of a slot is a function of the colours of
 earlier slots, and a whole image is the fixed point of that function: the image that decoding one slot after another
-draws. A pass computes this function for a window of slots from guesses. Up to the first guess that was wrong, its
+draws. A pass computes this function for a window of slots from guesses. Up to the first wrong guess, its
 results are final, and after it they are better guesses (Song et al., 2020, "Accelerating Feedforward Computation via
 Parallel Nonlinear Equation Solving"; Wiggers and Hoogeboom, 2020, "Predictive Sampling with Forecasting Autoregressive
 Models"). Each pass settles at least one slot.
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from igpt_jax.keys import fold_in
 from igpt_jax.model import Cache, ImageGPT, grow_cache
 from igpt_jax.model.axes import Params
-from igpt_jax.sampling.decode import decoding_weights, prefill
+from igpt_jax.sampling.decode import decoding_weights, in_slots, prefill
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs
@@ -57,19 +57,16 @@ def decode_ahead(
       int32 [B, T] in raster order, and int32 [B]: how many passes each image took, at most T. The program runs until
       the slowest image of the batch is done.
     """
-    tokens_BT, known_BT, order_BT, class_B, prefix_GPW, aligned_BTA = prompt
+    tokens_BT, known_BT, order_BT = in_slots(prompt)
+    class_B, prefix_GPW, aligned_BTA = prompt[3:]
     b, t = tokens_BT.shape
-    if order_BT is None:
-        order_BT = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
-    order_BT = order_BT.astype(jnp.int32)  # whatever jax_enable_x64 says
-    tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT.astype(jnp.int32), known_BT))
     tokens_BT = jnp.where(known_BT, tokens_BT, 0)
     slot_of_BT = jnp.argsort(order_BT, axis=1)
     variables = {"params": decoding_weights(model, params)}
     p = model.cfg.prefix_slots
 
     def one_pass(last: Ahead) -> Ahead:
-        slots_BW = last.settled[:, None] + jnp.arange(window)[None]
+        slots_BW = last.settled[:, None] + jnp.arange(window, dtype=jnp.int32)[None]
         targets_BW = at_slots(order_BT, slots_BW)
         known_BW, known_token_BW = at_slots(known_BT, slots_BW), at_slots(tokens_BT, slots_BW)
         has_above_BW = targets_BW >= model.cfg.grid[-1]
@@ -85,8 +82,8 @@ def decode_ahead(
         drawn_BW = jax.vmap(draw, in_axes=(1, 1, None), out_axes=1)(extended[0], keys_BW, rules)
         drawn_BW = jnp.where(known_BW, known_token_BW, drawn_BW)
 
-        right_BW = jnp.cumprod(guess_BW == drawn_BW, axis=1)[:, :-1]  # what the next slot was fed is right
-        settled_B = jnp.minimum(last.settled + 1 + right_BW.sum(axis=1), t)
+        correct_BW = jnp.cumprod(guess_BW == drawn_BW, axis=1)[:, :-1]  # what the next slot was fed is correct
+        settled_B = jnp.minimum(last.settled + 1 + correct_BW.sum(axis=1, dtype=jnp.int32), t)
         tokens_BS = jax.vmap(lambda x, new, at: jax.lax.dynamic_update_slice(x, new, (at,)))(
             last.tokens, drawn_BW, last.settled
         )

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from igpt_jax.errors import InputError
 from igpt_jax.keys import fold_in
+from igpt_jax.sampling.prompt import Prompt
 
 Order = Callable[[np.ndarray, jax.Array], np.ndarray]
 """(known bool [B, *grid], one key an image) -> int [B, T]: the grid position that each slot predicts."""
@@ -47,7 +48,7 @@ def random(known: np.ndarray, keys_B: jax.Array) -> np.ndarray:
     known_BT = known.reshape(len(known), -1)
     n_ctx = known_BT.shape[1]
     # The number after the last position, so that no draw of a colour has the same key.
-    shuffle = jax.vmap(lambda key: jax.random.uniform(key, (n_ctx,)))(fold_in(keys_B, jnp.int32(n_ctx)))
+    shuffle = jax.vmap(lambda key: jax.random.uniform(key, (n_ctx,), jnp.float32))(fold_in(keys_B, jnp.int32(n_ctx)))
     return np.argsort(np.where(known_BT, -1.0, np.asarray(shuffle)), axis=1, kind="stable")
 
 
@@ -59,13 +60,14 @@ ORDERS: dict[str, Order] = {
 }
 
 
-def check_is_order(order_BT: np.ndarray, n_ctx: int, name: str) -> np.ndarray:
-    """`order_BT` itself; InputError that names it, if a row is not a permutation of 0..n_ctx - 1."""
-    order_BT = np.asarray(order_BT)
+def in_order(prompt: Prompt, name: str, grid: tuple[int, ...], keys_B: jax.Array) -> Prompt:
+    """The prompt with its order; InputError if a row of it is not a permutation of the positions."""
+    order_BT = np.asarray(ORDERS[name](prompt.known.reshape(-1, *grid), keys_B))
+    n_ctx = prompt.known.shape[1]
     wrong = order_BT.ndim != 2 or order_BT.dtype.kind not in "iu" or order_BT.shape[1] != n_ctx
     if wrong or (np.sort(order_BT, axis=1) != np.arange(n_ctx)).any():
-        raise InputError(f"{name}: an order holds every position from 0 to {n_ctx - 1} once, as integers")
-    return order_BT
+        raise InputError(f"sampler.order {name}: must hold every position from 0 to {n_ctx - 1} once, as integers")
+    return prompt._replace(order=order_BT)
 
 
 def _distance(known: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 A raster model predicts a pixel from those before it, so completions that only keep the later known pixels (clamping)
 do not take them into account. Here many completions, called particles, are drawn side by side. At every known pixel
-each is weighted by the probability that it gave to that pixel, and where few carry most of the weight, they are drawn
-anew from each other. With more particles the result tends to the model's own distribution of the hole, where everything
+each is weighted by the probability that it gave to that pixel, and where few carry most of the weight, they are
+resampled. With more particles the result tends to the model's own distribution of the hole, where everything
 else is known (Doucet and Johansen, "A Tutorial on Particle Filtering and Smoothing", 2009, section 3). Choosing among
 finished completions by their total probability would not.
 """
@@ -34,9 +34,9 @@ class Particles(NamedTuple):
     tokens: jax.Array
     """int32 [B n, T]: everything drawn so far."""
     log_weight: jax.Array
-    """float32 [B, n]: since the particles were last drawn anew."""
+    """float32 [B, n]: since the particles were last resampled."""
     log_known: jax.Array
-    """float32 [B]: log of the estimated probability of the known pixels, up to then."""
+    """float32 [B]: log of the estimated probability of the known pixels from `start` on, up to then."""
 
 
 @functools.partial(jax.jit, static_argnames=("model", "particles", "draws", "start"))
@@ -63,8 +63,8 @@ def smc(
       start: as for `decode`.
 
     Returns:
-      int32 [B, draws, T] in raster order, and float32 [B]: log of the estimated probability of all known pixels, whose
-      exponential has the model's probability as its mean.
+      int32 [B, draws, T] in raster order, and float32 [B]: log of the estimated probability of the known pixels from
+      `start` on, given those before. The mean of its exponential is the model's probability.
     """
     b, t = prompt.tokens.shape
     resample_keys_B = fold_in(keys_B, t)  # the number after the last position
@@ -83,13 +83,14 @@ def smc(
         log_weight = last.log_weight + jnp.where(known_B[:, None], log_p_B.reshape(b, particles), 0.0)
         after = Particles(token_B, target_B, cache, last.tokens.at[:, slot].set(token_B), log_weight, last.log_known)
         few_B = known_B & (effective(log_weight) < particles / 2)
-        resample = functools.partial(_drawn_anew, keys_B=fold_in(resample_keys_B, slot), which_B=few_B)
+        resample = functools.partial(_resampled, keys_B=fold_in(resample_keys_B, slot), which_B=few_B)
         return jax.lax.cond(few_B.any(), resample, lambda same: same, after), None
 
-    read = prefill(model, variables, tokens_BT[:, :start], jnp.arange(start)[None].repeat(len(tokens_BT), 0), class_B)
-    unweighted = jnp.zeros((b, particles))
-    first = Particles(*read, tokens=tokens_BT, log_weight=unweighted, log_known=jnp.zeros(b))
-    last, _ = scan_segments(step, first, (jnp.arange(t), tokens_BT.T, known_BT.T), start)
+    slots_T = jnp.arange(t, dtype=jnp.int32)
+    read = prefill(model, variables, tokens_BT[:, :start], slots_T[None, :start].repeat(len(tokens_BT), 0), class_B)
+    unweighted, zero_B = jnp.zeros((b, particles), jnp.float32), jnp.zeros(b, jnp.float32)
+    first = Particles(*read, tokens=tokens_BT, log_weight=unweighted, log_known=zero_B)
+    last, _ = scan_segments(step, first, (slots_T, tokens_BT.T, known_BT.T), start)
     log_known_B = last.log_known + _log_mean(last.log_weight)
     chosen = systematic(last.log_weight, fold_in(resample_keys_B, t), draws)
     tokens = jnp.take_along_axis(last.tokens.reshape(b, particles, t), chosen[..., None], axis=1)
@@ -111,14 +112,14 @@ def systematic(log_weight: jax.Array, keys_B: jax.Array, draws: int) -> jax.Arra
     def one(log_weight_n: jax.Array, key: jax.Array) -> jax.Array:
         offset_key, order_key = jax.random.split(key)
         ends_n = jnp.cumsum(jax.nn.softmax(log_weight_n))
-        points = (jnp.arange(draws) + jax.random.uniform(offset_key)) / draws * ends_n[-1]
+        points = (jnp.arange(draws) + jax.random.uniform(offset_key, dtype=jnp.float32)) / draws * ends_n[-1]
         return jax.random.permutation(order_key, jnp.searchsorted(ends_n, points, side="right"))
 
     return jnp.minimum(jax.vmap(one)(log_weight, keys_B), log_weight.shape[1] - 1).astype(jnp.int32)
 
 
-def _drawn_anew(particles: Particles, keys_B: jax.Array, which_B: jax.Array) -> Particles:
-    """The particles of the images `which_B` drawn from each other by weight; then all weights are equal again."""
+def _resampled(particles: Particles, keys_B: jax.Array, which_B: jax.Array) -> Particles:
+    """The particles, those of the images `which_B` resampled by weight; then their weights are equal again."""
     b, n = particles.log_weight.shape
     same = jnp.broadcast_to(jnp.arange(n)[None], (b, n))
     chosen = jnp.where(which_B[:, None], systematic(particles.log_weight, keys_B, n), same)
@@ -129,4 +130,4 @@ def _drawn_anew(particles: Particles, keys_B: jax.Array, which_B: jax.Array) -> 
 
 
 def _log_mean(log_weight: jax.Array) -> jax.Array:
-    return jax.nn.logsumexp(log_weight, axis=1) - jnp.log(log_weight.shape[1])
+    return jax.nn.logsumexp(log_weight, axis=1) - jnp.log(jnp.float32(log_weight.shape[1]))

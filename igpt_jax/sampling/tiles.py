@@ -1,4 +1,4 @@
-"""Pictures larger than the model's grid: windows of that size which cover them, and how results are blended.
+"""Pictures and clips larger than the model's grid: windows that cover them, drawn one after another, and blending.
 
 Windows overlap, so that what is drawn in one can depend on what was drawn in those before it.
 """
@@ -6,17 +6,21 @@ Windows overlap, so that what is drawn in one can depend on what was drawn in th
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from igpt_jax import progress
+
+Window = tuple[slice, ...]
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right in pixels; bottom and right are outside."""
 
 
 def windows(
     size: tuple[int, int], tile: tuple[int, int], overlap: tuple[int, int], box: Box | None = None
-) -> list[tuple[int, int]]:
-    """The top left corners of windows that cover a region, row by row.
+) -> list[Window]:
+    """Windows that cover a region, row by row.
 
     They are evenly spaced, as few as possible, and neighbours overlap by at least `overlap` pixels.
 
@@ -29,10 +33,10 @@ def windows(
     """
     box = box or (0, 0, *size)
     tops, lefts = (_starts(size[i], tile[i], overlap[i], box[i], box[i + 2]) for i in range(2))
-    return list(itertools.product(tops, lefts))
+    return [(slice(y, y + tile[0]), slice(x, x + tile[1])) for y, x in itertools.product(tops, lefts)]
 
 
-def windows_over(hole: np.ndarray, tile: tuple[int, int]) -> list[tuple[slice, slice]]:
+def windows_over(hole: np.ndarray, tile: tuple[int, int]) -> list[Window]:
     """Windows that together hold every True of `hole` [y, x], row by row; those that hold none are left out.
 
     Neighbours overlap by at least half. A hole smaller than a window lies in its middle; a larger one has about a
@@ -46,9 +50,41 @@ def windows_over(hole: np.ndarray, tile: tuple[int, int]) -> list[tuple[slice, s
         edges.append((max(0, low - margin), min(length, high + margin)))
     (top, bottom), (left, right) = edges
     overlap = (tile[0] - max(1, tile[0] // 2), tile[1] - max(1, tile[1] // 2))
-    corners = windows((hole.shape[0], hole.shape[1]), tile, overlap, (top, left, bottom, right))
-    all_windows = [(slice(y, y + tile[0]), slice(x, x + tile[1])) for y, x in corners]
-    return [window for window in all_windows if hole[window].any()]
+    around = windows((hole.shape[0], hole.shape[1]), tile, overlap, (top, left, bottom, right))
+    return [window for window in around if hole[window].any()]
+
+
+def sweep(
+    tokens: np.ndarray,
+    known: np.ndarray,
+    windows: Sequence[Sequence[Window]],
+    fill: Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Draws what is unknown, window after window, each from what is known in it and from what earlier ones drew.
+
+    Args:
+      tokens: int [B, n, *size]: n draws of each picture.
+      known: bool [B, *size].
+      windows: of each picture, its own; in each turn they have one size.
+      fill: (turn, int [b] which pictures, tokens [b, n, *window], known [b, *window]) -> the tokens with all drawn.
+
+    Returns:
+      int [B, n, *size].
+    """
+    tokens, known, turns = tokens.copy(), known.copy(), max(map(len, windows))
+    for turn in range(turns):
+        if turns > 1:
+            progress.report("drawing windows", turn, turns)
+        here = {b: own[turn] for b, own in enumerate(windows) if turn < len(own) and not known[b][own[turn]].all()}
+        if not here:
+            continue
+        before = np.stack([tokens[b][:, *window] for b, window in here.items()])
+        seen = np.stack([known[b][window] for b, window in here.items()])
+        for (b, window), drawn in zip(here.items(), fill(turn, np.array([*here]), before, seen), strict=True):
+            tokens[b][:, *window], known[b][window] = drawn, True
+    if turns > 1:
+        progress.report("drawing windows", turns, turns)
+    return tokens
 
 
 def _starts(size: int, tile: int, overlap: int, low: int, high: int) -> list[int]:

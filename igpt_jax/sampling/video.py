@@ -7,22 +7,22 @@ last frames become the first ones of the next window. Frame numbers change with 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import numpy as np
 
 from igpt_jax.config import SamplerConfig
-from igpt_jax.errors import InputError
+from igpt_jax.errors import require
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling.batches import decode_in_batches
-from igpt_jax.sampling.guidance import check_guidance
+from igpt_jax.sampling.checks import check_counts, check_request, check_weights, checked_images
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.tasks import check_model, complete, prompt_keys
+from igpt_jax.sampling.tasks import complete, prompt_keys
+from igpt_jax.sampling.tiles import Window, sweep
 
 
 @outside_mesh
@@ -36,24 +36,17 @@ def sample_clips(
     sampler: SamplerConfig | None = None,
     keep: int | None = None,
 ) -> np.ndarray:
-    """Draws n new clips.
+    """Draws n new clips: uint8 [n, frames, Y, X, C].
 
     Args:
       frames: of each clip; None for as many as the model reads at once.
       sampler, keep: as for `continue_clip`. Clip i of a seed is the same whatever n and the batch size are.
-
-    Returns:
-      uint8 [n, frames, Y, X, C].
-
-    Raises:
-      InputError: n or frames below 1, and as for `continue_clip`.
     """
     sampler = sampler or SamplerConfig()
-    keep = _check_model(model, params, palette, sampler, keep)
-    frames = model.cfg.n_frame if frames is None else frames
-    for name, value in (("n", n), ("frames", frames)):
-        if value < 1:
-            raise InputError(f"{name}: must be at least 1, not {value}")
+    check_request(model.cfg, "clips", sampler)
+    check_weights(model, params, palette)
+    keep, frames = _checked_keep(model, keep), model.cfg.n_frame if frames is None else frames
+    check_counts(n=n, frames=frames)
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
     nothing = np.zeros((n, 0, *model.cfg.grid[1:]), np.int32)
     return np.asarray(palette.decode(_grow(model, params, nothing, frames, keys, sampler, keep)))
@@ -79,22 +72,18 @@ def continue_clip(
       frames: uint8 [B, l, Y, X, C], l at least 1; where l is the model's number of frames or more, the last `keep` of
         them are read.
       n_new: frames to draw.
-      sampler: as for `complete`. A model with classes draws without one.
+      sampler: as for `complete`; its order must draw one frame after another. A model with classes draws without one.
       keep: frames that the next window begins with when one is full; None for half of the model's.
 
     Returns:
       uint8 [B, n, l + n_new, Y, X, C].
-
-    Raises:
-      InputError: frames of another shape or type, n or n_new below 1, keep out of range, a model of pictures, a BERT
-        model, a palette of another size, or an order in which frames are not drawn one after another.
     """
     sampler = sampler or SamplerConfig()
-    keep = _check_model(model, params, palette, sampler, keep)
-    frames = _checked_frames("frames", frames, model, palette)
-    for name, value in (("n", n), ("n_new", n_new)):
-        if value < 1:
-            raise InputError(f"{name}: must be at least 1, not {value}")
+    check_request(model.cfg, "clips", sampler)
+    check_weights(model, params, palette)
+    keep = _checked_keep(model, keep)
+    frames = checked_images(frames, (0, *model.cfg.grid[1:]), palette, "frames")
+    check_counts(n=n, n_new=n_new)
     known = np.asarray(palette.encode(frames))
     b, length = known.shape[:2]
     seen = length if length < model.cfg.n_frame else keep
@@ -126,22 +115,19 @@ def in_between(
 
     Returns:
       uint8 [B, n, F, Y, X, C].
-
-    Raises:
-      InputError: frames of another shape, type or number, a model of pictures, or one without `model.any_order`.
     """
-    _check_clips(model)
-    if not model.cfg.any_order:
-        raise InputError("model.any_order: frames between others need a model of any order, trained for it")
-    first, last = _checked_frames("first", first, model, palette), _checked_frames("last", last, model, palette)
+    sampler = dataclasses.replace(sampler or SamplerConfig(), order="known_first")
+    require(model.cfg.any_order, "model.any_order", "frames between others need a model of any order, trained for it")
+    check_request(model.cfg, "clips", sampler)
+    size = (0, *model.cfg.grid[1:])
+    first, last = checked_images(first, size, palette, "first"), checked_images(last, size, palette, "last")
     missing = model.cfg.n_frame - first.shape[1] - last.shape[1]
-    if len(first) != len(last) or missing < 1:
-        shapes = f"first {first.shape} and last {last.shape}"
-        raise InputError(f"{shapes}: must be of as many clips, and leave some of {model.cfg.n_frame} frames to draw")
+    shapes = f"must be as many clips as in first, and leave some of {model.cfg.n_frame} frames to draw"
+    fits = len(first) == len(last) and missing > 0
+    require(fits, "last", f"{shapes}; got first {first.shape} and last {last.shape}")
     gap = np.zeros((len(first), missing, *first.shape[2:]), np.uint8)
     known = np.ones(model.cfg.grid, bool)
     known[first.shape[1] : first.shape[1] + missing] = False
-    sampler = dataclasses.replace(sampler or SamplerConfig(), order="known_first")
     return complete(model, params, palette, np.concatenate([first, gap, last], axis=1), known, n, sampler=sampler)
 
 
@@ -155,47 +141,34 @@ def _grow(
     keep: int,
 ) -> np.ndarray:
     """Tokens int [N, l, Y, X] drawn on until they are [N, frames, Y, X], one window after another."""
-    check_guidance(sampler, model.cfg.cond_classes)
-    n, window, pixels = len(clips), model.cfg.n_frame, math.prod(clips.shape[2:])
-    moves = 0
-    while (length := clips.shape[1]) < frames:
-        seen = length if length < window else keep
-        end = min(window, seen + frames - length)
-        tokens = np.zeros((n, end, *clips.shape[2:]), np.int32)
-        tokens[:, :seen] = clips[:, length - seen :]
-        known = np.broadcast_to(np.arange(end * pixels) < seen * pixels, (n, end * pixels))
+    n, length, *size = clips.shape
+    windows = sliding_windows(length, frames, model.cfg.n_frame, keep)
+    tokens = np.concatenate([clips, np.zeros((n, frames - length, *size), clips.dtype)], axis=1)
+    known = np.broadcast_to(np.arange(frames)[:, None, None] < length, tokens.shape)
+
+    def fill(turn: int, rows: np.ndarray, before: np.ndarray, seen: np.ndarray) -> np.ndarray:
         # Numbers after the last position, so that no draw of a colour has the same key.
-        window_keys = fold_in(keys, model.cfg.n_ctx + moves) if moves else keys
-        prompt = Prompt(tokens.reshape(n, -1), known)
-        drawn = decode_in_batches(model, params, prompt, window_keys, sampler)
-        clips = np.concatenate([clips, drawn.reshape(tokens.shape)[:, seen:]], axis=1)
-        moves += 1
-    return clips
+        window_keys = fold_in(keys, model.cfg.n_ctx + turn) if turn else keys
+        prompt = Prompt(np.where(seen, before[:, 0], 0).reshape(n, -1), seen.reshape(n, -1))
+        return decode_in_batches(model, params, prompt, window_keys, sampler).reshape(before.shape)
+
+    return sweep(tokens[:, None], known, [windows] * n, fill)[:, 0]
 
 
-def _check_clips(model: ImageGPT) -> None:
-    if model.cfg.n_frame < 2:
-        raise InputError(f"model.grid: {model.cfg.grid} is not one of clips, (frames, rows, columns) of several frames")
+def sliding_windows(length: int, frames: int, window: int, keep: int) -> list[Window]:
+    """Frames that are drawn together, from a clip's first `length` ones on; each window begins with known frames."""
+    windows = []
+    while length < frames:
+        seen = length if length < window else keep
+        end = length - seen + min(window, seen + frames - length)
+        windows.append((slice(length - seen, end),))
+        length = end
+    return windows
 
 
-def _check_model(model: ImageGPT, params: Params, palette: Palette, sampler: SamplerConfig, keep: int | None) -> int:
-    """How many frames a window keeps; InputError if the model does not draw clips so."""
-    _check_clips(model)
-    check_model(model, params, palette)
-    if sampler.order not in ("raster", "known_first"):  # both are the same where the first frames are known
-        raise InputError(f"sampler.order: {sampler.order!r} does not draw one frame after another; take raster")
+def _checked_keep(model: ImageGPT, keep: int | None) -> int:
+    """How many frames a window keeps."""
     window = model.cfg.n_frame
     keep = window // 2 if keep is None else keep
-    if not 1 <= keep < window:
-        raise InputError(f"keep: must be in 1..{window - 1} of the model's {window} frames, not {keep}")
+    require(1 <= keep < window, "keep", f"must be in 1..{window - 1} of the model's {window} frames; got {keep}")
     return keep
-
-
-def _checked_frames(name: str, frames: np.ndarray, model: ImageGPT, palette: Palette) -> np.ndarray:
-    frames, (_, y, x) = np.asarray(frames), model.cfg.grid
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[2:] != (y, x, palette.channels):
-        wanted = f"uint8 [B, l, {y}, {x}, {palette.channels}]"
-        raise InputError(f"{name}: {frames.dtype} {frames.shape}; the model draws clips {wanted}")
-    if 0 in frames.shape[:2]:
-        raise InputError(f"{name}: {frames.shape}; there must be a clip of at least one frame")
-    return frames

@@ -13,7 +13,7 @@ from igpt_jax import ImageGPT, Palette
 from igpt_jax.config import ComputeConfig, SamplerConfig
 from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.rules import Rules
+from igpt_jax.sampling.rules import rules_of
 from igpt_jax.weights.huggingface import write_huggingface
 from igpt_jax.weights.load import load_pretrained
 from tests.weights.huggingface_files import save, their_logits, their_model
@@ -55,7 +55,7 @@ def test_greedy_decoding_is_theirs(tmp_path):
     want = theirs.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=64, do_sample=False)
     none = jnp.zeros((1, 64), jnp.int32)
     keys = jax.random.split(jax.random.key(0), 1)
-    greedy = Rules.of(SamplerConfig(temperature=0))
+    greedy = rules_of(SamplerConfig(temperature=0))
     drawn = decode(weights.model, weights.params, Prompt(none, none.astype(bool)), keys, greedy)
     assert len(set(drawn[0].tolist())) > 3
     np.testing.assert_array_equal(drawn, want[:, 1:].numpy())

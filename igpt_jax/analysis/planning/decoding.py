@@ -25,7 +25,7 @@ from igpt_jax.parallel.mesh import (
 )
 from igpt_jax.sampling.decode import decode, segment_ends
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.rules import Rules
+from igpt_jax.sampling.rules import rules_of
 from igpt_jax.training.flops import block_weights
 from igpt_jax.training.step import make_model
 
@@ -97,6 +97,6 @@ def abstract_images(cfg: Config, mesh: Mesh) -> dict[str, Any]:
     keys = abstract_arrays({"keys_B": ((n,), jax.random.key(0).dtype)}, mesh)
     whole = replicated(mesh)
     rules = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), Rules.of(replace(cfg.sampler, guidance=1.0))
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), rules_of(replace(cfg.sampler, guidance=1.0))
     )
     return {"prompt": Prompt(**abstract_arrays(shapes, mesh)), "rules": rules, **keys}
