@@ -17,7 +17,7 @@ from PIL import Image
 
 from igpt_jax import load_pretrained, sample
 from igpt_jax.cli import main
-from igpt_jax.parallel.mesh import fetch_whole, make_mesh, put_batch
+from igpt_jax.parallel.mesh import make_mesh, put_batch, to_host
 from tests.processes import (
     ARGS,
     ENDLESS,
@@ -78,7 +78,7 @@ def test_every_global_batch_is_the_same_on_any_number_of_processes(session):
     expected = []
     for _ in range(4):
         batch = put_batch(next(stream), mesh)
-        whole = b"".join(fetch_whole(batch[key]).tobytes() for key in sorted(batch))
+        whole = b"".join(to_host(batch[key]).tobytes() for key in sorted(batch))
         expected.append(f"{hashlib.sha256(whole).hexdigest()} 32")
     assert len(set(expected)) == 4
     for _, said, _, _ in session[1]:

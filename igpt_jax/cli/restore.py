@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import tyro
 from igpt_jax.cli.common import Flag
 from igpt_jax.cli.draw import PictureCommand, by_size, check_size, load_images
 from igpt_jax.cli.output import Result
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Restore(PictureCommand):
         """What is printed."""
         if self.json:
             rows = [{"image": str(path), **row} for path, row in zip(self.images, figures, strict=True)]
-            return json.dumps({"out": str(out), "images": rows}, indent=2)
+            return json_text({"out": str(out), "images": rows}).strip()
         lines = [str(out)]
         for path, row in zip(self.images, figures):
             psnr = ", ".join(f"{name} {np.mean(value):.2f} dB" for name, value in row["psnr"].items())
@@ -93,7 +93,7 @@ class Restore(PictureCommand):
 
     def read(self, cfg: Config) -> Given:
         """Degraded pictures and their originals."""
-        from igpt_jax.data.degrade import make_damage
+        from igpt_jax.data.degrade import make_degrade
         from igpt_jax.datasets import preprocess_for_eval
 
         images, originals = load_images(cfg, self.images), load_images(cfg, self.original, "--original")
@@ -107,7 +107,7 @@ class Restore(PictureCommand):
             check_size(cfg, path, image)
         if self.degrade is None:
             return images, originals or None
-        degrade = make_damage([self.degrade], train=True)
+        degrade = make_degrade([self.degrade], train=True)
         assert degrade is not None
         seeds = ((self.sampler.seed, i) for i in range(len(images)))
         return [degrade(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds)], images

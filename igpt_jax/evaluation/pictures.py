@@ -13,11 +13,11 @@ import numpy as np
 
 from igpt_jax.config import Config, Task
 from igpt_jax.datasets import subset
-from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.holes import brush
-from igpt_jax.keys import stream
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
+from igpt_jax.parallel.mesh import mesh_of, to_host, traced_on
 from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.checks import check_request
 from igpt_jax.sampling.inpaint import inpaint
@@ -69,10 +69,10 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: masked as in training, with the most likely colours filled in all at once, the original."""
     model, palette = context.model, context.palette
     images = context.data.images(context.held_out, max(1, n // 8))
-    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     unlabelled = {"image": jnp.asarray(images), "label": jnp.full(len(images), -1)}
     example = context.objective.example(unlabelled, keys_B)
-    most_likely_BT = fetch_whole(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
+    most_likely_BT = to_host(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
     known = np.asarray(example.inputs.fed).reshape(images.shape[:-1])
     tokens = np.where(known, np.asarray(example.labels).reshape(known.shape), most_likely_BT.reshape(known.shape))
     filled = np.asarray(palette.decode(tokens))
@@ -90,7 +90,7 @@ def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[
 def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: degraded, three draws, their mean, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    damaged = context.data.damaged(images)
+    damaged = context.data.degraded(images)
     restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
     columns = [("degraded", damaged), ("draw", restored.draws[:, :3]), ("mean", restored.mean), ("original", images)]
     return strips(columns)
@@ -106,7 +106,7 @@ def most_likely(model: ImageGPT, params: Any, inputs: Inputs) -> jax.Array:
 def inpaintings(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: a hole, five ways to fill it, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     known = ~np.stack([np.asarray(brush(key, context.data.size)) for key in keys_B])
     options: Any = dict(sampler=context.cfg.sampler, classes=_classes(context, len(images)))
     drawn = inpaint(context.model, params, context.palette, images, known, 5, **options).draws
@@ -121,8 +121,7 @@ def _names_classes(cfg: Config) -> bool:
 def _classes(context: EvalContext, n: int) -> np.ndarray | None:
     if not _names_classes(context.cfg):
         return None
-    shown = subset(context.held_out, n)
-    return np.array([shown[i]["label"] for i in range(n)])
+    return subset(context.held_out, n).labels
 
 
 class Picture(NamedTuple):

@@ -124,15 +124,22 @@ def is_process_zero() -> bool:
     return jax.process_index() == 0
 
 
+ANSWER_S = 24 * 3600.0
+"""How long processes wait for what process 0 computes alone; if it is lost, its heartbeats end them sooner."""
+
+
 def on_process_zero(function: Callable[[], Any]) -> Any:
-    """Calls a function on process 0. All processes get its result, which must be JSON, or its error.
+    """Calls a function on process 0, for as long as it takes. All processes get its result, which must be JSON, or its
+    error.
 
     Raises:
       InputError: process 0 raised it.
       FailedElsewhereError: process 0 raised another error (there, that error itself).
     """
     if jax.process_count() == 1:
-        return function()
+        result = function()
+        json.dumps(result)  # raises TypeError here, too, for what could not be sent
+        return result
     error, message = None, b""
     if is_process_zero():
         try:
@@ -140,6 +147,7 @@ def on_process_zero(function: Callable[[], Any]) -> Any:
         except Exception as raised:
             error = raised
             message = json.dumps({"error": str(raised), "input": isinstance(raised, InputError)}).encode()
+    barrier("process 0 has an answer", ANSWER_S)  # a collective would not wait that long
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = np.frombuffer(message.ljust(size), np.uint8)
     answer = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())

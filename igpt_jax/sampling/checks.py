@@ -37,8 +37,8 @@ def check_request(
     """
     order, restores = sampler.order, task == "restore"
     missing = "does not restore pictures; train one with objective restore and data.degrade"
-    require(cfg.reads_picture or not restores, "model", missing)
-    require(not cfg.reads_picture or restores, "model", "reads a degraded picture; it can restore, and nothing else")
+    require(cfg.has_conditioning or not restores, "model", missing)
+    require(not cfg.has_conditioning or restores, "model", "reads a degraded picture; it can restore, and nothing else")
     blind = "a BERT model sees all pixels at once and does not draw one after another; it can inpaint"
     require(cfg.causal or task == "inpaint", "model.causal", blind)
     is_clip = f"{cfg.grid} is one of pictures; clips need (frames, rows, columns) with several frames"

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.keys import fold_in
-from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
+from igpt_jax.model import Cache, ImageGPT, compute_dtype, grow_cache, init_cache, is_projection
 from igpt_jax.model.axes import AXES, Params
-from igpt_jax.parallel.mesh import gathered, path_name
+from igpt_jax.parallel.mesh import all_gather_fsdp, path_name
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs, ordered_inputs
@@ -167,8 +167,8 @@ def decoding_weights(model: ImageGPT, params: Params) -> Params:
     dtype = compute_dtype(model.compute)
 
     def cast(path: Any, x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if path_name(path) in PROJECTIONS | {"wtet"} else x
+        return x.astype(dtype) if is_projection(path_name(path)) or path_name(path) == "wtet" else x
 
-    params = gathered(jax.tree.map_with_path(cast, params), AXES)
+    params = all_gather_fsdp(jax.tree.map_with_path(cast, params), AXES)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["h"]) for i in range(model.cfg.n_layer))
     return {**params, "h": layers}

@@ -12,6 +12,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling.checks import (
     Classes,
     check_counts,
@@ -39,6 +40,7 @@ class Inpainted(NamedTuple):
     """float32 [B, Y, X], in 0..255: the standard deviation of the draws; 0 outside the hole."""
 
 
+@outside_mesh
 def inpaint(
     model: ImageGPT,
     params: Params,

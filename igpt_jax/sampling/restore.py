@@ -19,7 +19,7 @@ from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import mesh_of, traced_on
+from igpt_jax.parallel.mesh import mesh_of, outside_mesh, traced_on
 from igpt_jax.sampling.batches import batch_decoder, in_batches
 from igpt_jax.sampling.checks import check_counts, check_request, check_weights, checked_images
 from igpt_jax.sampling.prompt import Prompt
@@ -41,6 +41,7 @@ class Restored(NamedTuple):
     average, but smoother than any of them."""
 
 
+@outside_mesh
 def restore(
     model: ImageGPT,
     params: Params,

@@ -14,6 +14,7 @@ from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.checks import (
     Classes,
@@ -28,6 +29,7 @@ from igpt_jax.sampling.orders import in_order
 from igpt_jax.sampling.prompt import Prompt
 
 
+@outside_mesh
 def sample(
     model: ImageGPT,
     params: Params,
@@ -58,6 +60,7 @@ def sample(
     return np.asarray(palette.decode(drawn.reshape(n, *model.cfg.grid)))
 
 
+@outside_mesh
 def complete(
     model: ImageGPT,
     params: Params,

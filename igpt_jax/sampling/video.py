@@ -17,6 +17,7 @@ from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.checks import check_counts, check_request, check_weights, checked_images
 from igpt_jax.sampling.prompt import Prompt
@@ -24,6 +25,7 @@ from igpt_jax.sampling.tasks import complete, prompt_keys
 from igpt_jax.sampling.tiles import Window, sweep
 
 
+@outside_mesh
 def sample_clips(
     model: ImageGPT,
     params: Params,
@@ -50,6 +52,7 @@ def sample_clips(
     return np.asarray(palette.decode(_grow(model, params, nothing, frames, keys, sampler, keep)))
 
 
+@outside_mesh
 def continue_clip(
     model: ImageGPT,
     params: Params,
@@ -92,6 +95,7 @@ def continue_clip(
     return np.asarray(palette.decode(drawn.reshape(b, n, *drawn.shape[1:])))
 
 
+@outside_mesh
 def in_between(
     model: ImageGPT,
     params: Params,

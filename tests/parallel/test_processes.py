@@ -1,11 +1,13 @@
 """Barriers name who is missing: process 0 of three, with a coordination service of the tests' own."""
 
+import json
+
 import jax
 import pytest
 from jax._src import distributed
 
 from igpt_jax.parallel import processes
-from igpt_jax.parallel.processes import LostProcessError, barrier, naming_lost_processes
+from igpt_jax.parallel.processes import LostProcessError, barrier, naming_lost_processes, on_process_zero
 
 
 class Service:
@@ -74,3 +76,10 @@ def test_other_failures_stay_what_they_are(service, message, others, late):
     with pytest.raises(jax.errors.JaxRuntimeError, match=message), naming_lost_processes():
         raise jax.errors.JaxRuntimeError(message)
     assert bool(service.values) == bool(others)
+
+
+def test_what_process_zero_answers_must_be_json_with_one_process_too():
+    """Otherwise a run of several processes would be the first to find out."""
+    assert on_process_zero(lambda: [1, "a", None]) == [1, "a", None]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        on_process_zero(lambda: json)

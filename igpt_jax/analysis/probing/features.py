@@ -12,8 +12,8 @@ import numpy as np
 from igpt_jax import progress
 from igpt_jax.data.sources.base import Source
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.base import EvalContext, eval_keys
-from igpt_jax.keys import stream
+from igpt_jax.evaluation.base import EvalContext, image_keys
+from igpt_jax.keys import fold_in
 from igpt_jax.objectives import batch_tokens
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 from igpt_jax.training.memory import memory_of_the_host
@@ -46,20 +46,20 @@ class FeatureReader:
         depth = model.cfg.n_layer
         if not layers or not all(0 <= i <= depth for i in layers):
             raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
-        if model.cfg.reads_picture:
+        if model.cfg.has_conditioning:
             raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
         self._context, self._params, self._slots = context, params, slots
         self._vectors = model.cfg.n_ctx if slots else len(layers)
-        self.draws = objective.whole_image_draws
+        self.draws = objective.feature_draws
         """How many draws a held-out image has, of a model that sees masked images."""
-        key, chosen = stream(context.cfg.seed, "eval"), np.array(layers)
+        chosen = np.array(layers)
 
         def read(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draws: jax.Array) -> Any:
             tokens_BT = batch_tokens(palette, batch)
 
             def one(draw: jax.Array) -> jax.Array:
-                keys_B = eval_keys(key, first, len(tokens_BT), draw)
-                inputs = objective.whole_image(tokens_BT, keys_B)
+                keys_B = fold_in(image_keys(context, first, len(tokens_BT)), draw)
+                inputs = objective.feature_inputs(tokens_BT, keys_B)
                 if slots:
                     states: Any = model.apply({"params": params}, inputs, layers=layers[:1], method="hidden_states")
                     return states[0].astype(jnp.float32)

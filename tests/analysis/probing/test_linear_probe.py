@@ -9,6 +9,7 @@ from igpt_jax import InputError
 from igpt_jax.analysis.probing import RAW_PIXELS, Method, Row, probe
 from igpt_jax.analysis.probing.linear_probe import _around, _Bench, _draw_subset, _fold_accuracies, _pixels, _read_parts
 from igpt_jax.config import ProbeConfig
+from igpt_jax.evaluation.context import make_eval_context
 from igpt_jax.pretrained import Pretrained
 from tests.evaluation.made import PALETTE, Images, context, made
 
@@ -25,7 +26,7 @@ def weights(monkeypatch):
     where = context(model, "ar")
     halves = {"train": TRAIN, "eval": HELD_OUT}
 
-    def open_data(cfg, mesh, whole):
+    def open_data(cfg, mesh, source, whole):
         return replace(where.data, train=halves["train"], held_out=halves["eval"], mesh=mesh)
 
     monkeypatch.setattr("igpt_jax.evaluation.context.open_data", open_data)
@@ -110,7 +111,7 @@ def test_a_method_with_a_limit_is_fitted_to_fewer_images_and_says_so(weights):
         fitted.append(y)
         return lambda asked: np.zeros(len(asked), int)
 
-    bench = _read_parts(weights[0], (0,), ProbeConfig())
+    bench = _read_parts(*make_eval_context(weights[0]), (0,), ProbeConfig())
     method = Method("some", "C", (1, 3), fit, lambda width, classes: 2000 * classes // width)
     row = bench.measure("some", method, _pixels)
     assert row.setting == "C 1, 93 images"  # 64 pixels
