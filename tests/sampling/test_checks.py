@@ -18,6 +18,7 @@ from igpt_jax import (
     restore,
     sample,
     sample_clips,
+    train,
 )
 from igpt_jax.config import DataConfig
 from igpt_jax.evaluation.pictures import check_pictures
@@ -25,6 +26,7 @@ from igpt_jax.objectives import make_objective
 from igpt_jax.sampling.checks import check_counts, check_request, checked_images, checked_mask, class_ids, pick_method
 from igpt_jax.sampling.methods import METHODS, can_inpaint
 from tests.sampling.toy import PALETTE, toy
+from tests.small_run import CFG
 
 GRIDS = dict(grid=(4, 4), vocab_size=16, n_layer=1, n_head=2, d_model=16)
 MODELS = {
@@ -142,6 +144,12 @@ def test_a_run_whose_pictures_could_not_be_drawn_is_refused_before_it_trains(obj
     else:
         with pytest.raises(InputError, match=reason):
             check_pictures(run, names)
+
+
+def test_a_refused_run_has_written_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"sampler\.guidance"):
+        train(dataclasses.replace(CFG, sampler=SamplerConfig(guidance=2.0)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("name", "expected"), [("any", "any_order"), ("raster", "smc"), ("bert", "ardm")])
