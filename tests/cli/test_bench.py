@@ -36,7 +36,6 @@ def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
     assert drawn["images_per_s"] == pytest.approx(drawn["batch_size"] / drawn["median_s"])
     assert main(["bench", "sample", *SMALL, "--out", str(out), "--sampler.lookahead", "4"]) == 0
     assert json.loads(out.read_text().splitlines()[4])["lookahead"] == 4
-    assert main(["bench", "sample", *SMALL, "--sampler.lookahead", "auto"]) == 2
 
 
 def test_what_there_is_no_time_for_is_said(capsys):

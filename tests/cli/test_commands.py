@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from igpt_jax.cli import main
-from igpt_jax.datasets import open_data
 from igpt_jax.plugins import load_config
 from igpt_jax.pretrained import load_workdir
 from tests.cli.conftest import DIGITS, PALETTE
@@ -44,37 +43,6 @@ def test_it_ends_with_the_figures_beside_the_baselines(workdir, capsys):
         assert str(workdir / name) in shown.replace("\n", "")
 
 
-def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
-    assert main(["sample", "--workdir", str(workdir), "-n", "3", "--seed", "5", "--top-k", "4"]) == 0
-    picture_size(workdir / "samples-seed5.png")
-    for n in (3, 5):
-        out = str(tmp_path / f"{n}.npy")
-        assert main(["sample", "--workdir", str(workdir), "-n", str(n), "--seed", "5", "--out", out]) == 0
-    three, five = np.load(tmp_path / "3.npy"), np.load(tmp_path / "5.npy")
-    assert (five.dtype, five.shape) == (np.uint8, (5, 8, 8, 1))
-    np.testing.assert_array_equal(three, five[:3])
-
-
-def test_complete_keeps_rows_or_a_mask(workdir, tmp_path):
-    digit = open_data(load_workdir(workdir).config).held_out.read(0, None)["image"]
-    Image.fromarray(digit[..., 0]).save(tmp_path / "a.png")
-    hole = np.zeros((8, 8), np.uint8)
-    hole[3:5, 2:6] = 255
-    Image.fromarray(hole).save(tmp_path / "hole.png")
-    for option, known in (
-        (["--rows", "3"], np.arange(8)[:, None] < 3),
-        (["--mask", str(tmp_path / "hole.png")], hole == 0),
-    ):
-        out = tmp_path / "out.npy"
-        command = ["complete", str(tmp_path / "a.png"), "--workdir", str(workdir), "-n", "2", "--out", str(out)]
-        assert main([*command, *option]) == 0
-        drawn = np.load(out)
-        assert drawn.shape == (1, 2, 8, 8, 1)
-        known = np.broadcast_to(known, (8, 8))
-        np.testing.assert_array_equal(drawn[:, :, known], digit[None, None, known].repeat(2, axis=1))
-        assert (drawn[:, :, ~known] != digit[None, None, ~known]).any()
-
-
 def test_eval_prints_the_table(workdir, capsys):
     assert main(["eval", "--workdir", str(workdir), "--step", "10"]) == 0
     assert "per-pixel histograms" in capsys.readouterr().out
@@ -95,78 +63,6 @@ def test_lossless_files_are_measured_beside_the_model(workdir, capsys):
     assert main(["eval", "--model", str(workdir), "--lossless", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert 0.5 < measured["webp_bits_per_token"] < measured["png_bits_per_token"] < 8
-
-
-def test_class_names_are_stored_and_accepted(tmp_path, capsys):
-    """Trained on folders of two classes, it draws by their names."""
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        for i in range(6):
-            pixels = rng.integers(0, 17, (8, 8), np.uint8) * 15
-            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{i}.png")
-    run = str(tmp_path / "run")
-    small = ["--tiny", "--train.steps", "2", "--optim.warmup-steps", "1", "--model.cond-classes", "2"]
-    source = ["--data.source", f"folder:{tmp_path / 'pets'}", "--data.batch-size", "8"]
-    assert main(["train", DIGITS, *small, *source, "--workdir", run]) == 0
-    draw = ["sample", "--model", run, "-n", "3", "--out"]
-    assert main([*draw, str(tmp_path / "a.npz"), "--classes", "dog", "cat"]) == 0
-    with np.load(tmp_path / "a.npz") as file:
-        assert file["arr_0"].shape == (3, 8, 8, 3)  # grey, as FID tools want it
-        np.testing.assert_array_equal(file["arr_1"], [1, 0, 1])
-    assert main([*draw, str(tmp_path / "b.npz"), "--classes", "1", "0"]) == 0
-    with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "b.npz") as other:
-        np.testing.assert_array_equal(one["arr_0"], other["arr_0"])
-    capsys.readouterr()
-    assert main([*draw, str(tmp_path / "c.png"), "--classes", "cow"]) == 2
-    assert "cat, dog" in capsys.readouterr().err
-
-
-def test_a_model_that_was_always_told_the_class_does_not_draw_without_one(tmp_path, capsys):
-    run = str(tmp_path / "run")
-    small = ["--tiny", "--train.steps", "2", "--optim.warmup-steps", "1", "--model.cond-classes", "10"]
-    assert main(["train", DIGITS, *small, "--class-dropout", "0", "--workdir", run]) == 0
-    draw = ["--model", run, "--out", str(tmp_path / "a.png")]
-    assert main(["sample", *draw, "--classes", "3"]) == 0
-    Image.new("L", (8, 8)).save(tmp_path / "b.png")
-    assert main(["complete", str(tmp_path / "b.png"), *draw, "--class", "3"]) == 0
-    (tmp_path / "a.png").unlink()
-    capsys.readouterr()
-    for words in (["--classes", "3", "--guidance", "2"], ["--classes", "-1"]):
-        assert main(["sample", *draw, *words]) == 2
-        assert "class_dropout: 0 in this run" in capsys.readouterr().err
-    assert main(["complete", str(tmp_path / "b.png"), *draw]) == 2
-    assert "name a class for each image" in capsys.readouterr().err
-    assert not (tmp_path / "a.png").exists()
-
-
-def test_one_png_an_image_says_how_it_was_drawn(workdir, tmp_path, capsys):
-    out = tmp_path / "pictures"
-    assert main(["sample", "--model", str(workdir), "-n", "3", "--seed", "5", "--top-k", "4", "--out", str(out)]) == 0
-    assert main(["sample", "--model", str(workdir), "-n", "3", "--seed", "5", "--top-k", "4"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png"]
-    with Image.open(out / "2.png") as image:
-        settings = json.loads(image.text["igpt"])
-        assert image.size == (8, 8)
-    wanted = {"model": str(workdir), "step": 20, "seed": 5, "top_k": 4, "temperature": 0.85, "index": 2}
-    assert wanted.items() <= settings.items()
-    with Image.open(workdir / "samples-seed5.png") as image:
-        assert json.loads(image.text["igpt"])["seed"] == 5
-    capsys.readouterr()
-    assert main(["sample", "--model", str(workdir), "-n", "3", "--out", str(out)]) == 2  # it is not overwritten
-    assert "holds something" in capsys.readouterr().err
-
-
-def test_a_completion_is_the_same_in_any_company(workdir, tmp_path):
-    rng = np.random.default_rng(0)
-    for name in "ab":
-        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / f"{name}.png")
-    both, alone = tmp_path / "both.npy", tmp_path / "alone.npy"
-    command = ["complete", "--model", str(workdir), "-n", "2", "--out"]
-    assert main([*command, str(both), str(tmp_path / "a.png"), str(tmp_path / "b.png")]) == 0
-    assert main([*command, str(alone), str(tmp_path / "b.png")]) == 0
-    np.testing.assert_array_equal(np.load(both)[1], np.load(alone)[0])
-    assert (np.load(both)[0] != np.load(both)[1]).any()
 
 
 def test_eval_and_info_print_json(workdir, capsys):

@@ -9,9 +9,10 @@ from PIL import Image
 
 from igpt_jax import ImageGPT, ModelConfig, SamplerConfig, sample
 from igpt_jax.evaluation.pictures import PICTURES, PictureEvaluator
+from igpt_jax.evaluation.restoration import make_restoration
 from igpt_jax.viz import image_grid
 from tests.conftest import randomized
-from tests.evaluation.made import IMAGES, PALETTE, Images, context, made
+from tests.evaluation.made import IMAGES, LABELS, PALETTE, Images, context, made, means
 
 
 def made_clips(**cfg):
@@ -81,3 +82,40 @@ def test_reconstructions_of_clips_are_sheets():
     clips = np.random.default_rng(1).integers(0, 256, (2, 4, 3, 5, 1), np.uint8)
     sheet = PICTURES["reconstructions"].draw(context(model, "bert", images=Images(clips, np.full(2, -1))), params, 16)
     assert sheet.shape == (4 * (3 * 22 + 6) + 6, 4 * (5 * 22 + 6) + 6, 3)  # each clip above its reconstruction
+
+
+def test_restorations_are_drawn_and_measured(monkeypatch):
+    model, params = made(aligned_values=9)
+    plain = context(model, "ar", images=Images(IMAGES[:2], np.full(2, -1)))
+    cfg = dataclasses.replace(plain.cfg, data=dataclasses.replace(plain.cfg.data, degrade=("gaussian:0.2",)))
+    made_from = dataclasses.replace(plain, data=dataclasses.replace(plain.data, cfg=cfg))
+    shown = []
+    monkeypatch.setattr("igpt_jax.evaluation.pictures.strips", lambda columns: shown.extend(columns))
+    PICTURES["restorations"].draw(made_from, params, 16)
+    assert [(title, images.shape[:2]) for title, images in shown] == [
+        ("degraded", (2, 8)),
+        ("draw", (2, 3)),
+        ("mean", (2, 8)),
+        ("original", (2, 8)),
+    ]
+    figures = means(make_restoration, made_from, params)
+    assert 0 < figures["mean_psnr"] < figures["palette_psnr"]
+    assert 0 < figures["degraded_psnr"] < figures["palette_psnr"]
+    assert figures["mean_ssim"] < 1
+
+
+def test_completions_name_the_class_where_a_run_does_not_draw_without_one(monkeypatch):
+    model, params = made(cond_classes=4)
+    plain, asked = context(model, "ar", images=Images(IMAGES[:2], LABELS[:2])), []
+
+    def drawn(*args, classes, **options):
+        asked.append(classes)
+        return np.zeros((2, 1, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr("igpt_jax.evaluation.pictures.complete", drawn)
+    for dropout in (0.0, 0.1):
+        PICTURES["completions"].draw(
+            dataclasses.replace(plain, cfg=dataclasses.replace(plain.cfg, class_dropout=dropout)), params, 16
+        )
+    assert asked[0].tolist() == LABELS[:2].tolist()
+    assert asked[1] is None
