@@ -15,7 +15,7 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import path_name
-from igpt_jax.sampling.methods import METHODS, can_inpaint
+from igpt_jax.sampling.methods import METHODS
 from igpt_jax.sampling.orders import ORDERS
 
 Classes = Sequence[int] | np.ndarray | int | None
@@ -68,7 +68,7 @@ def check_request(
 
 def pick_method(cfg: ModelConfig, name: str) -> str:
     """The method to inpaint with: auto is resolved, another name is checked."""
-    possible = [method for method in METHODS if can_inpaint(cfg, method)]
+    possible = [method for method, row in METHODS.items() if row.fits(cfg)]
     if name == "auto":
         return possible[0]
     one_of("sampler.method", name, METHODS)

@@ -13,20 +13,11 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import outside_mesh
-from igpt_jax.sampling.checks import (
-    Classes,
-    check_counts,
-    check_request,
-    check_weights,
-    checked_images,
-    checked_mask,
-    class_ids,
-    pick_method,
-)
+from igpt_jax.sampling import checks
 from igpt_jax.sampling.methods import METHODS
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.tasks import prompt_keys
-from igpt_jax.sampling.tiles import Window, sweep, windows_over
+from igpt_jax.sampling.tiles import sweep, windows_over
 
 
 class Inpainted(NamedTuple):
@@ -50,7 +41,7 @@ def inpaint(
     n: int = 8,
     *,
     sampler: SamplerConfig | None = None,
-    classes: Classes = None,
+    classes: checks.Classes = None,
 ) -> Inpainted:
     """Fills the unknown part of pictures of any size, n times.
 
@@ -65,21 +56,23 @@ def inpaint(
       classes: for a class-conditional model, the class of all pictures or of each; -1 or None for no class.
     """
     sampler, grid = sampler or SamplerConfig(), model.cfg.grid
-    check_request(model.cfg, "inpaint", sampler)
-    check_weights(model, params, palette)
-    check_counts(n=n)
-    images = checked_images(images, grid, palette, larger=True)
-    known = checked_mask(known, images)
+    checks.check_request(model.cfg, "inpaint", sampler)
+    checks.check_weights(model, params, palette)
+    checks.check_counts(n=n)
+    images = checks.checked_images(images, grid, palette, larger=True)
+    known = checks.checked_mask(known, images)
     for i, mask in enumerate(known):
         require(not mask.all(), "known", f"the mask of picture {i} has no unknown pixel")
         require(bool(mask.any()), "known", f"the mask of picture {i} has no known pixel; `sample` draws new ones")
-    fill = METHODS[pick_method(model.cfg, sampler.method)].fill
+    fill = METHODS[checks.pick_method(model.cfg, sampler.method)].fill
     tokens = np.where(known, np.asarray(palette.encode(images)), 0)
-    keys, class_B = prompt_keys(sampler.seed, tokens, known, n), class_ids(model.cfg, classes, len(images))
+    keys, class_B = prompt_keys(sampler.seed, tokens, known, n), checks.class_ids(model.cfg, classes, len(images))
     windows = [windows_over(~mask, (grid[0], grid[1])) for mask in known]
 
     def fill_windows(turn: int, rows: np.ndarray, before: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        drawn, fresh = before.copy(), _is_fresh(known, windows, turn, rows, seen)
+        # where no earlier window drew in this one, all draws of the picture have one prompt
+        fresh = np.array([(now == known[b][windows[b][turn]]).all() for b, now in zip(rows, seen, strict=True)])
+        drawn = before.copy()
         for chosen, prompts in ((np.flatnonzero(fresh), 1), (np.flatnonzero(~fresh), n)):
             if not len(chosen):
                 continue
@@ -98,10 +91,3 @@ def inpaint(
     mean = np.rint(draws.mean(axis=1)).astype(np.uint8)
     deviation = np.sqrt(draws.var(axis=1, dtype=np.float64).mean(axis=-1)).astype(np.float32)
     return Inpainted(draws, mean, deviation)
-
-
-def _is_fresh(
-    known: np.ndarray, windows: list[list[Window]], turn: int, rows: np.ndarray, seen: np.ndarray
-) -> np.ndarray:
-    """bool [b]: whether no earlier window drew in this one, so that all draws of the picture have one prompt."""
-    return np.array([(now == known[b][windows[b][turn]]).all() for b, now in zip(rows, seen, strict=True)])

@@ -39,22 +39,24 @@ class Method:
     """Which of the settings `sampler.lookahead` and `sampler.cache` it supports."""
 
 
-def can_inpaint(cfg: ModelConfig, method: str) -> bool:
-    """Whether a model can fill holes by a method of this name."""
-    return METHODS[method].fits(cfg)
-
-
 def _repeated(prompt: Prompt, keys: jax.Array) -> tuple[Prompt, jax.Array]:
     """Every picture as many times as it has keys."""
     return jax.tree.map(lambda x: x.repeat(keys.shape[1], axis=0), prompt), keys.reshape(-1)
 
 
+def _in_order(
+    model: ImageGPT, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, default: str
+) -> tuple[Prompt, jax.Array]:
+    """Repeated, with the order of the settings; raster means the default one."""
+    repeated, row_keys = _repeated(prompt, keys)
+    name = default if sampler.order == "raster" else sampler.order
+    return in_order(repeated, name, model.cfg.grid, row_keys), row_keys
+
+
 def _any_order(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
     """All known pixels are read first."""
-    repeated, row_keys = _repeated(prompt, keys)
-    name = "known_first" if sampler.order == "raster" else sampler.order
-    ordered = in_order(repeated, name, model.cfg.grid, row_keys)
-    return decode_in_batches(model, params, ordered, row_keys, sampler).reshape(*keys.shape, -1)
+    rows = _in_order(model, prompt, keys, sampler, "known_first")
+    return decode_in_batches(model, params, *rows, sampler).reshape(*keys.shape, -1)
 
 
 def _clamp(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
@@ -77,9 +79,7 @@ def _smc(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampl
 def _unmask(by_confidence: bool) -> Fill:
     def fill(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
         """With a BERT model, over several passes."""
-        repeated, row_keys = _repeated(prompt, keys)
-        name = "random" if sampler.order == "raster" else sampler.order
-        ordered = in_order(repeated, name, model.cfg.grid, row_keys)
+        rows = _in_order(model, prompt, keys, sampler, "random")
         unknown = int((~prompt.known).sum(axis=1).max())
         passes = min(unknown, sampler.passes or (UNMASK_PASSES if by_confidence else unknown))
         run, rules = traced_on(mesh_of(params), unmask), rules_of(sampler)
@@ -87,24 +87,17 @@ def _unmask(by_confidence: bool) -> Fill:
         def draw_batch(part: Prompt, keys_B: jax.Array) -> Any:
             return run(model, params, part, keys_B, rules, passes, by_confidence)
 
-        return in_batches(draw_batch, params, ordered, row_keys, sampler.batch_size).reshape(*keys.shape, -1)
+        return in_batches(draw_batch, params, *rows, sampler.batch_size).reshape(*keys.shape, -1)
 
     return fill
 
 
-def _is_causal(cfg: ModelConfig) -> bool:
-    return cfg.causal
-
-
-def _is_bert(cfg: ModelConfig) -> bool:
-    return not cfg.causal
-
-
+BERT = "a BERT model (objective ardm)"
 METHODS: dict[str, Method] = {
     "any_order": Method(_any_order, lambda cfg: cfg.any_order, "objective any_order", ("lookahead", "cache")),
-    "smc": Method(_smc, _is_causal, "a causal model", ("cache",)),
-    "clamp": Method(_clamp, _is_causal, "a causal model", ("lookahead", "cache")),
-    "ardm": Method(_unmask(by_confidence=False), _is_bert, "a BERT model (objective ardm)"),
-    "unmask": Method(_unmask(by_confidence=True), _is_bert, "a BERT model (objective ardm)"),
+    "smc": Method(_smc, lambda cfg: cfg.causal, "a causal model", ("cache",)),
+    "clamp": Method(_clamp, lambda cfg: cfg.causal, "a causal model", ("lookahead", "cache")),
+    "ardm": Method(_unmask(by_confidence=False), lambda cfg: not cfg.causal, BERT),
+    "unmask": Method(_unmask(by_confidence=True), lambda cfg: not cfg.causal, BERT),
 }
 """The best first: auto takes the first that a model supports."""

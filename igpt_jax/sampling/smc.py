@@ -57,7 +57,6 @@ def smc(
 
     Args:
       prompt: of B images, in raster order.
-      keys_B: one PRNG key an image.
       particles: n, how many completions of each image are drawn side by side.
       draws: how many of them are returned, drawn by weight.
       start: as for `decode`.

@@ -15,16 +15,8 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import outside_mesh
+from igpt_jax.sampling import checks
 from igpt_jax.sampling.batches import decode_in_batches
-from igpt_jax.sampling.checks import (
-    Classes,
-    check_counts,
-    check_request,
-    check_weights,
-    checked_images,
-    checked_mask,
-    class_ids,
-)
 from igpt_jax.sampling.orders import in_order
 from igpt_jax.sampling.prompt import Prompt
 
@@ -37,7 +29,7 @@ def sample(
     n: int = 1,
     *,
     sampler: SamplerConfig | None = None,
-    classes: Classes = None,
+    classes: checks.Classes = None,
 ) -> np.ndarray:
     """Draws n new images: uint8 [n, Y, X, C].
 
@@ -48,12 +40,12 @@ def sample(
         for each, all alike (`draw_classes` draws them as often as they were trained on).
     """
     sampler = sampler or SamplerConfig()
-    check_counts(n=n)
+    checks.check_counts(n=n)
     if classes is None and model.cfg.cond_classes:
         classes = draw_classes(model.cfg, n, sampler.seed)
-    class_B = class_ids(model.cfg, classes, n)
-    check_request(model.cfg, "sample", sampler, class_B)
-    check_weights(model, params, palette)
+    class_B = checks.class_ids(model.cfg, classes, n)
+    checks.check_request(model.cfg, "sample", sampler, class_B)
+    checks.check_weights(model, params, palette)
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
     tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
     drawn = _draw(model, params, Prompt(tokens, np.zeros(tokens.shape, bool), class_id=class_B), keys, sampler)
@@ -70,7 +62,7 @@ def complete(
     n: int = 1,
     *,
     sampler: SamplerConfig | None = None,
-    classes: Classes = None,
+    classes: checks.Classes = None,
 ) -> np.ndarray:
     """Draws n completions of each image: uint8 [B, n, Y, X, C]; known pixels stay (as palette colours).
 
@@ -85,13 +77,13 @@ def complete(
       classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
     """
     sampler, grid = sampler or SamplerConfig(), model.cfg.grid
-    check_counts(n=n)
-    images = checked_images(images, grid, palette)
-    class_B = class_ids(model.cfg, classes, len(images))
-    check_request(model.cfg, "complete", sampler, class_B)
-    check_weights(model, params, palette)
+    checks.check_counts(n=n)
+    images = checks.checked_images(images, grid, palette)
+    class_B = checks.class_ids(model.cfg, classes, len(images))
+    checks.check_request(model.cfg, "complete", sampler, class_B)
+    checks.check_weights(model, params, palette)
     b, t = len(images), model.cfg.n_ctx
-    known = checked_mask(top_rows(grid) if known is None else known, images).reshape(b, t)
+    known = checks.checked_mask(top_rows(grid) if known is None else known, images).reshape(b, t)
     tokens = np.where(known, np.asarray(palette.encode(images)).reshape(b, t), 0)
     keys = prompt_keys(sampler.seed, tokens, known, n).reshape(-1)
     prompt = Prompt(tokens, known, class_id=class_B)

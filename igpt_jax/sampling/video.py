@@ -109,8 +109,7 @@ def in_between(
     """Draws n times the frames between the first and the last ones of a clip; these stay (as palette colours).
 
     Args:
-      first: uint8 [B, l, Y, X, C], where the model's clip begins.
-      last: uint8 [B, m, Y, X, C], where it ends; l + m are fewer than the model's F frames.
+      first, last: uint8 [B, l, Y, X, C] and [B, m, Y, X, C], with l + m fewer than the model's F frames.
       sampler: as for `complete`; the order is `known_first`.
 
     Returns:

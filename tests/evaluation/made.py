@@ -11,6 +11,7 @@ from igpt_jax.data.sources import Source
 from igpt_jax.datasets import Data
 from igpt_jax.evaluation import EvalContext, estimate
 from igpt_jax.evaluation.base import Driver
+from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import make_objective
 from igpt_jax.parallel.mesh import make_mesh
 from tests.conftest import randomized
@@ -36,7 +37,7 @@ class Images(Source):
 
 def made(scale=0.3, **cfg):
     model = ImageGPT(ModelConfig.preset("tiny", n_layer=1, **cfg))
-    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
     return model, randomized(params, scale)
 
 
