@@ -1,4 +1,4 @@
-"""What a decoder is told of the images it draws."""
+"""What is known of images before they are drawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Prompt(NamedTuple):
-    """What is known of images before they are drawn. Everything is in raster order but `order` itself."""
+    """Everything is in raster order but `order` itself."""
 
     tokens: Any
     """int [B, T]; read only where known."""
