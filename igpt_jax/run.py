@@ -131,7 +131,7 @@ def train(
     run = prepare(cfg, local_path(workdir, "--workdir"), Extensions(source, objective, evaluators or {}))
     cfg = run.cfg
     if wandb:
-        on_process_zero(require_wandb)
+        on_process_zero(lambda: require_wandb() and None)
     with claim_workdir(run.workdir, cfg), compilation_cache_in(run.workdir), Watchdog(cfg.train.watchdog_s) as watchdog:
         checkpoints = check_continues(run)  # again: another process may have trained here until now
         on_process_zero(lambda: run.palette.save(run.workdir / "palette.npy"))
@@ -169,7 +169,9 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     check_classes(cfg, data)
     initial = load_pretrained(cfg.init_from, mesh=mesh) if cfg.init_from and not continues else None
     # Process 0 fits it, because rounding may differ between machines.
-    centers = on_process_zero(lambda: choose_palette(cfg, data, workdir, initial).centers.tolist())
+    centers = on_process_zero(
+        lambda: choose_palette(cfg, data, workdir, initial).centers.tolist(), patience_s=cfg.train.watchdog_s
+    )
     palette = Palette(np.asarray(centers, np.float32))
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
         log.warning("the palette is not that of %s, so its tokens mean other colours", cfg.init_from)
