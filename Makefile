@@ -1,4 +1,4 @@
-# make quickstart, make test, make check, make chaos, make bench. Each builds .venv first if it is missing or setup.py has changed.
+# make quickstart, make test, make extra, make check, make chaos, make bench. Each builds .venv first if it is missing or setup.py has changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,9 +9,13 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# what compares with PyTorch, compiles for other machines or runs launch scripts
+extra: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m extra
+
 # kills, signals and damage by the hundred, and slow kernels; about twenty minutes
 chaos: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "chaos or slow"
+	$(BIN)/python -m pytest -m "chaos or slow or extra"
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
@@ -36,4 +40,4 @@ $(VENV)/installed-dev: setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e '.[test,dev]'
 	touch $@ $(VENV)/installed
 
-.PHONY: quickstart test chaos check bench
+.PHONY: quickstart test extra chaos check bench

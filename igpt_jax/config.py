@@ -33,6 +33,9 @@ class ComputeConfig:
     scan_layers: bool | Literal["auto"] = "auto"
     """True: compile one block and loop over the layers, which is quick to compile. False: unroll all layers, which
     saves memory traffic. auto: unroll on GPUs, and up to 8 layers on CPUs."""
+    forward_mode: bool = False
+    """Allow forward-mode derivatives of the model (`jax.jvp`, `jax.hessian`): norm, activation and attention are then
+    plain functions, and a training step keeps more memory. Without it they have backward passes of their own."""
     workers: NotNegative = 0
     """Processes that prepare images; 0 prepares them on threads of the main process."""
 

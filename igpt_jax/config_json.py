@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any, TypeVar
 
 import dacite
@@ -38,9 +39,22 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (a[key], b[key]) for key in fixed if a[key] != b[key]}
 
 
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """A line or an indented text of JSON. Numbers that are not finite, which JSON has not, are null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def to_json(cfg: Any) -> str:
     """A configuration as indented JSON."""
-    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
+    return json_text(dataclasses.asdict(cfg))
 
 
 def from_json(cls: type[T], text: str, origin: str = "config") -> T:

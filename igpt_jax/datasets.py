@@ -10,11 +10,10 @@ from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import Config
-from igpt_jax.data.degrade import make_damage
+from igpt_jax.data.degrade import make_degrade
 from igpt_jax.data.pipeline import Batch, eval_batches, train_batches
 from igpt_jax.data.sources import absolute_source, open_source
-from igpt_jax.data.sources.base import Source, Split, Subset
-from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.data.sources.base import Joined, Source, Split, Subset, check_source, split_validation
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.errors import InputError
 from igpt_jax.parallel.mesh import batch_ways, local_rows, make_mesh
@@ -51,7 +50,7 @@ class Data:
         return train_batches(
             self.train,
             make_preprocess(cfg.data, self.size, train=True),
-            damage=make_damage(cfg.data.degrade, train=True),
+            degrade=make_degrade(cfg.data.degrade, train=True),
             batch_size=cfg.data.batch_size,
             seed=cfg.seed,
             start_step=start,
@@ -66,7 +65,7 @@ class Data:
         return eval_batches(
             source,
             make_preprocess(self.cfg.data, self.size, train=False),
-            damage=make_damage(self.cfg.data.degrade, train=False),
+            degrade=make_degrade(self.cfg.data.degrade, train=False),
             batch_size=batch_size,
             rows=local_rows(self.mesh, batch_size),
         )
@@ -74,20 +73,20 @@ class Data:
     def images(self, source: Source, n: int) -> np.ndarray:
         """At most n images or clips, spread evenly over a source, as evaluation sees them: uint8 [n, *grid, C]."""
         chosen = subset(source, n)
-        records = (chosen[i] for i in range(len(chosen)))
+        records = (chosen.read(i, None) for i in range(len(chosen)))
         tracked = progress.track(records, "reading images", len(chosen))
         return preprocess_for_eval(self.cfg, (record["image"] for record in tracked))
 
-    def damaged(self, images: np.ndarray) -> np.ndarray:
-        """Images uint8 [n, Y, X, C] with the damage that evaluation gives them, of the same shape.
+    def degraded(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, Y, X, C] with the degradation that evaluation gives them, of the same shape.
 
         Raises:
-          InputError: data.degrade names no damage.
+          InputError: data.degrade is empty.
         """
-        damage, unused = make_damage(self.cfg.data.degrade, train=False), np.random.default_rng(0)
-        if damage is None:
-            raise InputError("data.degrade: names no damage to restore; gaussian:0.1 for example")
-        return np.stack([damage(image, unused) for image in images])
+        degrade, unused = make_degrade(self.cfg.data.degrade, train=False), np.random.default_rng(0)
+        if degrade is None:
+            raise InputError("data.degrade: is empty, so there is nothing to restore; gaussian:0.1 for example")
+        return np.stack([degrade(image, unused) for image in images])
 
 
 def preprocess_for_eval(cfg: Config, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -118,7 +117,7 @@ def picture_size(cfg: Config) -> tuple[int, int]:
 
 def check_frames(cfg: Config, source: Source) -> None:
     """Raises InputError if a model of clips gets pictures, or clips of another number of frames."""
-    image, (frames, *_) = source[0]["image"], cfg.model.grid
+    image, (frames, *_) = source.read(0, None)["image"], cfg.model.grid
     if image.ndim != 4 or len(image) != frames:
         what = "pictures" if image.ndim == 3 else f"clips of {len(image)} frames"
         grid = f"model.grid {cfg.model.grid} is one of clips of {frames} frames"
@@ -138,7 +137,7 @@ def open_data(
     Args:
       mesh: None for the configuration's own.
       source: the halves `train` and `eval` as objects, instead of what data.source names.
-      whole: both halves are all images of data.source, and none are set aside.
+      whole: both halves are all images of both, and none are set aside.
 
     Raises:
       InputError: there is no such data, the processes see different images, the grid is not one of such images, or the
@@ -146,19 +145,22 @@ def open_data(
     """
     with raise_on_all():
         picture_size(cfg)
-        make_damage(cfg.data.degrade, train=True)  # names a bad spec
+        make_degrade(cfg.data.degrade, train=True)  # names a bad spec
         frames = cfg.model.n_frame if len(cfg.model.grid) == 3 else None
         mesh = make_mesh(cfg.mesh) if mesh is None else mesh
-        if whole:
-            everything = open_source(cfg.data, "all", frames)
-            source = {"train": everything, "eval": everything}
-        if source is None:
+        if source is not None:
+            source = {half: check_source(source[half], half).with_frames(frames) for half in ("train", "eval")}
+            if whole:
+                source = dict.fromkeys(("train", "eval"), Joined(source["train"], source["eval"]))
+        elif whole:
+            source = dict.fromkeys(("train", "eval"), open_source(cfg.data, "all", frames))
+        else:
             source = {half: open_source(cfg.data, half, frames) for half in ("train", "eval")}
         if frames is not None:
             check_frames(cfg, source["train"])
         train, validation = source["train"], None
         if cfg.data.validation and not whole:
-            train, validation = set_aside(train, cfg.data.validation)
+            train, validation = split_validation(train, cfg.data.validation)
         data = Data(train, source["eval"], cfg, mesh, validation)
     require_same(f"data.source {cfg.data.source}", str(data.digests))
     return data

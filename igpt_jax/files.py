@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,11 @@ def local_path(path: str | os.PathLike[str], what: str) -> Path:
     if _ADDRESS.match(os.fspath(path)):
         raise InputError(f"{what} {os.fspath(path)}: addresses are not supported yet; name a local or mounted path")
     return Path(path)
+
+
+def normal_form(name: str) -> str:
+    """A name as it is compared: in composed Unicode (NFC). File systems, archives and keyboards differ in theirs."""
+    return unicodedata.normalize("NFC", name)
 
 
 @contextlib.contextmanager

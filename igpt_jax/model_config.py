@@ -26,7 +26,11 @@ class ModelConfig:
     n_layer: Positive = 24
     n_head: Positive = 8
     d_model: Positive = 512
-    """Width D. The feed-forward layer is 4 D wide."""
+    """Width D."""
+    positions: str = "learned"
+    """How slots know where they are. learned: a vector for each position (release)."""
+    mlp: str = "gelu2"
+    """The feed-forward layer. gelu2: two projections around x sigmoid(1.702 x), 4 D wide (release)."""
     causal: bool = True
     """True: a slot attends to the slots up to itself, and the sequence begins with a start vector (autoregressive).
     False: every slot attends to every slot, and there is no start vector (BERT)."""
@@ -53,7 +57,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
         check_fields(self, "model.")
-        require(len(self.grid) in (1, 2, 3) and min(self.grid) >= 1, "model.grid", f"{self.grid} is no grid of tokens")
+        grid = f"must be (T,), (rows, cols) or (frames, rows, cols), each at least 1; got {self.grid}"
+        require(len(self.grid) in (1, 2, 3) and min(self.grid) >= 1, "model.grid", grid)
         heads = f"{self.n_head} heads do not divide model.d_model = {self.d_model}"
         require(self.d_model % self.n_head == 0, "model.n_head", heads)
         for name in ("cond_classes", "any_order", "prefix_slots", "aligned_values"):
@@ -76,7 +81,7 @@ class ModelConfig:
         return self.grid[0] if len(self.grid) == 3 else 1
 
     @property
-    def reads_picture(self) -> bool:
+    def has_conditioning(self) -> bool:
         """Whether the model reads a conditioning picture beside the tokens."""
         return bool(self.prefix_slots or self.aligned_values)
 

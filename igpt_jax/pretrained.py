@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import Config, ModelConfig
 from igpt_jax.errors import InputError, nearest
-from igpt_jax.files import local_path
-from igpt_jax.model import AXES, CONDITIONING, OPTIONAL, ImageGPT, abstract_params
+from igpt_jax.files import local_path, normal_form
+from igpt_jax.model import AXES, CONDITIONING, ImageGPT, abstract_params, is_optional
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
 from igpt_jax.parallel.processes import on_process_zero, raise_on_all
@@ -54,6 +54,8 @@ class Pretrained:
     """Name i belongs to class i; empty if the images have no classes, or their names are not known."""
     class_counts: tuple[int, ...] = ()
     """How many training images each class had; empty if that is not known."""
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    """Parts of its own that the run was given as objects: what they are, and what they are called."""
 
     @property
     def colors(self) -> Palette:
@@ -96,11 +98,9 @@ def class_index(pretrained: Pretrained, name_or_number: str) -> int:
     """The number of a class that is named, or numbered: 'cat' -> 3, '3' -> 3, and '-1' -> -1 for no class.
 
     A class whose name is a number is found by its name.
-
-    Raises:
-      InputError: the model knows no classes, or none of this name or number.
     """
     cfg, names = pretrained.config.model, pretrained.class_names
+    name_or_number = normal_form(name_or_number)
     count = cfg.cond_classes or cfg.clf_classes
     asked = f"class {name_or_number!r}"
     if not count:
@@ -121,14 +121,7 @@ def load_workdir(
 ) -> Pretrained:
     """Reads a run's model: the averaged weights if the run kept them, else the plain ones.
 
-    Args:
-      workdir: as given to `igpt train`.
-      step: which checkpoint; None for the newest that is intact.
-      mesh: where the parameters go; None for the first device, whole.
-      allow_nonfinite: load weights that hold NaN or Inf, too.
-
-    Raises:
-      InputError: no such directory, no checkpoint, not at that step, a damaged one, or weights that are not finite.
+    `step` None takes the newest checkpoint that is intact; `mesh` None places the parameters on the first device.
     """
     workdir = local_path(workdir, "workdir")
     checkpoints = workdir_checkpoints(workdir, step)
@@ -143,18 +136,13 @@ def load_workdir(
             continue
         if not allow_nonfinite:
             require_finite(params, f"{workdir} at step {meta.step}")
-        model = make_model(meta.config)
-        classes = meta.class_names, meta.class_counts
-        return Pretrained(model, params, meta.palette, meta.config, meta.step, meta.data, *classes)
+        known = meta.data, meta.class_names, meta.class_counts, meta.extensions
+        return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, *known)
     raise AssertionError("unreachable")
 
 
 def workdir_checkpoints(workdir: Path, step: int | None = None) -> list[CheckpointMeta]:
-    """The metadata of a workdir's checkpoints, or of the one at a step, newest first; at least one.
-
-    Raises:
-      InputError: no such directory, no checkpoint, not at that step, or none whose metadata can be read.
-    """
+    """The metadata of a workdir's checkpoints, or of the one at a step, newest first; at least one."""
     on_process_zero(lambda: _require_checkpoints(workdir))
     checkpoints = list_checkpoints(workdir, step)
     if not checkpoints:
@@ -215,11 +203,7 @@ def _count_nonfinite(x: jax.Array) -> jax.Array:
 
 
 def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
-    """Writes weights as a workdir of one checkpoint that `load_workdir` reads back. No run can be continued in it.
-
-    Raises:
-      InputError: the directory holds something already, is an address, or cannot be written.
-    """
+    """Writes weights as a workdir of one checkpoint that `load_workdir` reads back. No run can be continued in it."""
     workdir = local_path(workdir, "workdir")
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"workdir {workdir}: holds something already; name a new or empty directory")
@@ -231,30 +215,18 @@ def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:
         save_weights(workdir, CheckpointMeta(pretrained.step or 0, cfg, *known), pretrained.params)
 
 
-_CAN_BE_ADDED = (
-    "use_bias",
-    "clf_classes",
-    "clf_layer",
-    "cond_classes",
-    "any_order",
-    "prefix_slots",
-    "prefix_values",
-    "aligned_values",
-)
-"""What weights to start from may lack: the parameters are new (`OPTIONAL`, `CONDITIONING`)."""
+_CAN_BE_ADDED = {part.name for part in fields(ModelConfig) if not part.default}
+"""What weights to start from may lack: the parameters are new (`is_optional`, `CONDITIONING`)."""
 
 
 def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
     """The model of a run that starts from weights: their sizes, with the additions that the run asks for.
 
-    Sizes are grid, palette, layers, heads, width, biases, and whether it is causal. Classes, other orders and a
-    conditioning picture are those that are asked for, and where none are, those of the weights. So are the frames of a
-    model of clips that starts from a model of pictures.
-
-    Raises:
-      InputError: the two do not go together.
+    Sizes are grid, palette, layers, heads, width, biases, variants, and whether it is causal. Classes, other orders and
+    a conditioning picture are those that are asked for, and where none are, those of the weights. So are the frames of
+    a model of clips that starts from a model of pictures.
     """
-    picture = asked if asked.reads_picture else weights
+    picture = asked if asked.has_conditioning else weights
     starts_clips = len(asked.grid) == 3 and len(weights.grid) == 2
     return replace(
         weights,
@@ -270,11 +242,7 @@ def model_from_weights(asked: ModelConfig, weights: ModelConfig) -> ModelConfig:
 
 
 def check_initial(abstract: TrainState, cfg: Config, pretrained: Pretrained) -> None:
-    """Checks that a run can start from these weights: every parameter is there and fits.
-
-    Raises:
-      InputError: the models differ, and all differences are named; or parameters are missing, extra or mis-shaped.
-    """
+    """Raises InputError, which names all differences, unless a run can start from these weights."""
     here, there = cfg.model, pretrained.config.model
     faults, remedies = _grid_faults(cfg, there), ["set model.* as it was made"]
     if faults and cfg.init_grid == "same" and not _grid_faults(replace(cfg, init_grid="interpolate"), there):
@@ -306,7 +274,8 @@ def _grid_faults(cfg: Config, there: ModelConfig) -> list[str]:
 def _misshaped(wanted: Any, params: Any) -> list[str]:
     """What two trees of (abstract) parameters differ in, without what may be missing."""
     here, there = ({path_name(p): x.shape for p, x in jax.tree.leaves_with_path(tree)} for tree in (wanted, params))
-    faults = [f"no {name}" for name in here.keys() - there.keys() - OPTIONAL - CONDITIONING]
+    missing = here.keys() - there.keys() - CONDITIONING
+    faults = [f"no {name}" for name in missing if not is_optional(name)]
     faults += [f"{name} is not in this model" for name in there.keys() - here.keys()]
     both = [name for name in here.keys() & there if here[name] != there[name]]
     return sorted(faults + [f"{name} is {there[name]} there and {here[name]} here" for name in both])
@@ -335,8 +304,7 @@ def on_grid(params: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
 def init_from_pretrained(state: TrainState, pretrained: Pretrained, grid: tuple[int, ...] | None = None) -> TrainState:
     """The initial state with its parameters, and their average, replaced by checked weights (`check_initial`).
 
-    Args:
-      grid: of the run's model, to which position tables are resized (init_grid); None is that of the weights.
+    `grid` is that of the run's model, to which position tables are resized (init_grid); None is that of the weights.
     """
     there = pretrained.config.model.grid
     tree = on_grid(pretrained.params, there, grid or there)

@@ -22,21 +22,19 @@ from igpt_jax.config_json import to_json
 from igpt_jax.data.sources.base import Source, Split, class_counts
 from igpt_jax.datasets import Data, check_classes, open_data, subset, with_absolute_source
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation import EvalContext, Evaluators, Figures, summarize
-from igpt_jax.evaluation.base import MakeEvaluator
-from igpt_jax.evaluation.pictures import PictureEvaluator, write_picture
+from igpt_jax.evaluation import EvalContext, Evaluators, Figures, MakeEvaluator
+from igpt_jax.evaluation.pictures import TASKS, PictureEvaluator, write_picture
 from igpt_jax.files import local_path
-from igpt_jax.objectives import MakeObjective
+from igpt_jax.objectives import MakeObjective, identity
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import check_splits, make_mesh
-from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
+from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh
+from igpt_jax.parallel.processes import is_process_zero, on_process_zero, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
-from igpt_jax.sampling.tasks import check_order
+from igpt_jax.sampling.request import check_request
 from igpt_jax.training.best import BEST, BestWeights, figure_of
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.flops import rates_of
-from igpt_jax.training.loop import LoopState, TrainLoop
-from igpt_jax.training.memory import check_memory
+from igpt_jax.training.loop import Evaluator, LoopState, TrainLoop
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
 from igpt_jax.training.step import Program, TrainState, make_program
 from igpt_jax.training.watchdog import Watchdog
@@ -60,6 +58,13 @@ class Extensions:
     evaluators: Mapping[str, MakeEvaluator] = dataclasses.field(default_factory=dict)
     """Beside those of the objective."""
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What they are called; a source is known by its digest."""
+        evaluators = ", ".join(f"{name}={identity(make)}" for name, make in sorted(self.evaluators.items()))
+        named = {"objective": identity(self.objective), "evaluators": evaluators}
+        return {part: name for part, name in named.items() if name}
+
 
 @dataclass
 class Run:
@@ -70,6 +75,9 @@ class Run:
     data: Data
     palette: Palette
     program: Program
+    evaluators: Evaluators
+    best: tuple[str, str]
+    """The figure that train.best names, and which values of it are better."""
     context: EvalContext
     initial: Pretrained | None
     """Weights to start from."""
@@ -79,7 +87,7 @@ class Run:
     def meta(self) -> CheckpointMeta:
         """What its checkpoints say of the run; step and loop are those of each."""
         classes = tuple(self.data.train.class_names), class_counts(self.data.train)
-        return CheckpointMeta(0, self.cfg, self.palette, self.data.digests, {}, {}, *classes)
+        return CheckpointMeta(0, self.cfg, self.palette, self.data.digests, {}, {}, *classes, self.extensions.names)
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,8 @@ class Trained:
     params: Any
     workdir: Path
     step: int
-    measured: Mapping[str, float]
-    """Name -> value on the held-out images of the run (train.eval_images)."""
+    figures: Figures
+    """Of these weights, on the held-out or validation images of the run (train.eval_images)."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,10 @@ class Report:
     """What a finished run shows."""
 
     step: int
-    figures: Figures
     pictures: tuple[Path, ...]
 
 
+@outside_mesh
 def train(
     cfg: Config,
     workdir: str | Path,
@@ -139,17 +147,17 @@ def train(
             state, start, loop_state = restore_or_init(run, checkpoints, checkpointer, watchdog)
             with metric_log(run, start, wandb, writers) as metrics:
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
-                state, measured = loop.run(state, run.data.train_batches(start), start, loop_state)
+                state, _ = loop.run(state, run.data.train_batches(start), start, loop_state)
             params, step = state.eval_params, int(state.step)
             if cfg.train.best and loop.best.state["step"]:  # 0: the run was finished before it was asked for
                 best = load_workdir(run.workdir / BEST, mesh=run.data.mesh)
-                params, step, measured = best.params, best.step or 0, {}
+                params, step = best.params, best.step or 0
                 log.info("the best weights are those of step %d", step)
-            if not measured:  # of these weights, or the run was already finished
+            measured_at, figures = run.evaluators.last or (None, None)
+            if figures is None or measured_at != step:
                 watchdog.reset("evaluating")
-                measured = dict(loop.evaluators["eval"][1].run(params, step))
-    measured = {name.removeprefix("eval/"): value for name, value in measured.items()}
-    return Trained(run.context, params, run.workdir, step, measured)
+                figures = run.evaluators.measure(params)
+    return Trained(run.context, params, run.workdir, step, figures)
 
 
 def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
@@ -162,7 +170,6 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     cfg = with_absolute_source(cfg)
     mesh = make_mesh(cfg.mesh)
     check_splits(cfg.data.batch_size, cfg.train.microbatches, mesh)
-    check_order(cfg.model, cfg.sampler.order)
     data = open_data(cfg, mesh, extensions.source)
     on_process_zero(lambda: check_workdir(workdir, cfg))
     continues = bool(list_checkpoints(workdir))
@@ -174,16 +181,19 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     )
     palette = Palette(np.asarray(centers, np.float32))
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
-        log.warning("the palette is not that of %s, so its tokens mean other colours", cfg.init_from)
+        log.warning("the palette differs from that of %s, so token ids denote different colours", cfg.init_from)
     program = make_program(cfg, palette, mesh, extensions.objective)
-    with raise_on_all():  # hosts may differ
-        check_memory(program.abstract)
+    for picture in program.objective.pictures:
+        if picture in TASKS:  # a run that could not draw is refused before it trains
+            check_request(cfg.model, TASKS[picture], cfg.sampler)
     if initial is not None:
         check_initial(program.abstract, cfg, initial)
     measured, kind = (data.held_out, "held-out") if data.validation is None else (data.validation, "validation")
     measured = subset(measured, cfg.train.eval_images)
     context = EvalContext(program.model, program.objective, palette, cfg, data, measured, kind)
-    run = Run(cfg, workdir, data, palette, program, context, initial, extensions)
+    evaluators = Evaluators(context, own=extensions.evaluators)
+    best = figure_of(cfg.train.best, program.objective.loss_name, evaluators.figures)
+    run = Run(cfg, workdir, data, palette, program, evaluators, best, context, initial, extensions)
     check_continues(run)
     return run
 
@@ -235,9 +245,16 @@ def check_continues(run: Run) -> list[CheckpointMeta]:
         raise InputError(
             f"data.source: {cfg.data.source} no longer holds the images that {workdir} was started with "
             f"({then}{here['images']} now; changed: {', '.join(changed)}); a run continues only on the same images: "
-            "take new ones out and bring missing ones back, or start a new run from its weights with "
+            "restore the original files, or start a new run from its weights with "
             f"--init-from {workdir} --workdir NEW"
         )
+    for part in ("objective", "evaluators"):
+        then, now = (names.get(part, "") for names in (newest.extensions, run.extensions.names))
+        if then != now:
+            raise InputError(
+                f"{part}: {workdir} was started with {then or 'none of its own'}, and this is {now or 'none'}; "
+                "pass the same objects"
+            )
     if not (newest.palette and run.palette.same_as(newest.palette)):
         raise InputError(f"workdir {workdir}: palette.npy is not the one the run was started with; put it back")
     return checkpoints
@@ -282,23 +299,24 @@ def make_loop(
 ) -> TrainLoop:
     """The loop of a run, with its evaluators."""
     cfg, context = run.cfg.train, run.context
-    picture = PictureEvaluator(context, context.objective.pictures[0], run.workdir / "samples")
-    evaluators = {
-        "eval": (cfg.eval_every, Evaluators(context, run.extensions.evaluators)),
-        "samples": (cfg.sample_every, picture),
-    }
-    best = BestWeights(run.workdir, figure_of(cfg.best, context.objective), cfg.patience, run.meta)
+    evaluators: dict[str, tuple[int, Evaluator]] = {"eval": (cfg.eval_every, run.evaluators)}
+    for name in context.objective.pictures[:1]:
+        evaluators["samples"] = cfg.sample_every, PictureEvaluator(context, name, run.workdir / "samples")
+    best = BestWeights(run.workdir, run.best, cfg.patience, run.meta)
     return TrainLoop(
         run.program.train_step, run.data.mesh, cfg, checkpointer, metrics, evaluators, watchdog, best, on_step
     )
 
 
-def report(trained: Trained) -> Report:
-    """Measures the baselines, and writes the objective's pictures into the workdir; loss.png if matplotlib is there."""
+@outside_mesh
+def report(trained: Trained, levels: Mapping[str, float] | None = None) -> Report:
+    """Writes the objective's pictures into the workdir; loss.png if matplotlib is there.
+
+    Args:
+      levels: losses of other methods, by name, which loss.png shows beside the curves.
+    """
     context, workdir = trained.context, trained.workdir
     with compilation_cache_in(workdir), Watchdog(context.cfg.train.watchdog_s) as watchdog:
-        watchdog.reset("measuring the baselines")
-        figures = summarize(trained.measured, context)
         pictures = []
         for name in context.objective.pictures:
             watchdog.reset(f"drawing {name}")
@@ -307,8 +325,8 @@ def report(trained: Trained) -> Report:
             write_picture(context, trained.params, name, pictures[-1], 64)
         if importlib.util.find_spec("matplotlib") is None:
             log.warning("no loss.png, which needs matplotlib: pip install 'igpt_jax[plot]'")
-            return Report(trained.step, figures, tuple(pictures))
+            return Report(trained.step, tuple(pictures))
         pictures.append(workdir / "loss.png")
-        levels = {name: nats for name, nats in figures.nats.items() if name != "model"}
-        on_process_zero(lambda: loss_curves(workdir / METRICS, pictures[-1], levels, figures.metric))
-    return Report(trained.step, figures, tuple(pictures))
+        metric = context.objective.loss_name
+        on_process_zero(lambda: loss_curves(workdir / METRICS, pictures[-1], dict(levels or {}), metric))
+    return Report(trained.step, tuple(pictures))

@@ -42,7 +42,7 @@ class Inputs(NamedTuple):
 
 
 class Example(NamedTuple):
-    """What an objective makes of a batch, before the model sees it."""
+    """What an objective makes of a batch."""
 
     inputs: Inputs
     labels: jax.Array
@@ -56,12 +56,7 @@ class Example(NamedTuple):
 
 
 def raster_inputs(tokens_BT: jax.Array, class_id_B: jax.Array | None = None) -> Inputs:
-    """Slots in raster order, as in the release: slot t is fed the colour of pixel t - 1 and predicts pixel t.
-
-    Args:
-      tokens_BT: int [B, T], T at most the number of positions.
-      class_id_B: int [B] for class-conditional models, -1 for no class.
-    """
+    """Slots in raster order, as in the release: slot t is fed the colour of pixel t - 1 and predicts pixel t."""
     t = jnp.arange(tokens_BT.shape[1])[None]
     return ordered_inputs(tokens_BT, t, class_id_B)
 
@@ -69,38 +64,17 @@ def raster_inputs(tokens_BT: jax.Array, class_id_B: jax.Array | None = None) -> 
 def ordered_inputs(tokens_BT: jax.Array, order_BT: jax.Array, class_id_B: jax.Array | None = None) -> Inputs:
     """Slots in another order: slot t predicts position `order[t]` and is fed the colour of position `order[t - 1]`.
 
-    Args:
-      tokens_BT: int [B, T], the colours in slot order: `tokens[b, t]` is the colour of position `order[b, t]`.
-      order_BT: int [B, T] or [1, T], each row without repetitions.
-      class_id_B: as for `raster_inputs`.
+    The tokens are in slot order, too: `tokens[b, t]` is the colour of position `order[b, t]`; the order may be [1, T].
     """
     first_T = jnp.arange(tokens_BT.shape[1])[None] == 0
-    return Inputs(
-        token=_previous(tokens_BT),
-        fed=~first_T,
-        start=first_T,
-        target=order_BT,
-        source=_previous(order_BT),
-        class_id=class_id_B,
-    )
+    return Inputs(_previous(tokens_BT), ~first_T, first_T, order_BT, _previous(order_BT), class_id_B)
 
 
 def masked_inputs(tokens_BT: jax.Array, visible_BT: jax.Array | None = None) -> Inputs:
-    """Slots for BERT: slot t is fed pixel t, if it is visible, and predicts pixel t.
-
-    Args:
-      tokens_BT: int [B, T].
-      visible_BT: bool [B, T], False for blanked pixels; None if all are visible.
-    """
+    """Slots for BERT: slot t is fed pixel t, if it is visible (bool [B, T], None for all), and predicts pixel t."""
     t = jnp.arange(tokens_BT.shape[1])[None]
     everywhere_T = jnp.ones(t.shape, bool)
-    return Inputs(
-        token=tokens_BT,
-        fed=everywhere_T if visible_BT is None else visible_BT,
-        start=~everywhere_T,
-        target=t,
-        source=t,
-    )
+    return Inputs(tokens_BT, everywhere_T if visible_BT is None else visible_BT, ~everywhere_T, target=t, source=t)
 
 
 def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, jax.Array]:
@@ -113,9 +87,9 @@ def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, 
       InputError: the model reads no picture, or none of this grid with so many channels.
     """
     read, channels = {}, images.shape[-1]
-    if not cfg.reads_picture:
+    if not cfg.has_conditioning:
         raise InputError(
-            f"model.aligned_values: this model reads no damaged picture; set it to {49 * channels} (7 x 7 pixels "
+            f"model.aligned_values: this model reads no degraded picture; set it to {49 * channels} (7 x 7 pixels "
             "around each target), or set model.prefix_slots and model.prefix_values (all of it)"
         )
     if cfg.prefix_slots:
@@ -174,7 +148,7 @@ def window_side(cfg: ModelConfig, channels: int) -> int:
 def surroundings(images: jax.Array | np.ndarray, side: int) -> jax.Array:
     """The window around every pixel: float32 [B, Y * X, side * side * C] in [-1, 1], in raster order.
 
-    Outside a picture its edge goes on.
+    Edge padding.
 
     Args:
       images: uint8 [B, Y, X, C].

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import replace_file
 from igpt_jax.palette import Palette
@@ -162,7 +163,7 @@ def save_animation(
       InputError: PyAV is missing, which writes mp4.
     """
     pictures = [image_grid(clips[:, i]) for i in range(clips.shape[1])]
-    comment = json.dumps(dict(text or {}))
+    comment = json_text(dict(text or {}), indent=None).strip()
     if Path(path).suffix == ".gif":
         first, *others = (Image.fromarray(picture) for picture in pictures)
         options: dict[str, Any] = dict(save_all=True, append_images=others, duration=round(1000 / fps), loop=0)

@@ -56,7 +56,7 @@ def batches():
     """The sha256 of four global batches as this process sees them, from the first epoch into the second."""
     from igpt_jax.config import MeshConfig
     from igpt_jax.datasets import open_data
-    from igpt_jax.parallel.mesh import fetch_whole, make_mesh, put_batch
+    from igpt_jax.parallel.mesh import make_mesh, put_batch, to_host
     from tests.small_run import CFG
 
     cfg = dataclasses.replace(CFG, data=dataclasses.replace(CFG.data, batch_size=32))
@@ -65,7 +65,7 @@ def batches():
         stream = open_data(cfg, mesh).train_batches(45)
         for _ in range(4):
             batch = put_batch(next(stream), mesh)
-            whole = b"".join(fetch_whole(batch[key]).tobytes() for key in sorted(batch))
+            whole = b"".join(to_host(batch[key]).tobytes() for key in sorted(batch))
             say("batch", tensor, hashlib.sha256(whole).hexdigest(), len(batch["image"]))
 
 

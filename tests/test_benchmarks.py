@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from igpt_jax import ComputeConfig, ImageGPT, InputError
-from igpt_jax.data.sources.folder import hold_out
+from igpt_jax.data.sources.paths import hold_out
 from igpt_jax.plugins import load_config
 from igpt_jax.training.flops import training_flops
 from tests.conftest import randomized

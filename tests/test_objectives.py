@@ -12,7 +12,7 @@ from igpt_jax import Config, ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import example_inputs
-from igpt_jax.objectives import drop_classes, make_objective, score, token_nats
+from igpt_jax.objectives import drop_classes, make_objective, token_nats
 from igpt_jax.objectives.bert import MASKED, draw_visible
 from igpt_jax.parallel.mesh import make_mesh, put_batch
 from igpt_jax.sequence import patch_side, patches, raster_inputs, surroundings, window_side
@@ -44,14 +44,15 @@ def nats_of(logits, targets):
 
 
 def value(mean):
-    return float(mean.total) / float(mean.weight)
+    return float(mean.summed.value)
 
 
 def run(name, model, params, batch, keys_B):
     """(loss, means)."""
     objective = make_objective(Config(objective=name, model=model.cfg), PALETTE)
-    scores = score(model, params, objective.example(batch, keys_B), objective.loss_name)
-    return scores.loss(), scores.means
+    scores = objective.score(model, params, objective.example(batch, keys_B), objective.loss_name)
+    assert set(scores.each) == set(objective.figures)
+    return scores.loss(), scores.each
 
 
 def test_ar_against_numpy(tiny):
@@ -139,24 +140,22 @@ def test_a_class_conditional_model_is_told_the_label():
         np.testing.assert_allclose(loss, nats.mean(), rtol=1e-6)
 
 
-def test_a_share_of_the_classes_is_not_told():
-    """Image by image; what is told is read in place of the label, which stays."""
-    model, params = made(cond_classes=4)
-    cfg = Config(model=model.cfg, class_dropout=0.3)
+def test_a_share_of_the_classes_is_dropped():
+    """Image by image, from its own key."""
+    model, _ = made(cond_classes=4)
     label = np.arange(2000, dtype=np.int32) % 4
-    batch = drop_classes(cfg, {"label": label}, keys(2000))
-    dropped = np.asarray(batch["told"]) == -1
+    batch = {"image": np.zeros((2000, 8, 8, 1), np.uint8), "label": label}
+    example = make_objective(Config(model=model.cfg), PALETTE).example(batch, keys(2000))
+    given = np.asarray(drop_classes(example, keys(2000), 0.3).inputs.class_id)
+    dropped = given == -1
     assert 0.26 < dropped.mean() < 0.34
     own = np.asarray(jax.vmap(lambda key: jax.random.bernoulli(key, 0.3))(keys(2000)))  # what an objective may draw
     assert 0.05 < (dropped & own).mean() < 0.13
-    np.testing.assert_array_equal(batch["told"][~dropped], label[~dropped])
-    np.testing.assert_array_equal(batch["label"], label)
-    np.testing.assert_array_equal(drop_classes(cfg, {"label": label[5:9]}, keys(2000)[5:9])["told"], batch["told"][5:9])
-    assert drop_classes(Config(), {}, keys(2)) == {}
-    pair = {"image": images(2), "label": np.array([0, 3], np.int32)}
-    loss, _ = run("ar", model, params, pair | {"told": np.array([-1, 3], np.int32)}, keys(2))
-    expected, _ = run("ar", model, params, pair | {"label": np.array([-1, 3], np.int32)}, keys(2))
-    assert loss == expected
+    np.testing.assert_array_equal(given[~dropped], label[~dropped])
+    alone = drop_classes(jax.tree.map(lambda x: x[5:9] if len(x) == 2000 else x, example), keys(2000)[5:9], 0.3)
+    np.testing.assert_array_equal(alone.inputs.class_id, given[5:9])
+    unconditional = example._replace(inputs=example.inputs._replace(class_id=None))
+    assert drop_classes(unconditional, keys(2000), 0.3) is unconditional
 
 
 @pytest.mark.parametrize(("share", "learned"), [(0.0, True), (0.9999, False)])
@@ -203,7 +202,7 @@ def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
     model = ImageGPT(ModelConfig.preset("tiny", **RESTORE))
     params = randomized(jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"], 0.1)
     clean, damaged = images(3), np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    batch = {"image": clean, "damaged": damaged, "weight": np.array([1, 1, 0], np.float32)}
+    batch = {"image": clean, "degraded": damaged, "weight": np.array([1, 1, 0], np.float32)}
     prefix = np.stack(
         [damaged[:, y : y + 2, x : x + 2].reshape(3, 4) for y in range(0, 8, 2) for x in range(0, 8, 2)], axis=1
     )
@@ -239,9 +238,9 @@ def test_patches_of_colours_hold_pixel_after_pixel():
 @pytest.mark.parametrize(
     ("objective", "prefix", "degrade", "named"),
     [
-        ("restore", RESTORE, (), "data.degrade: names no damage"),
-        ("ar", {}, ("blur",), "data.degrade: objective 'ar' does not read damaged images"),
-        ("restore", {}, ("blur",), "reads no damaged picture; set it to 49"),
+        ("restore", RESTORE, (), "data.degrade: is empty; this objective needs a degradation"),
+        ("ar", {}, ("blur",), "data.degrade: objective 'ar' does not read degraded images"),
+        ("restore", {}, ("blur",), "reads no degraded picture; set it to 49"),
         ("restore", {"aligned_values": 16}, ("blur",), "model.aligned_values: 16 is no square window of an odd side"),
         ("restore", {"prefix_slots": 16, "prefix_values": 12}, ("blur",), "16 slots of 12 values hold no picture"),
         ("restore", {"prefix_slots": 7, "prefix_values": 9}, ("blur",), "hold no picture of grid .8, 8."),

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax import ComputeConfig, InputError, Palette, SamplerConfig, load_pretrained, report, sample, train
+from igpt_jax import ComputeConfig, InputError, Palette, SamplerConfig, load_pretrained, probe, report, sample, train
 from igpt_jax.config import DataConfig, ModelConfig, OptimConfig, PaletteConfig
+from igpt_jax.data.sources import Source
+from igpt_jax.evaluation import Evaluator, Figure
 from igpt_jax.evaluation.evaluate import evaluate
 from igpt_jax.objectives import Objective, batch_tokens
 from igpt_jax.pretrained import save_pretrained
@@ -48,14 +50,14 @@ def pretrained(tmp_path_factory):
 
 def test_bert_run(tmp_path):
     cfg = changed(objective="bert", model={"causal": False}, train={"sample_every": 6})
-    shown = report(train(cfg, tmp_path / "run"))
-    assert shown.figures.metric == "nats_per_masked_token"
-    assert 1 < shown.figures.nats["model"] < np.log(17)
+    trained = train(cfg, tmp_path / "run")
+    shown, nats = report(trained), trained.figures.values["nats_per_masked_token"]
+    assert 1 < nats < np.log(17)
     assert [path.name for path in shown.pictures] == ["reconstructions.png", "loss.png"]
     assert all(path.stat().st_size > 1000 for path in shown.pictures)
     assert (tmp_path / "run" / "samples" / "step_00000006.png").exists()
     bert = load_pretrained(tmp_path / "run")
-    assert evaluate(bert).nats["model"] == pytest.approx(shown.figures.nats["model"], rel=1e-5)
+    assert evaluate(bert).values["nats_per_masked_token"] == pytest.approx(nats, rel=1e-5)
     with pytest.raises(InputError, match="BERT"):
         sample(bert.model, bert.params, bert.colors)
 
@@ -72,12 +74,12 @@ def test_joint_run_learns_classes_from_pretrained_weights(pretrained, tmp_path):
     data = DataConfig(source=f"folder:{tmp_path / 'pictures'}", batch_size=16, holdout=0.3, channels=1)
     trained = train(dataclasses.replace(cfg, data=data), tmp_path / "run")
     assert len(trained.context.held_out) > 20
-    assert trained.measured["clf_accuracy"] > 0.9
+    assert trained.figures.values["clf_accuracy"] > 0.9
     before, after = load_pretrained(pretrained), load_pretrained(tmp_path / "run")
     assert np.asarray(after.params["clf"]).any()
     moved = np.abs(np.asarray(after.params["wte"]) - np.asarray(before.params["wte"])).max()
     assert 0 < moved < 0.2  # it started there, and moved on
-    assert evaluate(after).accuracy == pytest.approx(trained.measured["clf_accuracy"])
+    assert evaluate(after).accuracy == pytest.approx(trained.figures.values["clf_accuracy"])
 
 
 def test_a_run_starts_exactly_at_its_initial_weights_and_is_continued_without_them(pretrained, tmp_path):
@@ -145,9 +147,9 @@ def test_palette_of_the_weights(pretrained, tmp_path, caplog):
     for kind in ("pretrained", "kmeans"):  # a fitted one would give the tokens other colours
         train(changed(train=short, palette=PaletteConfig(kind), init_from=source), tmp_path / kind)
         assert Palette.load(tmp_path / kind / "palette.npy").same_as(other)
-    assert "palette is not that of" not in caplog.text
+    assert "palette differs from that of" not in caplog.text
     train(changed(train=short, palette=PaletteConfig("levels"), init_from=source), tmp_path / "b")
-    assert "palette is not that of" in caplog.text
+    assert "palette differs from that of" in caplog.text
     save_pretrained(dataclasses.replace(weights, palette=None), tmp_path / "none")
     with pytest.raises(InputError, match="holds no palette"):
         train(changed(palette=PaletteConfig("pretrained"), init_from=str(tmp_path / "none")), tmp_path / "c")
@@ -176,7 +178,10 @@ def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(t
         (changed(objective="brt"), "no objective 'brt'; did you mean 'bert'"),
         (dataclasses.replace(CFG, model=ModelConfig(grid=(4, 4, 4), vocab_size=17)), "model.grid"),
         (dataclasses.replace(CFG, sampler=SamplerConfig(order="random")), "random needs model.any_order"),
-        (dataclasses.replace(CFG, compute=ComputeConfig(attention="flash")), "no backend 'flash'"),
+        (
+            dataclasses.replace(CFG, compute=ComputeConfig(attention="flash")),
+            "compute.attention: .*; got 'flash'",
+        ),
     ):
         with pytest.raises(InputError, match=reason):
             train(cfg, tmp_path / "run")
@@ -187,24 +192,14 @@ def test_every_image_is_measured_if_asked_for(pretrained):
     """The mean over all images is that over both halves."""
     weights = load_pretrained(pretrained)
     held_out, train_half, every = (evaluate(weights, split=split) for split in ("eval", "train", "all"))
-    assert evaluate(weights).nats == held_out.nats
     assert (held_out.images, train_half.images, every.images) == (297, 1500, 1797)
-    assert train_half.nats["model"] != pytest.approx(held_out.nats["model"], rel=1e-4)
-    mean = (297 * held_out.nats["model"] + 1500 * train_half.nats["model"]) / 1797
-    assert every.nats["model"] == pytest.approx(mean, rel=1e-5)
-
-
-def test_too_few_images_for_the_network_are_refused_before_the_model_is_measured(pretrained, tmp_path, monkeypatch):
-    for half in ("train", "val"):
-        (tmp_path / half).mkdir()
-        picture(tmp_path / half / "0.png", 0)
-    weights = load_pretrained(pretrained)
-    data = dataclasses.replace(weights.config.data, source=f"folder:{tmp_path}")
-    few = dataclasses.replace(weights, config=dataclasses.replace(weights.config, data=data))
-    assert evaluate(few).images == 1
-    monkeypatch.setattr("igpt_jax.evaluation.evaluate.Evaluators", None)
-    with pytest.raises(InputError, match=r"too few groups of images \(1\)"):
-        evaluate(few, network=True)
+    assert train_half.loss.value != pytest.approx(held_out.loss.value, rel=1e-4)
+    mean = (297 * held_out.loss.value + 1500 * train_half.loss.value) / 1797
+    assert every.loss.value == pytest.approx(mean, rel=1e-5)
+    with pytest.raises(InputError, match=r"evaluators: no evaluator 'order'; did you mean 'orders'\?"):
+        evaluate(weights, evaluators=["order"])
+    with pytest.raises(InputError, match=r"orders: this model reads images in raster order only"):
+        evaluate(weights, evaluators=["orders"])
 
 
 @pytest.fixture
@@ -262,15 +257,13 @@ def test_the_limit_of_unreadable_pictures_may_change_but_not_the_pictures(folder
     assert train(more, workdir).step == 4
 
 
-class Noise:
+class Noise(Source):
     """A source of one's own: a few pictures in memory."""
-
-    name, class_names, digest = "noise", (), "noise"
 
     def __len__(self):
         return 20
 
-    def __getitem__(self, i):
+    def read(self, i, rng):
         return {"image": np.random.default_rng(i).integers(0, 256, (8, 8, 1), np.uint8), "label": -1}
 
 
@@ -282,37 +275,55 @@ def make_backwards(cfg, palette):
         order_BT = jnp.arange(cfg.model.n_ctx)[None, ::-1]
         return Example(ordered_inputs(tokens_BT, order_BT), tokens_BT, jnp.ones(tokens_BT.shape) / cfg.model.n_ctx)
 
-    return Objective(example, "nats_per_token_backwards", evaluators=("likelihood",), pictures=("samples",))
+    return Objective(example, "nats_per_token_backwards", pictures=())
 
 
-class Brightness:
+def make_brightness(context):
     """An evaluator of one's own."""
 
-    def __init__(self, context):
-        self.context = context
+    def measure(params, batch, keys_B):
+        return {"brightness": (batch["image"].mean((1, 2, 3)), batch["weight"])}
 
-    def run(self, params, step):
-        yield "brightness", float(np.mean([batch["image"].mean() for batch in self.context.batches()]))
+    return Evaluator(measure, {"brightness": Figure()})
 
 
-def test_parts_of_ones_own_are_passed_as_objects(tmp_path):
-    parts = {"source": {"train": Noise(), "eval": Noise()}, "objective": make_backwards}
-    trained = train(changed(), tmp_path / "run", evaluators={"brightness": Brightness}, **parts)
-    assert trained.measured.keys() == {
-        "nats_per_token_backwards",
-        "nats_per_token_backwards_se",
-        "bits_per_token_backwards",
-        "brightness",
-    }
-    assert 2 < trained.measured["nats_per_token_backwards"] < 4
-    with pytest.raises(InputError, match="no longer holds the images"):
-        train(changed(), tmp_path / "run")
+def test_parts_of_ones_own_are_passed_as_objects_and_must_come_back(tmp_path):
+    source, own = {"train": Noise(), "eval": Noise()}, {"brightness": make_brightness}
+    parts = {"source": source, "objective": make_backwards, "evaluators": own}
+    trained = train(changed(), tmp_path / "run", **parts)
+    assert trained.figures.values.keys() == {"nats_per_token_backwards", "brightness"}
+    assert 2 < trained.figures.values["nats_per_token_backwards"] < 4
+    assert [path.name for path in report(trained).pictures] == ["loss.png"]
+    assert train(changed(), tmp_path / "run", **parts).step == 6
+    weights, given = load_pretrained(tmp_path / "run"), {"source": source, "objective": make_backwards}
+    assert evaluate(weights, **given).values == pytest.approx(
+        {"nats_per_token_backwards": trained.figures.values["nats_per_token_backwards"]}
+    )
+    for call in (evaluate, probe):
+        with pytest.raises(InputError, match=r"does not hold the images of the run .* pass the source"):
+            call(weights, objective=make_backwards)
+        with pytest.raises(InputError, match=r"trained with tests.test_run.make_backwards, and none is passed"):
+            call(weights, source=source)
+    for part, reason in (
+        ("source", "no longer holds the images"),
+        ("objective", r"objective: .* was started with tests.test_run.make_backwards, and this is none"),
+        ("evaluators", r"evaluators: .* was started with brightness=tests.test_run.make_brightness, and this is none"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            train(changed(train={"steps": 7}), tmp_path / "run", **{k: v for k, v in parts.items() if k != part})
+
+
+def test_a_changed_folder_is_not_measured_as_the_images_of_the_run(folder_run, tmp_path):
+    weights = load_pretrained(folder_run[0])
+    (tmp_path / "pictures" / "3.png").unlink()
+    with pytest.raises(InputError, match=r"does not hold the images of the run \(it had 20, there are 19\)"):
+        evaluate(weights)
 
 
 def test_validation_images_are_measured_while_training_and_held_out_ones_afterwards(tmp_path):
     cfg = dataclasses.replace(changed(train={"steps": 2}), data=dataclasses.replace(CFG.data, validation=0.1))
     trained = train(cfg, tmp_path / "run")
-    figures = report(trained).figures
+    figures = trained.figures
     assert (figures.images, figures.kind) == (150, "validation")
     weights = load_pretrained(tmp_path / "run")
     figures = {split: evaluate(weights, split=split) for split in ("eval", "validation", "train", "all")}
@@ -323,4 +334,4 @@ def test_validation_images_are_measured_while_training_and_held_out_ones_afterwa
         "train": (1350, "training"),
         "all": (1797, ""),
     }
-    assert figures["validation"].nats["model"] == pytest.approx(trained.measured["nats_per_token"])
+    assert figures["validation"].loss.value == pytest.approx(trained.figures.values["nats_per_token"])

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 from igpt_jax import ImageGPT, InputError, load_pretrained
 from igpt_jax.datasets import open_data
-from igpt_jax.evaluation.standard_error import mean_error
 from igpt_jax.model import cache_row_bytes, compute_dtype
 from igpt_jax.model.axes import Params
 from igpt_jax.sampling.decode import Decoded, decoding_weights, next_logits, prefill, scan_segments
@@ -53,8 +53,8 @@ def main() -> None:
         exact = nats_n if exact is None else exact
         size = model.cfg.n_ctx * cache_row_bytes(model.cfg, model.compute, dtype) / 1000
         more = nats_n - exact
-        paired = "" if dtype == own else f"{more.mean():+.6f} ± {mean_error(more):.6f}"
-        print(f"| {dtype} | {size:.0f} | {nats_n.mean():.4f} ± {mean_error(nats_n):.4f} | {paired} |", flush=True)
+        paired = "" if dtype == own else f"{more.mean():+.6f} ± {scipy.stats.sem(more):.6f}"
+        print(f"| {dtype} | {size:.0f} | {nats_n.mean():.4f} ± {scipy.stats.sem(nats_n):.4f} | {paired} |", flush=True)
 
 
 @functools.partial(jax.jit, static_argnames="model")

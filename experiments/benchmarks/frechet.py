@@ -20,7 +20,6 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from igpt_jax import InputError, SamplerConfig, load_pretrained, sample
-from igpt_jax.data.sources.base import labels_of
 from igpt_jax.datasets import open_data, subset
 from igpt_jax.evaluation.quality import frechet_distance
 
@@ -44,14 +43,14 @@ def main() -> None:
     except InputError as error:
         parser.error(str(error))
     learned = subset(data.train, TRAINED_ON)
-    train, labels = data.images(learned, TRAINED_ON), labels_of(learned)
+    train, labels = data.images(learned, TRAINED_ON), learned.labels
     real = data.images(data.held_out, args.images)
     if labels is None or len(set(labels)) < 2:
         parser.error(f"--model {args.model}: its images have no classes, which the classifier learns")
     n, rng = len(real), np.random.default_rng(args.seed)
     network = MLPClassifier((256, 64), max_iter=200, early_stopping=True, random_state=args.seed)
     network.fit(_flat(train), labels)
-    held_out_labels = labels_of(subset(data.held_out, args.images))
+    held_out_labels = subset(data.held_out, args.images).labels
     print(f"the classifier names {network.score(_flat(real), held_out_labels):.3f} of {n} held-out pictures\n")
     rows = {
         "training pictures": train[rng.choice(len(train), n, replace=False)],

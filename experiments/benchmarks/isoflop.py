@@ -78,9 +78,9 @@ def main() -> None:
             workdir = args.workdir / f"{budget:g}-{size}"
             train(cfg, workdir)
             figures = evaluate(load_pretrained(workdir))
-            n, steps, nats, error = count_params(cfg.model), cfg.train.steps, figures.nats, figures.errors
-            runs.append({"parameters": n, "nats": nats["model"], "error": error["model"], "steps": steps, "size": size})
-            cells = [f"{budget:.1e}", size, f"{n / 1e6:.3f}", steps, f"{nats['model']:.4f} ± {error['model']:.4f}"]
+            n, steps, loss = count_params(cfg.model), cfg.train.steps, figures.model[figures.metric]
+            runs.append({"parameters": n, "nats": loss.value, "error": loss.error, "steps": steps, "size": size})
+            cells = [f"{budget:.1e}", size, f"{n / 1e6:.3f}", steps, f"{loss.value:.4f} ± {loss.error:.4f}"]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
         runs.sort(key=lambda run: run["parameters"])
         best = lowest([run["parameters"] for run in runs], [run["nats"] for run in runs])

@@ -35,12 +35,13 @@ def main() -> None:
         weights = load_pretrained(path, step=int(step) if step else None)
         if args.source is not None:
             data = replace(weights.config.data, source=args.source)
-            weights = replace(weights, config=replace(weights.config, data=data))
+            weights = replace(weights, config=replace(weights.config, data=data), data={})
         size = count_params(weights.config.model)
         figures = evaluate(weights)
+        loss = figures.model[figures.metric]
         probed = probe(weights, ProbeConfig(train_images=args.train_images, others=()))
         best = probed.layers[probed.best_layer]
-        nats, accuracy = (figures.nats["model"], figures.errors["model"]), (best.accuracy, best.error)
+        nats, accuracy = (loss.value, loss.error), (best.accuracy, best.error)
         rows.append({"model": path, "step": weights.step, "parameters": size, "nats": nats, "accuracy": accuracy})
         rows[-1]["best_layer"] = probed.best_layer
         cells = [path, weights.step, f"{size / 1e6:.2f}", f"{nats[0]:.4f} ± {nats[1]:.4f}", probed.best_layer]

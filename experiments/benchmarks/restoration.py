@@ -23,7 +23,7 @@ from skimage import restoration
 
 from igpt_jax import SamplerConfig, load_pretrained, restore
 from igpt_jax.config import MeshConfig
-from igpt_jax.data.degrade import make_damage, parse_spec
+from igpt_jax.data.degrade import make_degrade, parse_spec
 from igpt_jax.datasets import open_data
 from igpt_jax.evaluation.quality import psnr_of_each, ssim_of_each
 from igpt_jax.parallel.mesh import make_mesh
@@ -71,7 +71,7 @@ def main() -> None:
 
 def damage_all(spec: str, images: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
     """Every picture with damage of its own."""
-    damage = make_damage([spec], train=True)
+    damage = make_degrade([spec], train=True)
     assert damage is not None
     return np.stack([damage(image, np.random.default_rng((*seed, i))) for i, image in enumerate(images)])
 

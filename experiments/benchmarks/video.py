@@ -24,7 +24,7 @@ import tyro
 
 import igpt_jax
 from igpt_jax.analysis.baselines.counts import blended_counts, histogram_nats
-from igpt_jax.data.sources import Windows, open_source
+from igpt_jax.data.sources import open_source
 from igpt_jax.datasets import preprocess_for_eval
 from igpt_jax.objectives import token_nats
 from igpt_jax.sequence import raster_inputs
@@ -70,10 +70,9 @@ def main(args: Args) -> None:
     cfg, palette = weights.config, weights.colors
     train = open_source(cfg.data, "train", cfg.model.n_frame)
     held_out = open_source(cfg.data, "eval", cfg.model.n_frame)
-    assert isinstance(train, Windows)
     rng = np.random.default_rng(0)
-    windows = [train.draw(i % len(train), rng)["image"] for i in range(args.count)]
-    clips = preprocess_for_eval(cfg, (held_out[i]["image"] for i in range(args.clips)))
+    windows = [train.read(i % len(train), rng)["image"] for i in range(args.count)]
+    clips = preprocess_for_eval(cfg, (held_out.read(i, None)["image"] for i in range(args.clips)))
     counted, tokens = (
         np.asarray(palette.encode(x)).astype(np.int8) for x in (preprocess_for_eval(cfg, windows), clips)
     )

@@ -6,18 +6,18 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from igpt_jax import progress
-from igpt_jax.data.sources.base import Source
-from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.data.sources.base import Source, split_validation
 from igpt_jax.datasets import spread, subset
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.base import EvalContext, gather
+from igpt_jax.evaluation.base import EachImage, EvalContext, read_images
 
 log = logging.getLogger(__name__)
 
@@ -51,23 +51,23 @@ class Method:
     """Tried in this order, until two in a row were worse than the best; the first of several equals is taken."""
     fit: Callable[[np.ndarray, np.ndarray, float], Predict]
     """(features float32 [n, D], labels int [n], setting) -> the classifier; of `attentive` they are [n, T, D]."""
-    most: Callable[[int, int], int] = lambda width, classes: sys.maxsize
+    max_images: Callable[[int, int], int] = lambda width, classes: sys.maxsize
     """(D, classes) -> training images, at most."""
 
-    def take(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The images to fit to: all, or at most as many as `most` says, spread evenly."""
-        most = self.most(x.shape[-1], len(np.unique(y)))
+    def subsample(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The images to fit to: all, or at most as many as `max_images` says, spread evenly."""
+        most = self.max_images(x.shape[-1], len(np.unique(y)))
         if len(x) <= most:
             return x, y
         at = spread(len(x), most)
         return x[at], y[at]
 
-    def able(self, width: int, classes: int, each: int = LEAST_OF_CLASS) -> bool:
-        """Whether `most` leaves so many images of each class; the log has a line if not."""
-        able = self.most(width, classes) >= each * classes
-        if not able:
+    def is_feasible(self, width: int, classes: int, each: int = LEAST_OF_CLASS) -> bool:
+        """Whether `max_images` leaves so many images of each class; the log has a line if not."""
+        feasible = self.max_images(width, classes) >= each * classes
+        if not feasible:
             log.info("no %s: %d images of %d classes take too long", self.name, each * classes, classes)
-        return able
+        return feasible
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
@@ -152,13 +152,61 @@ def choose(method: Method, accuracy: Callable[[float], float]) -> tuple[float, f
     return best, best_accuracy
 
 
-def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
-    """Name -> float64 [M], 1 where a classifier of `PIXELS` names a held-out image rightly, else 0.
+class Labelled(NamedTuple):
+    """Images with labels: features float32 [draws, n, D] or [draws, n, T, D], and int [n]."""
 
-    It is NaN where the image has no label. All see the pixels that the model gets, before the palette, of as many
-    training images as are quick to fit; their names say how many. The setting is chosen on a tenth of at most 10,000
-    training images, then the classifier is fitted again to all of them. Every process computes all. Empty, with a line
-    in the log, where there are too few labelled images or where few could be taken for so many classes.
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Fitted(NamedTuple):
+    """A classifier whose setting was chosen."""
+
+    predict: Predict
+    setting: float
+    validation: float
+    """Accuracy on the images that chose the setting."""
+    images: int
+    """How many it was fitted to."""
+
+
+def choose_and_fit(method: Method, rest: Labelled, aside: Labelled, every: Labelled | None = None) -> Fitted:
+    """Chooses the setting on the images set aside, and fits again to all: those of both parts, or `every`. Fits are to
+    the first draw; an image that has several is named by vote."""
+    chosen_on = method.subsample(rest.x[0], rest.y)
+
+    def validate(setting: float) -> float:
+        return float(np.mean(vote(method.fit(*chosen_on, setting), aside.x) == aside.y))
+
+    setting, validation = choose(method, validate)
+    both = every or Labelled(np.concatenate([rest.x[:1], aside.x[:1]], axis=1), np.concatenate([rest.y, aside.y]))
+    fitted = method.subsample(both.x[0], both.y)
+    return Fitted(method.fit(*fitted, setting), setting, validation, len(fitted[0]))
+
+
+def vote(predict: Predict, draws: Sequence[np.ndarray] | np.ndarray, seed: int = 0) -> np.ndarray:
+    """int [n]: the class that most draws of an image's features name, at random among equals (paper section 4.6).
+
+    Args:
+      draws: float32 [M, n, D] or [M, n, T, D].
+    """
+    named = np.stack([predict(x) for x in draws])
+    if len(named) == 1:
+        return named[0]
+    classes = np.unique(named)
+    votes = (named[..., None] == classes).sum(axis=0) + np.random.default_rng(seed).random(
+        (len(named[0]), len(classes))
+    )
+    return classes[votes.argmax(axis=1)]
+
+
+def classify_pixels(context: EvalContext) -> dict[str, EachImage]:
+    """Name -> 1 where a classifier of `PIXELS` names a held-out image correctly, else 0; weight 0 without a label.
+
+    All see the pixels that the model gets, before the palette, of as many training images as are quick to fit; their
+    names say how many. The setting is chosen on a tenth of at most 10,000 training images, then the classifier is
+    fitted again to all of them. Every process computes all. Empty, with a line in the log, where there are too few
+    labelled images or where few could be taken for so many classes.
     """
     train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
     classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)
@@ -166,47 +214,46 @@ def classify_pixels(context: EvalContext) -> dict[str, np.ndarray]:
     if most < LEAST_OF_CLASS * classes:
         return _none("%d classes of images of this size take too long", classes)
     try:
-        parts = set_aside(subset(train, min(most, CHOSEN_ON)), VALIDATION)
+        parts = split_validation(subset(train, min(most, CHOSEN_ON)), VALIDATION)
     except InputError as e:
         return _none("%s", e)
-    rest, aside = (_labelled_pixels(context, part) for part in parts)
-    if len(np.unique(rest[1])) < 2 or not len(aside[1]):
+    rest, aside = (_labelled(*_pixels(context, part)) for part in parts)
+    if len(np.unique(rest.y)) < 2 or not len(aside.y):
         return _none("too few labels or classes among the %d training images", len(train))
-    x, y = _labelled_pixels(context, subset(train, most))
-    held_out_x, held_out_y = _pixels(context, context.held_out)
-    right = {}
+    every = _labelled(*_pixels(context, subset(train, most)))
+    x, y = _pixels(context, context.held_out)
+    correct = {}
     for method in PIXELS:
-        if not method.able(x.shape[1], classes):
+        if not method.is_feasible(x.shape[1], classes):
             continue
         name = f"{method.name} on pixels"
         progress.report(name, 0, 1)
-
-        def validate(setting: float, method: Method = method) -> float:
-            return float(np.mean(method.fit(*method.take(*rest), setting)(aside[0]) == aside[1]))
-
-        setting = method.choices[0] if len(method.choices) == 1 else choose(method, validate)[0]
-        fitted = method.take(x, y)
-        named = f"{name}, {len(fitted[0])} images, {method.setting} {setting:g}"
-        right[named] = np.where(held_out_y >= 0, method.fit(*fitted, setting)(held_out_x) == held_out_y, np.nan)
+        if len(method.choices) == 1:  # nothing to choose
+            taken, setting = method.subsample(every.x[0], every.y), method.choices[0]
+            fitted = Fitted(method.fit(*taken, setting), setting, math.nan, len(taken[0]))
+        else:
+            fitted = choose_and_fit(method, rest, aside, every)
+        named = f"{name}, {fitted.images} images, {method.setting} {fitted.setting:g}"
+        correct[named] = EachImage((fitted.predict(x) == y).astype(np.float64), (y >= 0).astype(np.float64))
         progress.report(name, 1, 1)
-    return right
+    return correct
 
 
-def _none(why: str, *values: object) -> dict[str, np.ndarray]:
+def _none(why: str, *values: object) -> dict[str, EachImage]:
     log.info(f"no cheap classifiers beside the accuracy: {why}", *values)
     return {}
 
 
-def _labelled_pixels(context: EvalContext, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _pixels(context, source)
-    return x[y >= 0], y[y >= 0]
+def _labelled(x: np.ndarray, y: np.ndarray) -> Labelled:
+    return Labelled(x[None, y >= 0], y[y >= 0])
 
 
 def _pixels(context: EvalContext, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """float32 [n, Y * X * C] in 0..1 and int [n]: the images of a source and their labels, -1 for none."""
 
-    def read(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def read(batch: Mapping[str, jax.Array], keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        del keys_B  # nothing is drawn
         return batch["image"].reshape(len(batch["image"]), -1), batch["label"]
 
-    pixels, labels = gather(context, source, read)
+    pixels, labels = read_images(context, source, read)
     return pixels.astype(np.float32) / 255, labels

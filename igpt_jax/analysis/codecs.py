@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image, features
 
 from igpt_jax import progress
-from igpt_jax.analysis.baselines import read_tokens
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.base import EvalContext
+from igpt_jax.evaluation.base import EvalContext, read_images
+from igpt_jax.objectives import batch_tokens
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +30,29 @@ MOST_ROWS = 16_383
 """Rows of one file; WebP takes no more."""
 
 
-class Codecs:
-    """Bits per token of files that hold the images as the palette shows them.
+def lossless_sizes(context: EvalContext) -> dict[str, float]:
+    """Bits per token of files that hold the images as the palette shows them: png_bits_per_token and so on.
 
     Many images lie one below another in a file, so that headers, of which each small file would have one, do not count.
     JPEG XL needs the extra `jxl` and is left out without it.
 
     Raises:
-      InputError: when it runs; an image is wider than a file can be.
+      InputError: an image is wider than a file can be.
     """
+    palette, width, sizes = context.palette, context.model.cfg.grid[-1], {}
+    if width > MOST_ROWS:
+        raise InputError(f"lossless files: images are {width} pixels wide, and a WebP at most {MOST_ROWS}")
 
-    def __init__(self, context: EvalContext):
-        self._context = context
+    def read(batch: Mapping[str, jax.Array], keys_B: jax.Array) -> jax.Array:
+        del keys_B  # nothing is drawn
+        return batch_tokens(palette, batch)
 
-    def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields png_bits_per_token and so on."""
-        palette, width = self._context.palette, self._context.model.cfg.grid[-1]
-        if width > MOST_ROWS:
-            raise InputError(f"--lossless: images are {width} pixels wide, and a WebP at most {MOST_ROWS}")
-        tokens = read_tokens(self._context, self._context.held_out)
-        rows = tokens.reshape(-1, width)
-        strips = [np.asarray(palette.decode(rows[at : at + MOST_ROWS])) for at in range(0, len(rows), MOST_ROWS)]
-        for name in filter(_available, OPTIONS):
-            size = 0
-            for i, strip in enumerate(strips):
-                progress.report(f"writing {name.upper()}", i, len(strips))
-                size += len(encode(name, strip))
-            progress.report(f"writing {name.upper()}", len(strips), len(strips))
-            yield f"{name}_bits_per_token", 8 * size / tokens.size
+    rows = read_images(context, context.held_out, read).reshape(-1, width)
+    strips = [np.asarray(palette.decode(rows[at : at + MOST_ROWS])) for at in range(0, len(rows), MOST_ROWS)]
+    for name in filter(_available, OPTIONS):
+        files = progress.track(strips, f"writing {name.upper()}", len(strips))
+        sizes[f"{name}_bits_per_token"] = 8 * sum(len(encode(name, strip)) for strip in files) / rows.size
+    return sizes
 
 
 def encode(name: str, pixels: np.ndarray) -> bytes:

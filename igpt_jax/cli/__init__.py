@@ -6,6 +6,7 @@ import os
 import sys
 
 from igpt_jax.cli.interrupts import acknowledge_signals, wait_for_acknowledgement
+from igpt_jax.cli.results import OutputClosedError, open_results
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_and_exit() -> NoReturn:
     """The console script."""
     acknowledge_signals()
+    results = open_results()
     try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if results is None:
+            print(
+                "igpt: stdout is closed, so no result could be printed; open it, or send it to /dev/null",
+                file=sys.stderr,
+            )
+            code = 2
+        else:
+            code = main()
+            code = code or int(results.failed)
+    except OutputClosedError:
         code = PIPE_CLOSED
     except KeyboardInterrupt:
         code = 130

@@ -68,7 +68,7 @@ EXIT_CODES = {
     75: "a hang or a lost process; the same command may succeed when repeated",
     130: "Ctrl-C (SIGINT); a run has saved itself",
     134: "JAX itself ended a process because another was lost; as 75",
-    141: "nobody reads the output any more",
+    141: "stdout was closed (SIGPIPE)",
     143: "SIGTERM; a run has saved itself",
 }
 """What exit codes other than 0 mean."""

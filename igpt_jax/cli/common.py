@@ -200,7 +200,7 @@ def measured_on(weights: Pretrained, path: str, source: str | None, batch_size: 
     """
     data, train = weights.config.data, weights.config.train
     if source is not None:
-        data = replace(data, source=source)
+        data, weights = replace(data, source=source), replace(weights, data={})  # other images than those of the run
     elif not weights.data:
         raise InputError(f"--model {path}: is not a run with images of its own; name some with --source")
     if batch_size is not None:

@@ -82,13 +82,12 @@ class Complete(JoinedCommand):
         )
 
     def read(self, cfg: Config) -> tuple[np.ndarray, np.ndarray]:
-        """The images uint8 [B, Y, X, C] on the model's grid, and bool [Y, X], True where they are known.
+        """The images uint8 [B, Y, X, C] on the model's grid, and bool [Y, X] or [B, Y, X], True where they are known.
 
         Raises:
           InputError: a file cannot be read, the mask has another shape than an image, or nothing is left to draw.
         """
         from igpt_jax.data.reading import load_image
-        from igpt_jax.data.transforms import fit
         from igpt_jax.datasets import picture_size, preprocess_for_eval
         from igpt_jax.sampling.tasks import top_rows
 
@@ -108,13 +107,25 @@ class Complete(JoinedCommand):
                     f"--mask {self.mask}: mask and {path} have different shapes ({shapes}); make the mask from the "
                     f"picture, or of the model's {size[1]} x {size[0]} pixels"
                 )
-        known = fit(mask, size)[..., 0] < 128
-        if known.all():
+        known = np.stack([~self.unknown(cfg, mask, image.shape) for image in loaded])
+        if known.all(axis=(1, 2)).any():
             raise InputError(
                 f"--mask {self.mask}: leaves nothing to draw on the model's {size[1]} x {size[0]} pixels; paint what "
-                "is to be drawn white, and larger than one of these pixels"
+                "is to be drawn white, and where the pictures show it on the grid"
             )
         return images, known
+
+    def unknown(self, cfg: Config, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """bool [Y, X]: the hole of a mask, brought to the model's grid as the picture of this shape is."""
+        from PIL import Image
+
+        from igpt_jax.datasets import picture_size, reached_by
+
+        hole = mask[..., 0] >= 128
+        if hole.shape == picture_size(cfg):
+            return hole
+        at_picture = Image.fromarray(hole).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
+        return reached_by(cfg, np.asarray(at_picture))
 
 
 def same_aspect(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

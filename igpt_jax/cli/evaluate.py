@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
-from igpt_jax.cli.output import print_figures
+from igpt_jax.cli.figures import print_figures
 from igpt_jax.errors import InputError
 
 
@@ -30,10 +30,12 @@ class Evaluate(JoinedCommand):
     """Images at once; it does not change the figures."""
     orders: int | None = None
     """For a model of any order: in how many random orders each image is measured."""
+    evaluators: tuple[str, ...] = ()
+    """Also measure with these: likelihood, accuracy, orders, holes, restoration, bayes, or those of plugins."""
     network: Flag = False
     """Train a small network on the neighbours of each pixel as one more cheap method: minutes."""
     bayes: Flag = False
-    """Of a class-conditional model: classify images by Bayes' rule, one pass for each class."""
+    """Of a class-conditional model: classify images by Bayes' rule, one pass for each class. As --evaluators bayes."""
     lossless: Flag = False
     """Also write the images, as the palette shows them, to PNG, WebP and JPEG XL (extra jxl) without loss, many in one
     file, and print the bits per token."""
@@ -42,7 +44,11 @@ class Evaluate(JoinedCommand):
 
     def run(self) -> None:
         """Measures and prints."""
-        from igpt_jax.evaluation.evaluate import evaluate
+        from igpt_jax.analysis.baselines import learning_images
+        from igpt_jax.analysis.beside import beside
+        from igpt_jax.analysis.codecs import lossless_sizes
+        from igpt_jax.evaluation import Evaluators
+        from igpt_jax.evaluation.evaluate import select_images
 
         weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
         cfg = weights.config
@@ -53,5 +59,8 @@ class Evaluate(JoinedCommand):
                 raise InputError(f"--orders {self.orders}: this model reads images in raster order only")
             cfg = replace(cfg, train=replace(cfg.train, eval_orders=self.orders))
         weights = replace(weights, config=cfg)
-        more = [name for name, asked in (("bayes", self.bayes), ("codecs", self.lossless)) if asked]
-        print_figures(evaluate(weights, self.split, self.network, more, self.images), self.json)
+        context, params = select_images(weights, self.split, self.images)
+        learning_images(context, self.network)  # too few for the network: refused before minutes of measuring
+        figures = Evaluators(context, (*self.evaluators, *(["bayes"] if self.bayes else []))).measure(params)
+        sizes = lossless_sizes(context) if self.lossless else {}
+        print_figures(beside(figures, context, self.network), self.json, sizes)

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, SamplerArgs, require_pictures
-from igpt_jax.cli.output import Drawn, check_result_path, write_images
+from igpt_jax.cli.common import (
+    Flag,
+    Inline,
+    JoinedCommand,
+    ModelArgs,
+    SamplerArgs,
+    check_class_dropout,
+    require_pictures,
+)
+from igpt_jax.cli.output import Drawn, check_result_path, file_type, write_images
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -61,7 +69,7 @@ class Inpaint(JoinedCommand):
         """Draws and writes."""
         self.check()
         out = check_result_path(self.weights.result_path(self.out, f"inpainted-seed{self.sampler.seed}.png"))
-        if out.suffix not in ("", ".png"):
+        if file_type(out) not in ("", ".png"):
             raise InputError(f"--out {out}: must end in .png, or be a directory for one PNG a picture")
 
         from igpt_jax.parallel.processes import raise_on_all, require_same
@@ -78,6 +86,7 @@ class Inpaint(JoinedCommand):
             pictures = self.read(weights.config)
         require_same("the images", hashlib.sha256(b"".join(a.tobytes() for pair in pictures for a in pair)).hexdigest())
         class_id = None if self.class_name is None else class_index(weights, self.class_name)
+        check_class_dropout(weights.config, None if class_id is None else [class_id], sampler.guidance)
         model = (weights.model, weights.params, weights.colors)
         filled = [
             inpaint(*model, image[None], known[None], self.n, sampler=sampler, classes=class_id)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.version import __version__
-
-if TYPE_CHECKING:
-    from igpt_jax.evaluation import Figures
 
 
 def fail(code: int, message: object) -> int:
@@ -50,17 +46,22 @@ class Drawn:
     """More settings of each image."""
 
 
+def file_type(path: Path) -> str:
+    """The end of a name that says what is in a file: ".png"; nothing for "samples-t0.9"."""
+    return path.suffix if path.suffix[1:2].isalpha() else ""
+
+
 def check_result_path(path: Path) -> Path:
     """`path`, if images can be written to it; InputError if it has another suffix or is a directory that holds files.
 
     .png is one picture of all images, .npy their array, .npz the arrays that FID tools read, and a path without suffix
     a directory with one PNG an image.
     """
-    if path.suffix not in (".png", ".npy", ".npz", ""):
+    if file_type(path) not in (".png", ".npy", ".npz", ""):
         raise InputError(f"--out {path}: must end in .png, .npy or .npz, or be a directory for one PNG an image")
-    if not path.suffix and path.exists() and not path.is_dir():
+    if not file_type(path) and path.exists() and not path.is_dir():
         raise InputError(f"--out {path}: is a file without .png, .npy or .npz; name a new directory")
-    if path.is_dir() and (path.suffix or any(path.iterdir())):
+    if path.is_dir() and (file_type(path) or any(path.iterdir())):
         raise InputError(f"--out {path}: is a directory that holds something; name a file or a new directory")
     return path
 
@@ -102,65 +103,4 @@ def save_images(path: Path, drawn: Drawn) -> None:
 
 def png_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Text chunks of a PNG: the software, and the settings as JSON under `igpt`."""
-    return {"Software": f"igpt_jax {__version__}", "igpt": json.dumps(dict(settings))}
-
-
-def figures_as_dict(figures: Figures) -> dict[str, Any]:
-    """Figures for JSON."""
-    bits = {name: nats / math.log(2) for name, nats in figures.nats.items()}
-
-    def number(x: float) -> float | None:
-        return None if math.isnan(x) else x
-
-    return {
-        "images": figures.images,
-        "groups": figures.groups,
-        "kind": figures.kind,
-        "metric": figures.metric,
-        "nats": dict(figures.nats),
-        "bits": bits,
-        "nats_se": {name: number(error) for name, error in figures.errors.items()},
-        "nats_minus_model": {name: list(pair) for name, pair in figures.differences.items()},
-        "accuracies": {name: value for name, (value, _) in figures.accuracies.items()},
-        "accuracies_se": {name: number(error) for name, (_, error) in figures.accuracies.items()},
-        "accuracies_minus_model": {name: list(pair) for name, pair in figures.accuracy_differences.items()},
-        **dict(figures.others),
-    }
-
-
-def print_figures(figures: Figures, as_json: bool = False) -> None:
-    """A table of nats and bits per token with standard errors, one of accuracies if the model classifies, and other
-    values below them; or all of it as JSON.
-
-    Where they are known, the table has the differences of the cheap methods to the model: below 0, the model loses.
-    """
-    if as_json:
-        print(json.dumps(figures_as_dict(figures), indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    grouped = "" if figures.groups == figures.images else f" in {figures.groups} groups"
-    title = f"{figures.images} {figures.kind} images{grouped}".replace("  ", " ")
-    table = Table("", title=title, title_justify="left")
-    for unit in ("nats", "bits"):
-        table.add_column(figures.metric.replace("nats", unit).replace("_", " "), justify="right")
-    if figures.differences:
-        table.add_column("minus the model", justify="right")
-    for name, nats in figures.nats.items():
-        cells = [f"{nats:.4f} ± {figures.errors[name]:.4f}", f"{nats / math.log(2):.4f}"]
-        if name in figures.differences:
-            gap, error = figures.differences[name]
-            cells.append(f"{gap:+.4f} ± {error:.4f}")
-        table.add_row(name, *cells)
-    Console().print(table)
-    if figures.accuracies:
-        table = Table("", "accuracy")
-        if figures.accuracy_differences:
-            table.add_column("minus the model", justify="right")
-        for name, (accuracy, error) in figures.accuracies.items():
-            gap = figures.accuracy_differences.get(name)
-            table.add_row(name, f"{accuracy:.4f} ± {error:.4f}", *([f"{gap[0]:+.4f} ± {gap[1]:.4f}"] if gap else []))
-        Console().print(table)
-    for name, value in figures.others.items():
-        print(f"{name} {value:.4f}")
+    return {"Software": f"igpt_jax {__version__}", "igpt": json_text(dict(settings), indent=None).strip()}

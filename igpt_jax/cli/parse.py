@@ -44,9 +44,19 @@ def parse(command: type[T], name: str, args: Sequence[str], default: T | None = 
         return tyro.cli(command, args=list(args), prog=f"igpt {name}", registry=registry, **options)
 
 
+class _Registry(tyro.constructors.ConstructorRegistry):
+    """Rules that hold for one parse. tyro 1.0.17 takes them back within an assert, which `python -O` leaves out."""
+
+    def __exit__(self, *args: Any) -> None:
+        super().__exit__(*args)
+        active = type(self)._active_registries
+        if active and active[-1] is self:
+            active.pop()
+
+
 def _optional_numbers_and_words() -> tyro.constructors.ConstructorRegistry:
     """`int | None` and the like are shown, read and complained about as `int`; the word None is None."""
-    registry = tyro.constructors.ConstructorRegistry()
+    registry = _Registry()
 
     @registry.primitive_rule
     def optional(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:

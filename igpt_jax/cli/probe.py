@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
 from igpt_jax.config import ProbeConfig
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Probe(JoinedCommand):
     """Linear probe: how well a linear classifier reads classes off each layer's features, beside raw pixels."""
 
+    less_memory: ClassVar[str] = "fewer --layers, fewer --train-images or a smaller --batch-size need less"
     weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
     source: str | None = None
     """Images with classes (folder:PATH, idx:PATH, tfds:NAME); by default those of the run."""
@@ -57,7 +58,7 @@ def write(figures: ProbeFigures, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with replace_file(out / "probe.json") as file:
-            file.write((json.dumps(dataclasses.asdict(figures), indent=2) + "\n").encode())
+            file.write((json_text(dataclasses.asdict(figures))).encode())
         if len(figures.layers) > 1 and importlib.util.find_spec("matplotlib") is not None:
             levels = {row.name: row.accuracy for row in figures.rows if row.name in RAW_PIXELS}
             layers = {number: (row.accuracy, row.error) for number, row in figures.layers.items()}
@@ -69,7 +70,7 @@ def write(figures: ProbeFigures, out: Path) -> None:
 def print_rows(figures: ProbeFigures, as_json: bool) -> None:
     """A table, or JSON."""
     if as_json:
-        print(json.dumps(dataclasses.asdict(figures), indent=2))
+        print(json_text(dataclasses.asdict(figures)), end="")
         return
     from rich.console import Console
     from rich.table import Table

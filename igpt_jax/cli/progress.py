@@ -39,7 +39,8 @@ class Bars:
 
     def __init__(self) -> None:
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[numbers]}")
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=CONSOLE, transient=True)
+        where = dict(console=CONSOLE, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self.progress = Progress(*columns, TimeRemainingColumn(), **where)  # pyright: ignore
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._last_line: dict[str, float] = {}

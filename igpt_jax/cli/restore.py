@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,8 @@ import numpy as np
 import tyro
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, SamplerArgs
-from igpt_jax.cli.output import Drawn, check_result_path, save_images
+from igpt_jax.cli.output import Drawn, check_result_path, file_type, save_images
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -50,7 +50,7 @@ class Restore(JoinedCommand):
         """Restores, writes and compares."""
         self.check()
         out = check_result_path(self.weights.result_path(self.out, f"restorations-seed{self.sampler.seed}.png"))
-        if out.suffix not in ("", ".png"):
+        if file_type(out) not in ("", ".png"):
             raise InputError(f"--out {out}: must end in .png, or be a directory for one PNG a picture")
 
         from igpt_jax.parallel.processes import raise_on_all, require_same
@@ -72,7 +72,7 @@ class Restore(JoinedCommand):
         figures = [] if originals is None else [compared(*row) for row in zip(originals, damaged, restored)]
         if self.json:
             rows = [{"image": str(path), **row} for path, row in zip(self.images, figures, strict=True)]
-            print(json.dumps({"out": str(out), "images": rows}, indent=2))
+            print(json_text({"out": str(out), "images": rows}), end="")
             return
         print(out)
         for path, row in zip(self.images, figures):
@@ -102,7 +102,7 @@ class Restore(JoinedCommand):
         Raises:
           InputError: a file cannot be read, a picture is too small, or its original has another size.
         """
-        from igpt_jax.data.degrade import make_damage
+        from igpt_jax.data.degrade import make_degrade
         from igpt_jax.data.reading import load_image
         from igpt_jax.datasets import picture_size, preprocess_for_eval
 
@@ -125,7 +125,7 @@ class Restore(JoinedCommand):
                 )
         if self.degrade is None:
             return images, originals or None
-        damage = make_damage([self.degrade], train=True)
+        damage = make_degrade([self.degrade], train=True)
         assert damage is not None
         seeds = ((self.sampler.seed, i) for i in range(len(images)))
         return [damage(image, np.random.default_rng(seed)) for image, seed in zip(images, seeds)], images

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from igpt_jax.cli.common import Command, ConfiguredCommand, Flag, JoinedCommand
-from igpt_jax.cli.output import fail, print_figures
+from igpt_jax.cli.figures import print_figures
+from igpt_jax.cli.output import fail
 from igpt_jax.cli.progress import TrainingLines, current_bars
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -42,6 +43,7 @@ class Train(JoinedCommand, ConfiguredCommand):
     def run(self) -> int:
         """Trains, then draws."""
         from igpt_jax import run
+        from igpt_jax.analysis.beside import beside
         from igpt_jax.training.loop import Interrupted
         from igpt_jax.training.metric_log import NonFiniteError
 
@@ -51,12 +53,14 @@ class Train(JoinedCommand, ConfiguredCommand):
         shown = {} if lines is None else {"writers": [lines], "on_step": lines.on_step}
         try:
             trained = run.train(cfg, self.run_directory(), wandb=self.wandb, **shown)
-            report = run.report(trained)
+            figures = beside(trained.figures, trained.context)
+            levels = {name: e.value for name, e in figures.cheap.get(figures.metric, {}).items()}
+            report = run.report(trained, levels)
         except Interrupted as error:
             return fail(128 + error.signum, error)
         except NonFiniteError as error:
             return fail(1, error)
-        print_figures(report.figures)
+        print_figures(figures)
         for path in report.pictures:
             print(path)
         return 0

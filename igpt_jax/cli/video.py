@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs
-from igpt_jax.cli.output import png_text
+from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, SamplerArgs, check_class_dropout
+from igpt_jax.cli.output import file_type, png_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -57,6 +57,7 @@ class Video(JoinedCommand):
             grid = weights.config.model.grid
             raise InputError(f"--model {self.weights.path}: model.grid {grid} is one of pictures, not of clips")
         sampler = self.sampler.over(weights.config.sampler)
+        check_class_dropout(weights.config, None, sampler.guidance)  # clips are drawn without a class
         clips, titles = _ACTIONS[self.action](self, weights, sampler)
         settings = {"model": self.weights.path, "step": weights.step, "action": self.action, **asdict(sampler)}
         write_clips(out, clips, titles, self.fps, png_text(settings))
@@ -147,11 +148,11 @@ _ACTIONS: dict[str, Callable[[Video, Pretrained, SamplerConfig], tuple[np.ndarra
 
 def check_clip_path(path: Path) -> Path:
     """`path`, if clips can be written to it; InputError if not."""
-    if path.suffix not in (".gif", ".mp4", ".png", ".npy", ""):
+    if file_type(path) not in (".gif", ".mp4", ".png", ".npy", ""):
         raise InputError(f"--out {path}: must end in .gif, .mp4, .png or .npy, or be a directory for one GIF a clip")
-    if not path.suffix and path.exists() and not path.is_dir():
+    if not file_type(path) and path.exists() and not path.is_dir():
         raise InputError(f"--out {path}: is a file without .gif, .mp4, .png or .npy; name a new directory")
-    if path.is_dir() and (path.suffix or any(path.iterdir())):
+    if path.is_dir() and (file_type(path) or any(path.iterdir())):
         raise InputError(f"--out {path}: is a directory that holds something; name a file or a new directory")
     if path.suffix == ".mp4":
         from igpt_jax.data.video import require_av
@@ -173,7 +174,7 @@ def write_clips(path: Path, clips: np.ndarray, titles: Titles, fps: float, text:
             elif path.suffix == ".npy":
                 with replace_file(path) as file:
                     np.save(file, clips)
-            elif path.suffix:
+            elif file_type(path):
                 save_animation(path, clips, fps, text)
             else:
                 for i in range(len(clips)):

@@ -1,4 +1,4 @@
-"""Damage made on the fly, for models that learn to undo it: noise, blur, compression, lost detail, scratches, stains.
+"""Degrade made on the fly, for models that learn to undo it: noise, blur, compression, lost detail, scratches, stains.
 
 A picture is uint8 [y, x, c] with c = 1 or 3, before and after. Every random choice comes from a generator that the
 caller passes. `DEGRADATIONS` has one row a kind; `data.degrade` names them:
@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from igpt_jax.errors import nearest, require
 
-Damage = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Degrade = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """(uint8 [y, x, c], generator) -> uint8 of the same shape."""
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
@@ -151,7 +151,7 @@ class Step(NamedTuple):
     high: float
 
 
-def make_damage(specs: Sequence[str], *, train: bool) -> Damage | None:
+def make_degrade(specs: Sequence[str], *, train: bool) -> Degrade | None:
     """The damage that `data.degrade` asks for; None for no spec. It can be pickled.
 
     Each picture gets one of the specs, drawn uniformly. With `train` everything is drawn from the generator passed.

@@ -20,8 +20,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from igpt_jax.data.degrade import Damage
-from igpt_jax.data.sources import Record, Source, Subset, Windows
+from igpt_jax.data.degrade import Degrade
+from igpt_jax.data.sources import Source
 from igpt_jax.data.transforms import Transform
 from igpt_jax.errors import InputError, require
 
@@ -34,7 +34,7 @@ def train_batches(
     source: Source,
     transform: Transform,
     *,
-    damage: Damage | None = None,
+    degrade: Degrade | None = None,
     batch_size: int,
     seed: int,
     start_step: int = 0,
@@ -47,8 +47,8 @@ def train_batches(
     batch may hold the end of one epoch and the start of the next. Only the rows asked for are read.
 
     Args:
-      source, transform, damage: can be pickled if `workers` > 0. The transform's results have one shape.
-      damage: makes of each transformed image the `damaged` one beside it; None for none.
+      source, transform, degrade: can be pickled if `workers` > 0. The transform's results have one shape.
+      degrade: makes of each transformed image the `degraded` one beside it; None for none.
       batch_size: images over all processes.
       seed: of order and augmentation.
       start_step: index of the first global batch.
@@ -57,12 +57,12 @@ def train_batches(
 
     Returns:
       An iterator of image uint8 [R, y, x, c] (of clips [R, l, y, x, c], each cut at a random frame), label int32 [R]
-      and with `damage` also damaged, an array like image, for R rows. `close()` stops its workers.
+      and with `degrade` also degraded, an array like image, for R rows. `close()` stops its workers.
 
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    read = functools.partial(_read_drawn, source, transform, damage)
+    read = functools.partial(_read, source, transform, degrade, True)
     rows = _rows(rows, batch_size, source)
     batch = functools.partial(_train_batch, read, len(source), seed, batch_size, rows)
     return _Prefetched(grain.MapDataset.range(start_step, sys.maxsize).map(batch), workers)
@@ -72,7 +72,7 @@ def eval_batches(
     source: Source,
     transform: Transform,
     *,
-    damage: Damage | None = None,
+    degrade: Degrade | None = None,
     batch_size: int,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[Batch]:
@@ -85,7 +85,7 @@ def eval_batches(
     Raises:
       InputError: `source` is empty. Later, from next(): what the source raises.
     """
-    read = functools.partial(_read, source, transform, damage)
+    read = functools.partial(_read, source, transform, degrade, False)
     rows = _rows(rows, batch_size, source)
     batch = functools.partial(_eval_batch, read, len(source), batch_size, rows)
     return _Prefetched(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch), workers=0)
@@ -127,22 +127,12 @@ def _stack(samples: list[Sample]) -> Batch:
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-def _read_drawn(
-    source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator
+def _read(
+    source: Source, transform: Transform, degrade: Degrade | None, train: bool, i: int, rng: np.random.Generator
 ) -> Sample:
-    """A sample to train on: of a clip, a window that begins at a random frame."""
-    while isinstance(source, Subset):
-        source, i = source.source, int(source.indices[i])
-    return _sample(source.draw(i, rng) if isinstance(source, Windows) else source[i], transform, damage, rng)
-
-
-def _read(source: Source, transform: Transform, damage: Damage | None, i: int, rng: np.random.Generator) -> Sample:
-    return _sample(source[i], transform, damage, rng)
-
-
-def _sample(record: Record, transform: Transform, damage: Damage | None, rng: np.random.Generator) -> Sample:
+    record = source.read(i, rng if train else None)
     sample = {"image": transform(record["image"], rng), "label": np.int32(record["label"])}
-    return sample if damage is None else sample | {"damaged": damage(sample["image"], rng)}
+    return sample if degrade is None else sample | {"degraded": degrade(sample["image"], rng)}
 
 
 def _start_worker(index: int, count: int) -> None:
@@ -163,6 +153,21 @@ def _start_worker(index: int, count: int) -> None:
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
+def _check_children() -> None:
+    """Raises InputError where Python cannot start processes of this program: grain would wait for them for ever."""
+    child = multiprocessing.get_context("spawn").Process(target=_nothing)
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise InputError(
+            "compute.workers: worker processes cannot start, since each runs the main script again; put what it "
+            'does under if __name__ == "__main__", in a file, or set compute.workers to 0'
+        )
+
+
+def _nothing() -> None: ...
+
+
 class _Prefetched(Iterator[Batch]):
     """Prepares elements ahead of time on threads or in worker processes.
 
@@ -174,6 +179,7 @@ class _Prefetched(Iterator[Batch]):
         threads = max(1, min(16, os.cpu_count() or 1) // max(1, workers))
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
         if workers:
+            _check_children()
             flags.FLAGS.mark_as_parsed()  # grain reads an absl flag, which raises unless absl's main() runs
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import struct
 from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, features
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from igpt_jax.errors import InputError, first_line
 
@@ -53,9 +56,10 @@ def load_image(path_or_file: str | os.PathLike[str] | BinaryIO, channels: Litera
         with open(path_or_file, "rb") if is_path else contextlib.nullcontext(path_or_file) as file:
             image = _open(file)
             _check_size(image)
+            image.info["_raw"] = image.tile[0].args if isinstance(image, PngImageFile) else ""
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 _check_tiff(image)
-            image.load()
+            image = _load(image, file)
             with contextlib.suppress(Exception):  # a damaged EXIF block; the pixels are decoded already
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_array(image, channels)
@@ -74,8 +78,56 @@ def _open(file: BinaryIO) -> Image.Image:
         factory, accept = Image.OPEN[name]
         if accept is None or accept(beginning):
             file.seek(0)
-            return factory(file, "")
+            return factory(_only_pixels(file) if name == "PNG" else file, "")
     raise ValueError(f"it is none of {', '.join(FORMATS)}")
+
+
+def _only_pixels(file: BinaryIO) -> BinaryIO:
+    """A PNG without the chunks that say nothing of its pixels: profiles and texts of any size, damaged ones too. An end
+    that is missing is put there.
+
+    Raises:
+      ValueError: its compressed pixels are more than any picture of the allowed size has.
+    """
+    kept, size = io.BytesIO(), 0
+    kept.write(file.read(8))
+    while len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        if name == b"IEND":
+            break
+        if name in _PIXEL_CHUNKS:
+            size += length
+            if size > 16 * MAX_PIXELS:
+                raise ValueError("its compressed pixels are larger than those of any picture that is read")
+            kept.write(head + file.read(length + 4))
+        else:
+            file.seek(length + 4, os.SEEK_CUR)
+    kept.write(b"\0\0\0\0IEND\xaeB`\x82")
+    kept.seek(0)
+    return kept
+
+
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf")
+
+
+def _load(image: Image.Image, file: BinaryIO) -> Image.Image:
+    """The decoded image. A JPEG of which the last bytes are missing is completed, as other readers do; what is missing
+    becomes flat. Where more than the end is missing, so that the last rows are flat altogether, it is refused."""
+    try:
+        image.load()
+    except OSError as error:
+        baseline = isinstance(image, JpegImageFile) and not image.info.get("progressive")
+        if not baseline or "truncated" not in str(error):
+            raise
+        file.seek(0)
+        completed = JpegImageFile(io.BytesIO(file.read() + b"\xff\xd9"), "")
+        completed.draft(None, image.size)
+        completed.load()
+        last = np.asarray(completed.convert("L"))[-8:]
+        if (last == last[:, :1]).all():
+            raise
+        return completed
+    return image
 
 
 def _check_size(image: Image.Image) -> None:
@@ -110,9 +162,21 @@ def _to_array(image: Image.Image, channels: int) -> np.ndarray:
         wide = np.asarray(image).astype(np.int32).clip(0, 65535)
         wide[wide == image.info.get("transparency", -1)] = 65535
         return np.repeat(((wide + 128) // 257).astype(np.uint8)[..., None], channels, axis=2)
+    if image.info.get("_raw"):
+        _scale_transparency(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(layer, mask=layer)
     array = np.array(image.convert("RGB" if channels == 3 else "L"))
     return array if channels == 3 else array[..., None]
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Brings the transparent colour of a PNG, which has the depth of the file, to the 8 bits of the decoded pixels."""
+    color = image.info.get("transparency")
+    depth = 1 if image.mode == "1" else int(image.info["_raw"].partition(";")[2].rstrip("B") or 8)
+    if isinstance(color, int) and image.mode in ("1", "L"):
+        image.info["transparency"] = color * 255 // (2**depth - 1)
+    elif isinstance(color, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in color)

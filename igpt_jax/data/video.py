@@ -1,14 +1,14 @@
 """Clip files to uint8 frames, through PyAV. Files may be damaged or hostile: formats and sizes are bounded.
 
-A clip is never read whole: its length comes from the file's header where it is there, decoding begins at the keyframe
-before the first frame that is asked for, and ends with the last one.
+A clip is never decoded whole: the packets of the file say when each frame is shown, decoding begins at the keyframe
+before the first frame that is asked for, and ends with the last one. Frames may last differently long.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
-import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,8 @@ def load_clip(
 ) -> np.ndarray:
     """Reads frames of an mp4, mov, WebM, mkv or GIF, or of a folder of numbered pictures: uint8 [frames, y, x, c].
 
-    Transparent pixels of a GIF are white, rotated clips are turned upright, and colour becomes grey by ITU-R 601 luma.
+    Transparent pixels of a GIF are white, frames are turned, mirrored and stretched as players do, and colour becomes
+    grey by ITU-R 601 luma.
 
     Args:
       step: every so many frames of the clip one is read.
@@ -91,7 +92,7 @@ def load_last_frames(path: str | os.PathLike[str], most: int, cfg: DataConfig) -
     if not os.path.isdir(path) and Path(path).suffix.lower() not in CLIP_SUFFIXES:
         return load_image(path, cfg.channels)[None]
     with _reading(path):
-        length = len(numbered_pictures(os.listdir(path))) if os.path.isdir(path) else _count(path)
+        length = len(numbered_pictures(os.listdir(path))) if os.path.isdir(path) else len(frame_times(path))
         if not length:
             raise InputError("holds no frame")
     frames = min(most, (length - 1) // cfg.frame_step + 1)
@@ -112,14 +113,14 @@ def numbered_pictures(names: Sequence[str]) -> list[str]:
 def _read_video(
     path: str | os.PathLike[str], frames: int, step: int, channels: int, choose_start: ChooseStart
 ) -> list[np.ndarray]:
-    span = (frames - 1) * step + 1
-    with _opened(path) as stream:
-        length = _stated_length(stream)
-    if length is None or length < span:
-        length = _count(path)
-    pictures = _decode(path, choose_start(length, span), span, step, channels, seek=True)
-    if len(pictures) < frames:  # the header stated too many frames, or the seek missed the first one
-        pictures = _decode(path, choose_start(_count(path), span), span, step, channels, seek=False)
+    times, span = frame_times(path), (frames - 1) * step + 1
+    start = choose_start(len(times), span)
+    wanted = times[start : start + span : step]
+    pictures = _decode(path, wanted, channels)
+    if len(pictures) < frames:  # frames of an index that the decoder does not give: count what it gives
+        decoded = [time for time, *_ in _frames(path)]
+        start = choose_start(len(decoded), span)
+        pictures = _decode(path, decoded[start : start + span : step], channels, seek=False)
     return pictures
 
 
@@ -144,49 +145,64 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         yield stream
 
 
-def _stated_length(stream: Any) -> int | None:
-    """Frames as the header states them, by number or by duration; None if it does not."""
-    if stream.frames or stream.codec_context.name == "gif" or not stream.average_rate:
-        return stream.frames or None
-    seconds = stream.duration * stream.time_base if stream.duration else (stream.container.duration or 0) / 1_000_000
-    return round(seconds * stream.average_rate) or None
+def frame_times(path: str | os.PathLike[str]) -> list[int]:
+    """When each frame of a file is shown, in the order in which it is, from the index of its packets: no frame is
+    decoded. Those that an edit list cuts off are left out, since no player shows them."""
+    status = os.stat(path)
+    return list(_frame_times(os.fspath(path), status.st_size, status.st_mtime_ns))
 
 
-def _count(path: str | os.PathLike[str]) -> int:
-    """Frames of a file, by decoding all of them."""
+@functools.lru_cache(maxsize=4096)
+def _frame_times(path: str, size: int, modified: int) -> tuple[int, ...]:
     with _opened(path) as stream:
-        return sum(1 for _ in stream.container.decode(stream))
+        packets = [packet for packet in stream.container.demux(stream) if packet.size]
+    shown = [packet.pts for packet in packets if not packet.is_discard]
+    if len(shown) == len(set(shown)) and None not in shown:
+        return tuple(sorted(shown))
+    return tuple(time for time, *_ in _frames(path))  # packets without times, as of raw streams
 
 
-def _decode(
-    path: str | os.PathLike[str], start: int, span: int, step: int, channels: int, *, seek: bool
-) -> list[np.ndarray]:
-    """Every `step`-th of the frames start, ..., start + span - 1; fewer where the file ends before."""
+def _frames(path: str | os.PathLike[str], start: int | None = None) -> Iterator[tuple[int, Any, Any]]:
+    """(time, frame, width of a pixel over its height) from the keyframe at or before a time on, in the order in which
+    they are shown."""
     with _opened(path) as stream:
-        # The frames of a GIF may last differently long, so that times do not number them.
-        seeks = seek and start > 0 and stream.average_rate and stream.codec_context.name != "gif"
-        frames = stream.container.decode(stream)
-        decoded = _after_seek(stream, start, frames) if seeks else itertools.islice(frames, start, None)
-        return [_to_array(frame, channels) for frame in itertools.islice(decoded, 0, span, step)]
+        if start is not None:
+            stream.container.seek(start, stream=stream)
+        for i, frame in enumerate(stream.container.decode(stream)):
+            yield i if frame.pts is None else frame.pts, frame, stream.sample_aspect_ratio or 1
 
 
-def _after_seek(stream: Any, start: int, frames: Iterator[Any]) -> Iterator[Any]:
-    """The frames from number `start` on, as the mean rate numbers them; none where the seek arrives after it."""
-    first_pts = stream.start_time or 0
-
-    def number(frame: Any) -> int:
-        return round((frame.pts - first_pts) * stream.time_base * stream.average_rate)
-
-    stream.container.seek(first_pts + int(start / stream.average_rate / stream.time_base), stream=stream)
-    first = next(frames, None)
-    if first is not None and first.pts is not None and number(first) <= start:
-        timed = itertools.takewhile(lambda frame: frame.pts is not None, itertools.chain([first], frames))
-        yield from itertools.dropwhile(lambda frame: number(frame) < start, timed)
+def _decode(path: str | os.PathLike[str], times: Sequence[int], channels: int, seek: bool = True) -> list[np.ndarray]:
+    """The frames of these times; fewer where they are not found."""
+    pictures: dict[int, np.ndarray] = {}
+    wanted = set(times)
+    for time, frame, aspect in _frames(path, times[0] if seek else None):
+        if time in wanted:
+            pictures[time] = _to_array(frame, aspect, channels)
+        if time >= times[-1]:
+            break
+    return [pictures[time] for time in times if time in pictures]
 
 
-def _to_array(frame: Any, channels: int) -> np.ndarray:
-    """A decoded frame as uint8 [y, x, channels]."""
+def _to_array(frame: Any, aspect: Any, channels: int) -> np.ndarray:
+    """A decoded frame as a player shows it, uint8 [y, x, channels]: square pixels, upright, mirrored if the file says
+    so."""
     picture = Image.fromarray(frame.to_ndarray(format="rgb24"))  # FFmpeg has made transparent pixels of a GIF white
+    if aspect != 1:
+        width = max(1, round(picture.width * aspect))
+        if width * picture.height > MAX_PIXELS:
+            raise ValueError(f"its pixels are {aspect} times as wide as high, too many to show; resize it")
+        picture = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
     array = np.array(picture if channels == 3 else picture.convert("L"))
-    array = array if channels == 3 else array[..., None]
-    return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90) % 4))
+    return np.ascontiguousarray(_as_displayed(array if channels == 3 else array[..., None], frame))
+
+
+def _as_displayed(array: np.ndarray, frame: Any) -> np.ndarray:
+    """A frame turned and mirrored as its display matrix says, which moves (x, y) to (a x + c y, b x + d y)."""
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return array
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32)
+    transposed = abs(int(a)) < abs(int(b))
+    array, (across, down) = (array.swapaxes(0, 1), (c, b)) if transposed else (array, (a, d))
+    return array[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]

@@ -1,11 +1,16 @@
-"""What evaluators and pictures are made from."""
+"""What evaluators are made from, what one is, and the driver that runs it over images.
+
+An evaluator measures each image; means, standard errors over groups of images, bits and pairing are computed once,
+for every figure alike.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +21,12 @@ from igpt_jax import progress
 from igpt_jax.config import Config
 from igpt_jax.data.pipeline import Batch
 from igpt_jax.data.sources.base import Source
-from igpt_jax.data.sources.validation import group_numbers
-from igpt_jax.datasets import Data
-from igpt_jax.keys import fold_in
+from igpt_jax.datasets import Data, subset
+from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.objectives import Objective
+from igpt_jax.objectives import Figure, Objective
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import put_batch, replicated
-from igpt_jax.training.loop import Evaluator
+from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ class EvalContext:
     cfg: Config
     data: Data
     held_out: Source
-    """The images that are measured."""
+    """The images that are measured: those of `data`, or others."""
     kind: str = "held-out"
     """What they are called in tables: held-out, validation or training; empty for all."""
 
     @functools.cached_property
     def groups(self) -> np.ndarray:
         """int [M]: held-out images of one number are variants of one picture. Standard errors are over the groups."""
-        return group_numbers(self.held_out)
+        return self.held_out.groups
 
     @property
     def mesh(self) -> Mesh:
@@ -55,29 +58,144 @@ class EvalContext:
         return self.data.eval_batches(self.held_out)
 
 
+Measure = Callable[[Any, Mapping[str, jax.Array], jax.Array], Mapping[str, tuple[jax.Array, jax.Array]]]
+"""(params, batch, one key an image) -> figure: (values [B], weights [B]). Weight 0: not measured of this image."""
+
+
+class EachImage(NamedTuple):
+    """A figure of every image: float64 [M] each."""
+
+    values: np.ndarray
+    weights: np.ndarray
+    """What each image counts in the mean; 0 where it was not measured."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What is measured of a model. Made by a row of `EVALUATORS` for one context."""
+
+    measure: Measure
+    """Pure. It is compiled, unless `on_host`; then it gets all images at once, as numpy arrays."""
+    figures: Mapping[str, Figure]
+    """What it measures, by name."""
+    draws: int = 1
+    """How often each image is measured, each time with another key."""
+    on_host: bool = False
+    most: int | None = None
+    """At most so many images, spread evenly."""
+    derive: Callable[[Mapping[str, EachImage]], Mapping[str, float]] = lambda images: {}
+    """Figures that are not means over images. What `measure` gives and `figures` does not name is for this alone."""
+
+
 MakeEvaluator = Callable[[EvalContext], Evaluator]
+"""Raises InputError if the evaluator does not fit the model."""
 
 
-def eval_keys(key: jax.Array, first: jax.Array, n: int, draw: jax.Array | int) -> jax.Array:
-    """The keys of held-out images first .. first + n - 1 for their draw number `draw`."""
-    return fold_in(fold_in(key, first + jnp.arange(n)), draw)
+def image_keys(context: EvalContext, first: jax.Array | int, n: int) -> jax.Array:
+    """The keys of held-out images first .. first + n - 1; neither the batch size nor the mesh matters."""
+    return fold_in(stream(context.cfg.seed, "eval"), first + jnp.arange(n))
 
 
-def gather(context: EvalContext, source: Source, read: Callable[[Mapping[str, jax.Array]], Any]) -> Any:
+class Driver:
+    """Runs one evaluator over the held-out images of its context."""
+
+    def __init__(self, context: EvalContext, evaluator: Evaluator, name: str):
+        self._context, self._evaluator, self._title = context, evaluator, f"measuring {name}"
+
+        def measure(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> Any:
+            keys_B = fold_in(image_keys(context, first, len(batch["image"])), draw)
+            return dict(evaluator.measure(params, batch, keys_B))
+
+        self._measure = jax.jit(traced_on(context.mesh, measure), out_shardings=replicated(context.mesh))
+
+    def run(self, params: Any) -> dict[str, EachImage]:
+        """Every figure of every image, in the order of the images, on every process."""
+        context, source = self._context, subset(self._context.held_out, self._evaluator.most)
+        n, done, parts = len(source), 0, []
+        if self._evaluator.on_host:
+            batch = {"image": context.data.images(source, n), "label": np.full(n, -1)}
+            progress.report(self._title, 0, n)
+            measured = self._evaluator.measure(params, batch, image_keys(context, 0, n))
+            progress.report(self._title, n, n)
+            return _each_image([measured], n)
+        for host in context.data.eval_batches(source):
+            progress.report(self._title, min(done, n), n)
+            batch = put_batch(host, context.mesh)
+            draws = range(self._evaluator.draws)
+            parts.append([self._measure(params, batch, np.int32(done), np.int32(i)) for i in draws])
+            done += len(batch["image"])
+        measured = jax.device_get(parts)
+        progress.report(self._title, n, n)
+        return _each_image([jax.tree.map(lambda *x: np.stack(x), *draws) for draws in measured], n)
+
+
+def _each_image(batches: list[Any], n: int) -> dict[str, EachImage]:
+    """Joins batches of (values [B] or [draws, B], weights); the mean over draws, each by its weight. No padding."""
+    figures = {}
+    for name in batches[0]:
+        values, weights = (np.concatenate([np.atleast_2d(b[name][i]) for b in batches], axis=1) for i in range(2))
+        values, weights = values[:, :n].astype(np.float64), weights[:, :n].astype(np.float64)
+        weight = weights.sum(axis=0)
+        totals = np.where(weights > 0, values * weights, 0).sum(axis=0)
+        figures[name] = EachImage(totals / np.where(weight > 0, weight, np.nan), weight)
+    return figures
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured figure."""
+
+    figure: Figure
+    value: float
+    error: float = math.nan
+    """Standard error over groups of images; NaN where there is one group, or no value for each image."""
+    images: EachImage | None = None
+
+
+def estimate(figure: Figure, images: EachImage, groups: np.ndarray) -> Estimate:
+    """The weighted mean over images, and its standard error to first order. Images that belong together, as variants
+    of one picture do, are not independent.
+
+    Args:
+      groups: int [M], the group of each image.
+    """
+    counted = images.weights > 0
+    if not counted.any():
+        return Estimate(figure, math.nan, images=images)
+    values, weights = images.values[counted], images.weights[counted]
+    mean = np.sum(values * weights) / weights.sum()
+    residuals = np.bincount(np.unique(groups[counted], return_inverse=True)[1], (values - mean) * weights)
+    n = len(residuals)
+    error = np.sqrt(np.sum(residuals**2) * n / (n - 1)) / weights.sum() if n > 1 else math.nan
+    return Estimate(figure, float(mean), float(error), images)
+
+
+def difference(other: Estimate, model: Estimate, groups: np.ndarray) -> Estimate | None:
+    """A method's figure minus the model's, image by image; None unless both were measured of each image."""
+    if other.images is None or model.images is None or len(other.images.values) != len(model.images.values):
+        return None
+    both = np.where(other.images.weights > 0, model.images.weights, 0)
+    return estimate(model.figure, EachImage(other.images.values - model.images.values, both), groups)
+
+
+def read_images(context: EvalContext, source: Source, read: Callable[[Mapping[str, jax.Array], jax.Array], Any]) -> Any:
     """What a function reads from each image of a source, in order, on every process. Each process reads its own share.
 
     Args:
-      read: a batch -> arrays [B, ...] as a pytree; it is compiled.
+      read: (batch, one key an image) -> arrays [B, ...] as a pytree; it is compiled.
 
     Returns:
       Their numpy arrays [n, ...], without padding.
     """
-    both = jax.jit(lambda batch: (read(batch), batch["weight"]), out_shardings=replicated(context.mesh))
+
+    def keyed(batch: Mapping[str, jax.Array], first: jax.Array) -> Any:
+        return read(batch, image_keys(context, first, len(batch["image"])))
+
+    compiled = jax.jit(traced_on(context.mesh, keyed), out_shardings=replicated(context.mesh))
     parts, done, n = [], 0, len(source)
     for host in context.data.eval_batches(source):
         progress.report("reading images", min(done, n), n)
-        arrays, weight_B = jax.device_get(both(put_batch(host, context.mesh)))
-        parts.append(jax.tree.map(lambda x, real_B=weight_B > 0: x[real_B], arrays))
-        done += len(weight_B)
+        parts.append(jax.device_get(compiled(put_batch(host, context.mesh), np.int32(done))))
+        done += len(jax.tree.leaves(parts[-1])[0])
     progress.report("reading images", n, n)
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *parts)

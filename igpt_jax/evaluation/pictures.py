@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax.evaluation.base import EvalContext, eval_keys
+from igpt_jax.datasets import subset
+from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.holes import brush
-from igpt_jax.keys import stream
+from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import ImageGPT
-from igpt_jax.parallel.mesh import fetch_whole, mesh_of, traced_on
+from igpt_jax.parallel.mesh import mesh_of, to_host, traced_on
 from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.inpaint import inpaint
 from igpt_jax.sampling.restore import restore
@@ -54,7 +55,10 @@ def completions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     images = context.data.images(context.held_out, max(1, n // 8))
     known, is_clip = top_rows(context.model.cfg.grid), images.ndim == 5
     count = 2 if is_clip else 5
-    drawn = complete(context.model, params, context.palette, images, known, count, sampler=context.cfg.sampler)
+    sampler, classes = context.cfg.sampler, None
+    if sampler.guidance != 1:  # without a class there is nothing to be guided by
+        classes = subset(context.held_out, len(images)).labels
+    drawn = complete(context.model, params, context.palette, images, known, count, sampler=sampler, classes=classes)
     if is_clip:
         half = len(known) // 2
         return _clip_rows(images, drawn, [("known", half), ("original, then two drawn", len(known) - half)])
@@ -65,10 +69,10 @@ def reconstructions(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: masked as in training, with the most likely colours filled in all at once, the original."""
     model, palette = context.model, context.palette
     images = context.data.images(context.held_out, max(1, n // 8))
-    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     unlabelled = {"image": jnp.asarray(images), "label": jnp.full(len(images), -1)}
     example = context.objective.example(unlabelled, keys_B)
-    most_likely_BT = fetch_whole(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
+    most_likely_BT = to_host(traced_on(mesh_of(params), most_likely)(model, params, example.inputs))
     known = np.asarray(example.inputs.fed).reshape(images.shape[:-1])
     tokens = np.where(known, np.asarray(example.labels).reshape(known.shape), most_likely_BT.reshape(known.shape))
     filled = np.asarray(palette.decode(tokens))[:, None]
@@ -86,7 +90,7 @@ def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[
 def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: damaged, three draws, their mean, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    damaged = context.data.damaged(images)
+    damaged = context.data.degraded(images)
     restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
     return restoration_strips(damaged, restored.draws[:, :3], restored.mean, images)
 
@@ -101,7 +105,7 @@ def most_likely(model: ImageGPT, params: Any, inputs: Inputs) -> jax.Array:
 def inpaintings(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: a hole, five ways to fill it, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    keys_B = eval_keys(stream(context.cfg.seed, "eval"), jnp.int32(0), len(images), 0)
+    keys_B = fold_in(image_keys(context, 0, len(images)), 0)
     known = ~np.stack([np.asarray(brush(key, context.data.size)) for key in keys_B])
     drawn = inpaint(context.model, params, context.palette, images, known, 5, sampler=context.cfg.sampler).draws
     return completion_strips(images, known, drawn, originals=images)
@@ -114,6 +118,10 @@ PICTURES: dict[str, MakePicture] = {
     "reconstructions": reconstructions,
     "restorations": restorations,
 }
+
+
+TASKS = {"inpaintings": "inpaint", "samples": "sample", "completions": "complete", "restorations": "restore"}
+"""Picture -> what is drawn for it (`sampling.request.TASKS`)."""
 
 
 def write_picture(context: EvalContext, params: Any, name: str, path: Path, n: int) -> None:

@@ -1,41 +1,42 @@
-"""How near restorations come to the clean pictures, on held-out images with the damage of data.degrade."""
+"""How near restorations come to the clean pictures, on held-out images with the degradation of data.degrade."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from igpt_jax.evaluation.base import EvalContext
+from igpt_jax.evaluation.base import EvalContext, Evaluator
 from igpt_jax.evaluation.quality import psnr_of_each, ssim_of_each
+from igpt_jax.objectives import Figure
 from igpt_jax.sampling.restore import restore
 
 IMAGES = 64
 """At most so many held-out images, spread evenly: drawing takes far longer than a loss."""
 DRAWS = 2
 """Draws of each image."""
+SHOWN = ("degraded", "draw", "mean")
 
 
-class Restoration:
-    """PSNR in dB and SSIM of the damaged image, of one draw and of the mean of a few, averaged over images.
+def make_restoration(context: EvalContext) -> Evaluator:
+    """PSNR in dB and SSIM of the degraded image, of one draw and of the mean of a few.
 
     The clean pictures are compared as they are, not rounded to the palette; `palette_psnr` is what the palette alone
     costs, and the most that a draw can reach.
     """
+    psnr, ssim = Figure("dB", "higher"), Figure("", "higher")
 
-    def __init__(self, context: EvalContext):
-        self._context = context
+    def measure(params: Any, batch: Mapping[str, Any], keys_B: Any) -> dict[str, Any]:
+        del keys_B  # draws have the sampler's seed
+        clean, palette = batch["image"], context.palette
+        degraded = context.data.degraded(clean)
+        restored = restore(context.model, params, palette, degraded, DRAWS, sampler=context.cfg.sampler)
+        shown = dict(zip(SHOWN, (degraded, restored.draws[:, 0], restored.mean), strict=True))
+        measured = {f"{name}_psnr": psnr_of_each(clean, images) for name, images in shown.items()}
+        measured["palette_psnr"] = psnr_of_each(clean, np.asarray(palette.decode(palette.encode(clean))))
+        measured |= {f"{name}_ssim": ssim_of_each(clean, images) for name, images in shown.items()}
+        return {name: (values, np.ones(len(values))) for name, values in measured.items()}
 
-    def run(self, params: Any, step: int) -> Iterator[tuple[str, float]]:
-        """Yields the means."""
-        context = self._context
-        clean = context.data.images(context.held_out, IMAGES)
-        damaged, palette = context.data.damaged(clean), context.palette
-        restored = restore(context.model, params, palette, damaged, DRAWS, sampler=context.cfg.sampler)
-        measured = {"damaged": damaged, "draw": restored.draws[:, 0], "mean": restored.mean}
-        for name, images in measured.items():
-            yield f"{name}_psnr", float(psnr_of_each(clean, images).mean())
-        yield "palette_psnr", float(psnr_of_each(clean, np.asarray(palette.decode(palette.encode(clean)))).mean())
-        for name, images in measured.items():
-            yield f"{name}_ssim", float(ssim_of_each(clean, images).mean())
+    figures = {f"{name}_psnr": psnr for name in (*SHOWN, "palette")} | {f"{name}_ssim": ssim for name in SHOWN}
+    return Evaluator(measure, figures, on_host=True, most=IMAGES)

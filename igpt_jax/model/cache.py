@@ -11,20 +11,17 @@ from igpt_jax.config import ComputeConfig, ModelConfig
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, each [B, H, S, K]. Rows that are not filled hold zeros.
-
-    In int8, every slot and head has a scale of its own: its largest value is 127 times the scale.
-    """
+    """Keys and values of one layer, each [B, H, S, K]; rows that are not filled hold zeros. In int8 every slot and head
+    has a scale, float32 [B, H, S, 1]: its largest value is 127 times the scale."""
 
     k: jax.Array
     v: jax.Array
     k_scale: jax.Array | None = None
-    """float32 [B, H, S, 1]; None but for int8."""
     v_scale: jax.Array | None = None
 
-    def written(self, k_BTHK: jax.Array, v_BTHK: jax.Array, at: jax.Array | int) -> LayerCache:
+    def updated(self, k_BTHK: jax.Array, v_BTHK: jax.Array, at: jax.Array | int) -> LayerCache:
         """The cache with the keys and values of T slots in rows at .. at + T - 1; `at` is a scalar or int [B]."""
-        (k, k_scale), (v, v_scale) = (rounded(x.swapaxes(1, 2), self.k.dtype) for x in (k_BTHK, v_BTHK))
+        (k, k_scale), (v, v_scale) = (quantize(x.swapaxes(1, 2), self.k.dtype) for x in (k_BTHK, v_BTHK))
         rows = LayerCache(k, v, k_scale, v_scale)
         if jnp.ndim(at) == 0:
             return jax.tree.map(lambda cache, new: jax.lax.dynamic_update_slice(cache, new, (0, 0, at, 0)), self, rows)
@@ -34,13 +31,13 @@ class LayerCache(NamedTuple):
 
         return jax.tree.map(lambda cache, new: jax.vmap(write)(cache, new, jnp.asarray(at)), self, rows)
 
-    def as_read(self, x: jax.Array) -> jax.Array:
-        """Keys or values [..., K] as they are read after they were kept."""
-        values, scale = rounded(x, self.k.dtype)
+    def dequantize(self, x: jax.Array) -> jax.Array:
+        """Keys or values [..., K] as later slots read them from the cache."""
+        values, scale = quantize(x, self.k.dtype)
         return values.astype(x.dtype) if scale is None else (values * scale).astype(x.dtype)
 
 
-def rounded(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+def quantize(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
     """Values [..., K] in another type; for int8 also their scale, float32 [..., 1]."""
     if dtype != jnp.int8:
         return x.astype(dtype), None
@@ -56,8 +53,7 @@ Cache = tuple[LayerCache, ...]
 def init_cache(cfg: ModelConfig, compute: ComputeConfig, batch: int, length: int, dtype: str = "auto") -> Cache:
     """An empty cache for `batch` images and `length` slots, prefix slots included.
 
-    Args:
-      dtype: float32, bfloat16, int8, or auto for the compute type.
+    `dtype` is float32, bfloat16, int8, or auto for the compute type.
     """
     kept = compute_dtype(compute) if dtype == "auto" else jnp.dtype(dtype)
     zeros = jnp.zeros((batch, cfg.n_head, length, cfg.head_dim), kept)

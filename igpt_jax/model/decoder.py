@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,42 +19,55 @@ from flax import linen as nn
 
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.errors import InputError
-from igpt_jax.model.attention import Mask, cudnn, platform
-from igpt_jax.model.attention.splash import SAVED
-from igpt_jax.model.blocks import Block, BlockOutput, Hooks, RMSNorm
+from igpt_jax.model.attention import BACKENDS, Mask, platform
+from igpt_jax.model.axes import AXES
+from igpt_jax.model.blocks import Block, BlockOutput, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
-from igpt_jax.sequence import Inputs, masked_inputs, raster_inputs
-
-REMAT = {
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.save_only_these_names(SAVED), cudnn.saves_outputs
-        ),
-    ),
-    "full": None,
-}
-"""compute.remat -> what is saved for the backward pass: products with weights, and the outputs of the splash and cuDNN
-kernels; or nothing."""
+from igpt_jax.model.inputs import example_inputs, to_inputs
+from igpt_jax.model.mlp import MLPS
+from igpt_jax.model.positions import POSITIONS, Places
+from igpt_jax.model.projection import Hooks
+from igpt_jax.sequence import Inputs
 
 UNROLLED = {"gpu": math.inf, "cpu": 8}
 """Platform -> up to how many layers compute.scan_layers = auto unrolls; 0 elsewhere. On CPUs a step is up to
 15 % shorter, but 24 layers compile three times as long."""
+
+TABLES: dict[str, tuple[float, Callable[[ModelConfig], int]]] = {
+    "wpe": (0.01, lambda cfg: POSITIONS[cfg.positions].learned * cfg.n_ctx // cfg.n_frame),
+    "wte": (0.02, lambda cfg: cfg.vocab_size),
+    "wtet": (0.0, lambda cfg: cfg.vocab_size),
+    "sos": (0.02, lambda cfg: cfg.causal),
+    "wpe_source": (0.0, lambda cfg: POSITIONS[cfg.positions].learned * cfg.any_order * cfg.n_ctx),
+    "wpe_frame": (0.0, lambda cfg: POSITIONS[cfg.positions].learned * (cfg.n_frame > 1) * cfg.n_frame),
+    "prefix_w": (0.02, lambda cfg: cfg.prefix_values),
+    "prefix_wpe": (0.01, lambda cfg: cfg.prefix_slots),
+    "aligned_w": (0.01, lambda cfg: cfg.aligned_values),
+    "clf": (0.0, lambda cfg: cfg.clf_classes),
+    "class_table": (0.0, lambda cfg: cfg.cond_classes),
+}
+"""What the decoder holds beside its blocks: name -> spread of the first values, and how many rows a model has of it."""
+
+
+def remat_policy(remat: str) -> Any:
+    """What the backward pass does not compute again: nothing, or products with weights and what kernels put out."""
+    if remat == "full":
+        return None
+    policies = jax.checkpoint_policies
+    kernels = [backend.saves for backend in BACKENDS.values() if backend.saves is not None]
+    return functools.reduce(policies.save_from_both_policies, kernels, policies.dots_with_no_batch_dims_saveable)
 
 
 class ImageGPT(nn.Module):
     """Image GPT (paper section 2; release, `src/model.py`).
 
     `model.apply({'params': params}, tokens_BT)` gives the logits of every token, the first included: the start vector
-    and the shift by one are inside. A fresh model predicts all V colours alike (loss = ln V), because the output head
-    starts at zero; so do the classification head, the class table and the tables for other orders and frames.
+    and the shift by one are inside. With `cfg.causal=False` it is the BERT variant: no start vector, no shift, every
+    slot sees every slot. A fresh model predicts all V colours alike (loss = ln V): the output head starts at zero.
 
-    With `cfg.causal=False` it is the BERT variant: no start vector, no shift, every slot sees every slot, and the
-    logits at t are those of token t itself.
-
-    Every method takes either tokens [B, T] or `Inputs`, for orders and contents of one's own. JAX reads another row
-    for a token that is not in 0..V - 1 and says nothing; under `checkify(..., errors=checkify.index_checks)` (of
-    jax.experimental) a token of V or more is an error.
+    Every method takes tokens [B, T] or `Inputs`. JAX reads another row for a token that is not in 0..V - 1 and says
+    nothing; under `checkify(..., errors=checkify.index_checks)` (of jax.experimental) a token of V or more is an
+    error. For `jax.jvp`, `jax.hessian` and other forward-mode derivatives set compute.forward_mode.
     """
 
     cfg: ModelConfig
@@ -64,41 +78,25 @@ class ImageGPT(nn.Module):
 
     @property
     def mask(self) -> Mask:
-        """Which slot sees which."""
         if not self.cfg.causal:
             return Mask.full()
         return Mask.with_prefix(self.cfg.prefix_slots) if self.cfg.prefix_slots else Mask.causal()
 
     def setup(self) -> None:
-        cfg, normal, zeros = self.cfg, nn.initializers.normal, nn.initializers.zeros
-        d = cfg.d_model
-
-        def table(name: str, rows: int, init: Any) -> jax.Array:
-            return self.param(name, init, (rows, d), jnp.float32)  # pyright: ignore[reportReturnType]
-
-        self.wpe = table("wpe", cfg.n_ctx // cfg.n_frame, normal(0.01))
-        self.wte = table("wte", cfg.vocab_size, normal(0.02))
-        self.wtet = table("wtet", cfg.vocab_size, zeros)
-        if cfg.causal:
-            self.sos = self.param("sos", normal(0.02), (d,), jnp.float32)
-        if cfg.any_order:
-            self.wpe_source = table("wpe_source", cfg.n_ctx, zeros)
-        if cfg.n_frame > 1:
-            self.wpe_frame = table("wpe_frame", cfg.n_frame, zeros)
-        if cfg.prefix_slots:
-            self.prefix_w = table("prefix_w", cfg.prefix_values, normal(0.02))
-            self.prefix_wpe = table("prefix_wpe", cfg.prefix_slots, normal(0.01))
-        if cfg.aligned_values:
-            self.aligned_w = table("aligned_w", cfg.aligned_values, normal(0.01))
-        if cfg.clf_classes:
-            self.clf = table("clf", cfg.clf_classes, zeros)
-        if cfg.cond_classes:
-            self.class_table = table("class_table", cfg.cond_classes, zeros)
-        block, scanned = Block, self.compute.scan_layers
+        cfg, block, scanned = self.cfg, Block, self.compute.scan_layers
+        for name, rows in (("positions", POSITIONS), ("mlp", MLPS)):
+            if getattr(cfg, name) not in rows:
+                raise InputError(f"model.{name}: must be one of {', '.join(rows)}; got {getattr(cfg, name)!r}")
+        tables: dict[str, Any] = {}
+        for name, (std, rows) in TABLES.items():
+            if n := int(rows(cfg)):
+                init = nn.initializers.normal(std) if std else nn.initializers.zeros
+                tables[name] = self.param(name, init, (n, cfg.d_model)[-len(AXES[name]) :], jnp.float32)
+        self.tables = tables
         if scanned == "auto":
             scanned = cfg.n_layer > UNROLLED.get(platform(), 0)
         if self.compute.remat != "none":
-            block = nn.remat(Block, policy=REMAT[self.compute.remat], prevent_cse=not scanned)
+            block = nn.remat(Block, policy=remat_policy(self.compute.remat), prevent_cse=not scanned)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -108,171 +106,111 @@ class ImageGPT(nn.Module):
             unroll=1 if scanned else cfg.n_layer,
         )
         self.h = layers(cfg, self.compute, self.mask, self.hooks)
-        self.ln_f = RMSNorm()
+        self.ln_f = RMSNorm(self.compute.forward_mode)
 
     def __call__(
-        self,
-        tokens: jax.Array | Inputs,
-        visible_BT: jax.Array | None = None,
-        class_B: jax.Array | None = None,
+        self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None, class_B: jax.Array | None = None
     ) -> jax.Array:
-        """Logits float32 [B, T, V]. Those of a causal model at slot t depend on the slots up to t alone.
+        """Logits float32 [B, T, V], of tokens int [B, cfg.n_ctx] in raster order, or of `Inputs`.
 
-        Args:
-          tokens: int [B, T] palette ids in raster order, T = cfg.n_ctx; or Inputs, which hold everything.
-          visible_BT: bool [B, T], for BERT: where False, the token's embedding is zero (its position's is not).
-          class_B: int [B], for class-conditional models: 0..cond_classes - 1, or -1 for no class.
-
-        Raises:
-          InputError: T is not the model's context length, or an argument is for another kind of model.
+        For BERT, where `visible_BT` is False the token's embedding is zero (its position's is not). For a
+        class-conditional model, `class_B` is 0..cond_classes - 1, or -1 for no class.
         """
-        return self._logits(self._trunk(self._inputs(tokens, visible_BT, class_B))[0])
+        return self._logits(self._trunk(to_inputs(self.cfg, tokens, visible_BT, class_B))[0])
 
     def logits_and_classes(
         self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits of tokens [B, T, V] and of classes [B, C], both float32, from one pass.
-
-        The classes are read off the mean over slots of the final normed states (paper section 2.3), or off what block
-        cfg.clf_layer reads.
-
-        Raises:
-          InputError: as for the plain call, or the model has no classification head.
-        """
+        """Logits of tokens [B, T, V] and of classes [B, C], both float32. The classes are read off the mean over slots
+        of the final normed states (paper section 2.3), or of what block cfg.clf_layer reads."""
         if not self.cfg.clf_classes:
             raise InputError("model.clf_classes: this model has no classification head; set the number of classes")
-        x_BTD, layers = self._trunk(self._inputs(tokens, visible_BT))
+        x_BTD, layers = self._trunk(to_inputs(self.cfg, tokens, visible_BT))
         at = self.cfg.clf_layer
         last = at is None or at == self.cfg.n_layer
         pooled_BD = x_BTD.astype(jnp.float32).mean(axis=1) if last else layers.pooled_BD[at]
-        return self._logits(x_BTD), jnp.einsum("bd,cd->bc", pooled_BD, self.clf)
+        return self._logits(x_BTD), jnp.einsum("bd,cd->bc", pooled_BD, self.tables["clf"])
 
     def features(self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None) -> jax.Array:
         """float32 [N + 1, B, D]: mean over slots of each block's normed input, then of ln_f (paper section 2.4)."""
-        x_BTD, layers = self._trunk(self._inputs(tokens, visible_BT))
+        x_BTD, layers = self._trunk(to_inputs(self.cfg, tokens, visible_BT))
         return jnp.concatenate([layers.pooled_BD, x_BTD.astype(jnp.float32).mean(axis=1)[None]])
 
     def hidden_states(
         self, tokens: jax.Array | Inputs, layers: tuple[int, ...] | None = None, visible_BT: jax.Array | None = None
     ) -> jax.Array:
-        """Normed states of every slot: [len(layers), B, T, D] in the compute type.
+        """Normed states of every slot, those of a prefix first: [len(layers), B, P + T, D] in the compute type.
 
-        Args:
-          layers: i in 0..N - 1 is what block i's attention reads (n^l of paper section 2.4), N what the output head
-            reads. None takes all N + 1. With a prefix, the blocks' states begin with the P prefix slots.
-
-        Raises:
-          InputError: as for the plain call, or there is no such layer.
+        Layer i in 0..N - 1 is what block i's attention reads (n^l of paper section 2.4), N what the output head reads.
         """
         n = self.cfg.n_layer
         chosen = tuple(range(n + 1)) if layers is None else tuple(layers)
         if not all(0 <= i <= n for i in chosen):
             raise InputError(f"layers {chosen}: this model has layers 0..{n}")
-        x_BTD, outputs = self._trunk(self._inputs(tokens, visible_BT), keep_prefix=True)
+        x_BTD, outputs = self._trunk(to_inputs(self.cfg, tokens, visible_BT), keep_prefix=True)
         return jnp.stack([x_BTD if i == n else outputs.normed_BTD[i] for i in chosen])
 
     def extend(self, inputs: Inputs, cache: Cache, at: jax.Array | int) -> tuple[jax.Array, Cache]:
-        """Decodes T more slots: all known ones at once, one after another, or several guesses to be checked.
+        """Logits float32 [B, T, V] of T more slots, and the cache with their rows added (`init_cache`, `grow_cache`).
 
-        Args:
-          inputs: the T new slots; the prefix belongs to those at row 0.
-          cache: holds `at` rows, and has room for these slots (`init_cache`, `grow_cache`).
-          at: int scalar, the row of the first new slot, or [B] where images are at different rows. A Python 0 takes
-            the fast way of a whole sequence.
-
-        Returns:
-          logits float32 [B, T, V] of the slots' targets, and the cache with their rows added.
-
-        Raises:
-          InputError: the model is not causal.
+        `at` is the row of the first new slot, or int [B] where images are at different rows. A Python 0 takes the fast
+        way of a whole sequence; a prefix belongs to the slots at row 0.
         """
         if not self.cfg.causal:
             raise InputError("model.causal: a BERT model sees all pixels at once and cannot decode one after another")
-        x_BTD = self._embed(inputs)
+        x_BTD, places = self._embed(inputs)
         weights: Any = self.variables["params"]["h"]
         block = Block(self.cfg, self.compute, self.mask, self.hooks, parent=None)
         rows: list[Any] = []
         for i, layer_cache in enumerate(cache):
             layer = weights[i] if isinstance(weights, tuple) else jax.tree.map(lambda w, i=i: w[i], weights)
-            applied: Any = block.apply({"params": layer}, x_BTD, layer_cache, at)
+            applied: Any = block.apply({"params": layer}, x_BTD, places, layer_cache, at)
             x_BTD = applied[0]
             rows.append(applied[1].cache)
         return self._logits(self.ln_f(self._without_prefix(x_BTD, inputs))), tuple(rows)
 
     def _trunk(self, inputs: Inputs, keep_prefix: bool = False) -> tuple[jax.Array, BlockOutput]:
         """Final normed states [B, T, D], and the blocks' outputs stacked over layers."""
-        x_BTD, outputs = self.h(self._embed(inputs), None, 0)
+        x_BTD, outputs = self.h(*self._embed(inputs), None, 0)
         return self.ln_f(x_BTD if keep_prefix else self._without_prefix(x_BTD, inputs)), outputs
 
-    def _embed(self, inputs: Inputs) -> jax.Array:
-        """What each slot holds, prefix slots first: [B, P + T, D] in the compute type."""
-        x_BTD = self.wte[inputs.token]
-        if self.cfg.any_order:
-            x_BTD = x_BTD + self.wpe_source[inputs.source]
+    def _embed(self, inputs: Inputs) -> tuple[jax.Array, Places]:
+        """What each slot holds, prefix slots first, [B, P + T, D] in the compute type; and where it is."""
+        tables = self.tables
+        x_BTD = tables["wte"][inputs.token]
+        if "wpe_source" in tables:
+            x_BTD = x_BTD + tables["wpe_source"][inputs.source]
         x_BTD = jnp.where(inputs.fed[..., None], x_BTD, 0)
         if self.cfg.causal:
             x_BTD = jnp.where(inputs.start[..., None], self._start(inputs.class_id)[:, None], x_BTD)
-        frame, place = jnp.divmod(inputs.target, self.wpe.shape[0])
-        x_BTD = x_BTD + self.wpe[place]
-        if self.cfg.n_frame > 1:
-            x_BTD = x_BTD + self.wpe_frame[frame]
+        if "wpe" in tables:
+            frame, place = jnp.divmod(inputs.target, len(tables["wpe"]))
+            x_BTD = x_BTD + tables["wpe"][place]
+            x_BTD = x_BTD + tables["wpe_frame"][frame] if "wpe_frame" in tables else x_BTD
         if inputs.aligned is not None:
             around_BTA = jnp.take_along_axis(inputs.aligned, inputs.target[..., None], axis=1)
-            x_BTD = x_BTD + jnp.einsum("bta,ad->btd", around_BTA, self.aligned_w)
+            x_BTD = x_BTD + jnp.einsum("bta,ad->btd", around_BTA, tables["aligned_w"])
+        places = Places(inputs.target, jnp.where(inputs.start, -1, inputs.source))
         if inputs.prefix is not None:
-            prefix_BPD = jnp.einsum("bpw,wd->bpd", inputs.prefix, self.prefix_w) + self.prefix_wpe[None]
+            prefix_BPD = jnp.einsum("bpw,wd->bpd", inputs.prefix, tables["prefix_w"]) + tables["prefix_wpe"][None]
             x_BTD = jnp.concatenate([prefix_BPD, x_BTD], axis=1)
+            before = ((0, 0), (prefix_BPD.shape[1], 0))
+            places = Places(*(jnp.pad(x, before, constant_values=-1) for x in places))
         x_BTD = x_BTD.astype(compute_dtype(self.compute))
-        return x_BTD if self.hooks.stream is None else self.hooks.stream(x_BTD)
+        return x_BTD if self.hooks.residual is None else self.hooks.residual(x_BTD), places
 
     def _start(self, class_B: jax.Array | None) -> jax.Array:
         """What a start slot is fed, [B, D] or [1, D]: the start vector, plus the class's vector if there is one."""
+        start_1D = self.tables["sos"][None]
         if class_B is None:
-            return self.sos[None]
-        return self.sos[None] + jnp.where(class_B[:, None] >= 0, self.class_table[class_B], 0)
+            return start_1D
+        return start_1D + jnp.where(class_B[:, None] >= 0, self.tables["class_table"][class_B], 0)
 
     def _without_prefix(self, x_BTD: jax.Array, inputs: Inputs) -> jax.Array:
         return x_BTD if inputs.prefix is None else x_BTD[:, inputs.prefix.shape[1] :]
 
     def _logits(self, x: jax.Array) -> jax.Array:
-        return jnp.einsum("...d,vd->...v", x, self.wtet.astype(x.dtype), preferred_element_type=jnp.float32)
-
-    def _inputs(
-        self, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None, class_B: jax.Array | None = None
-    ) -> Inputs:
-        """The slots that tokens stand for: raster order, or masked where the model is BERT."""
-        if isinstance(tokens, Inputs):
-            self._check_inputs(tokens)
-            return tokens
-        if tokens.ndim != 2 or tokens.shape[1] != self.cfg.n_ctx:
-            raise InputError(
-                f"tokens of shape {tokens.shape}: the model takes [batch, {self.cfg.n_ctx}] for its grid "
-                f"{self.cfg.grid}; flatten the grid in raster order"
-            )
-        if self.cfg.reads_picture:
-            raise InputError("model: reads a picture beside the tokens; pass Inputs with it (prefix, aligned)")
-        if not self.cfg.causal:
-            if class_B is not None:
-                raise InputError("class_B: a BERT model has no start vector to add a class to")
-            return masked_inputs(tokens, visible_BT)
-        if visible_BT is not None:
-            raise InputError("visible_BT: only a BERT model (model.causal False) takes blanked tokens")
-        if class_B is not None and not self.cfg.cond_classes:
-            raise InputError("model.cond_classes: this model was not made for classes; leave the class out")
-        return raster_inputs(tokens, class_B)
-
-    def _check_inputs(self, inputs: Inputs) -> None:
-        cfg = self.cfg
-        wanted = (cfg.prefix_slots, cfg.prefix_values) if cfg.prefix_slots else None
-        shape = None if inputs.prefix is None else inputs.prefix.shape[1:]
-        if shape != wanted:
-            raise InputError(f"prefix of shape {shape}: the model takes {wanted} (model.prefix_slots, prefix_values)")
-        wanted = (cfg.n_ctx, cfg.aligned_values) if cfg.aligned_values else None
-        shape = None if inputs.aligned is None else inputs.aligned.shape[1:]
-        if shape != wanted:
-            raise InputError(f"aligned values of shape {shape}: the model takes {wanted} (model.aligned_values)")
-        if inputs.class_id is not None and not cfg.cond_classes:
-            raise InputError("model.cond_classes: this model was not made for classes; leave the class out")
+        return jnp.einsum("...d,vd->...v", x, self.tables["wtet"].astype(x.dtype), preferred_element_type=jnp.float32)
 
 
 @functools.lru_cache(maxsize=16)
@@ -285,14 +223,3 @@ def abstract_params(cfg: ModelConfig) -> Any:
 def count_params(cfg: ModelConfig) -> int:
     """How many parameters a model has."""
     return sum(x.size for x in jax.tree.leaves(abstract_params(cfg)))
-
-
-def example_inputs(cfg: ModelConfig) -> Inputs:
-    """One image's slots of the right shape for a model, all zero."""
-    tokens_BT = jnp.zeros((1, cfg.n_ctx), jnp.int32)
-    inputs = raster_inputs(tokens_BT) if cfg.causal else masked_inputs(tokens_BT)
-    if cfg.prefix_slots:
-        inputs = inputs._replace(prefix=jnp.zeros((1, cfg.prefix_slots, cfg.prefix_values)))
-    if cfg.aligned_values:
-        inputs = inputs._replace(aligned=jnp.zeros((1, cfg.n_ctx, cfg.aligned_values)))
-    return inputs

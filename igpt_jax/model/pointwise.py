@@ -1,7 +1,8 @@
 """The norm and the activation of the release, with gradients that keep as little as they can.
 
 Autodiff would keep several float32 arrays of each: for iGPT-S on one GPU about half of all that a step keeps. The
-backward passes here compute them again from the input, in float32. They have no forward-mode derivative.
+backward passes here compute them again from the input, in float32. They have no forward-mode derivative; the plain
+functions have (compute.forward_mode).
 """
 
 from __future__ import annotations
@@ -12,14 +13,8 @@ import jax.numpy as jnp
 EPSILON = 1e-5
 
 
-@jax.custom_vjp
-def rms_norm(x: jax.Array, g_D: jax.Array) -> jax.Array:
-    """x * rsqrt(mean(x^2) + 1e-5) * g over the last dim, computed in float32 (release, `norm`).
-
-    Args:
-      x: [..., D] of any float type, which the result has, too.
-      g_D: float32.
-    """
+def plain_rms_norm(x: jax.Array, g_D: jax.Array) -> jax.Array:
+    """x * rsqrt(mean(x^2) + 1e-5) * g over the last dim, in float32 (release, `norm`). The result has the type of x."""
     return _rms_norm_fwd(x, g_D)[0]
 
 
@@ -41,11 +36,11 @@ def _over_last_dim(g_D: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.expand_dims(g_D, tuple(range(x.ndim - 1)))
 
 
+rms_norm = jax.custom_vjp(plain_rms_norm)
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 
-@jax.custom_vjp
-def gelu2(x: jax.Array) -> jax.Array:
+def plain_gelu2(x: jax.Array) -> jax.Array:
     """x * sigmoid(1.702 x) (release, `gelu2`)."""
     return x * jax.nn.sigmoid(1.702 * x)
 
@@ -60,4 +55,5 @@ def _gelu2_bwd(x: jax.Array, d_y: jax.Array) -> tuple[jax.Array]:
     return ((d_y.astype(jnp.float32) * gate * (1 + 1.702 * x32 * (1 - gate))).astype(x.dtype),)
 
 
+gelu2 = jax.custom_vjp(plain_gelu2)
 gelu2.defvjp(_gelu2_fwd, _gelu2_bwd)

@@ -9,18 +9,23 @@ from igpt_jax.objectives.any_order import make_any_order
 from igpt_jax.objectives.ar import make_ar
 from igpt_jax.objectives.ardm import make_ardm
 from igpt_jax.objectives.base import (
+    ACCURACY,
+    NATS,
     Batch,
+    Figure,
     MakeObjective,
     Mean,
     Objective,
     Scores,
     batch_tokens,
-    check_damage,
+    check_degrade,
+    class_cond,
+    cross_entropy,
     drop_classes,
     image_weights,
-    loss_weights,
-    score,
     token_nats,
+    token_scores,
+    with_class,
 )
 from igpt_jax.objectives.bert import make_bert
 from igpt_jax.objectives.joint import make_joint
@@ -28,20 +33,27 @@ from igpt_jax.objectives.restore import make_restore
 from igpt_jax.palette import Palette
 
 __all__ = [
+    "ACCURACY",
+    "NATS",
     "OBJECTIVES",
     "Batch",
+    "Figure",
     "MakeObjective",
     "Mean",
     "Objective",
     "Scores",
     "batch_tokens",
-    "check_damage",
+    "bind_objective",
+    "check_degrade",
+    "class_cond",
+    "cross_entropy",
     "drop_classes",
+    "identity",
     "image_weights",
-    "loss_weights",
     "make_objective",
-    "score",
     "token_nats",
+    "token_scores",
+    "with_class",
 ]
 
 OBJECTIVES: dict[str, MakeObjective] = {
@@ -64,6 +76,31 @@ def make_objective(cfg: Config, palette: Palette) -> Objective:
     if name not in OBJECTIVES:
         raise InputError(
             f"objective: no objective {name!r}{nearest(name, OBJECTIVES)}; there are {', '.join(OBJECTIVES)}, and "
-            "those of a file named with --plugin"
+            "those of plugins"
         )
     return OBJECTIVES[name](cfg, palette)
+
+
+def bind_objective(cfg: Config, palette: Palette, own: MakeObjective | None = None, trained: str = "") -> Objective:
+    """The objective of a run: one of its own, else the one that the configuration names.
+
+    Args:
+      trained: what `identity` said of the run's own objective; empty if it has none, or has not begun.
+
+    Raises:
+      InputError: the run was trained with an objective of its own, and this is another one or none.
+    """
+    if trained and trained != (given := identity(own)):
+        here = f"this is {given}" if given else "none is passed"
+        raise InputError(f"objective: the run was trained with {trained}, and {here}; pass the same object")
+    return make_objective(cfg, palette) if own is None else own(cfg, palette)
+
+
+def identity(part: object) -> str:
+    """What a part of one's own is called in a run: module and name of a function or class; empty for None."""
+    if part is None:
+        return ""
+    while hasattr(part, "func"):  # functools.partial
+        part = part.func  # pyright: ignore[reportAttributeAccessIssue]
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"  # pyright: ignore[reportAttributeAccessIssue]

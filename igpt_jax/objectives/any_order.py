@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from igpt_jax.config import Config, OrdersConfig
 from igpt_jax.errors import require
 from igpt_jax.holes import any_hole
-from igpt_jax.objectives.base import Batch, Objective, batch_tokens, image_weights, told_class
+from igpt_jax.objectives.base import Batch, Objective, batch_tokens, class_cond, image_weights
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, ordered_inputs
 
@@ -35,7 +35,7 @@ def make_any_order(cfg: Config, palette: Palette) -> Objective:
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         order_BT = draw_orders(keys_B, model.grid, cfg.orders)
         slots_BT = jnp.take_along_axis(batch_tokens(palette, batch), order_BT, axis=1)
-        inputs = ordered_inputs(slots_BT, order_BT, told_class(model, batch))
+        inputs = ordered_inputs(slots_BT, order_BT, class_cond(model, batch))
         weights_BT = jnp.broadcast_to(image_weights(batch)[:, None] / model.n_ctx, slots_BT.shape)
         return Example(inputs, slots_BT, weights_BT)
 

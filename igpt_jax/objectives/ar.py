@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from igpt_jax.config import Config
 from igpt_jax.errors import require
-from igpt_jax.objectives.base import Batch, Objective, batch_tokens, image_weights, told_class
+from igpt_jax.objectives.base import Batch, Objective, batch_tokens, class_cond, image_weights
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, raster_inputs
 
@@ -25,7 +25,7 @@ def make_ar(cfg: Config, palette: Palette) -> Objective:
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         del keys_B  # nothing is drawn
         tokens_BT = batch_tokens(palette, batch)
-        inputs = raster_inputs(tokens_BT, told_class(model, batch))
+        inputs = raster_inputs(tokens_BT, class_cond(model, batch))
         weights_BT = jnp.broadcast_to(image_weights(batch)[:, None] / model.n_ctx, tokens_BT.shape)
         return Example(inputs, tokens_BT, weights_BT)
 

@@ -39,9 +39,9 @@ def make_ardm(cfg: Config, palette: Palette) -> Objective:
         example,
         "nats_per_token",
         draws=EVAL_MASKS,
-        masks=draw_visible,
         pictures=("inpaintings", "reconstructions") if len(model.grid) == 2 else ("reconstructions",),
-        whole_image=lambda tokens_BT, keys_B: masked_inputs(tokens_BT),  # no pixel masked: one of the rates trained on
+        # no pixel masked: one of the rates trained on
+        feature_inputs=lambda tokens_BT, keys_B: masked_inputs(tokens_BT),
     )
 
 

@@ -1,15 +1,16 @@
-"""What an objective is, and the one loss that all of them share: a weighted cross-entropy.
+"""What an objective is, and the loss that most of them share: a weighted cross-entropy.
 
 A batch holds uint8 `image` [B, Y, X, C], int `label` [B] (-1 for none), where some rows are padding float32 `weight`
-[B], and with data.degrade uint8 `damaged` [B, Y, X, C]. Colours become tokens here, on the device. Every image has a
+[B], and with data.degrade uint8 `degraded` [B, Y, X, C]. Colours become tokens here, on the device. Every image has a
 key of its own, so what is drawn for it does not depend on other images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,66 @@ from igpt_jax.sequence import Example, Inputs, raster_inputs
 
 Batch = Mapping[str, jax.Array]
 
-CLASS_LOSS = "clf_nats"
 CLASS_DROPOUT = 1
 """Folded into an image's key for what `drop_classes` draws, so that objectives, which use the key itself, do not."""
+
+
+class Mean(NamedTuple):
+    """A weighted mean as totals and weights, float32, of each image [B] or of all of them []."""
+
+    total: jax.Array
+    weight: jax.Array
+
+    @property
+    def value(self) -> jax.Array:
+        return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
+
+    @property
+    def summed(self) -> Mean:
+        """Of the means of images, the one over all of them."""
+        return Mean(jnp.sum(self.total), jnp.sum(self.weight))
+
+
+class Scores(NamedTuple):
+    """What the images of an example cost: means of each image, by name."""
+
+    losses: Mapping[str, Mean]
+    """The loss is the sum of their means over the batch."""
+    metrics: Mapping[str, Mean] = MappingProxyType({})
+    """Logged only; not part of the loss."""
+
+    @property
+    def each(self) -> dict[str, Mean]:
+        """Losses and metrics."""
+        return {**self.losses, **self.metrics}
+
+    @property
+    def summed(self) -> Scores:
+        """Of the scores of images, those of all of them."""
+        losses, metrics = ({name: mean.summed for name, mean in x.items()} for x in (self.losses, self.metrics))
+        return Scores(losses, metrics)
+
+    def loss(self, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
+        """The loss; or, with the weights of a larger batch, the part that these images add to it."""
+        losses = self.summed.losses.items()
+        parts = [Mean(m.total, m.weight if weights is None else weights[name]) for name, m in losses]
+        return sum((part.value for part in parts), jnp.float32(0))
+
+
+class Figure(NamedTuple):
+    """What a measured number is. Of figures in nats, bits are shown, too."""
+
+    unit: Literal["nats", "accuracy", "dB", ""] = ""
+    better: Literal["lower", "higher"] = "lower"
+
+
+NATS, ACCURACY = Figure("nats"), Figure("accuracy", "higher")
+
+
+def token_scores(model: ImageGPT, params: Any, example: Example, loss_name: str) -> Scores:
+    """Cross-entropy of the tokens in nats."""
+    logits: Any = model.apply({"params": params}, example.inputs)
+    return Scores({loss_name: cross_entropy(logits, example.labels, example.weights)})
 
 
 def read_raster(tokens_BT: jax.Array, keys_B: jax.Array) -> Inputs:
@@ -42,103 +100,52 @@ class Objective:
     example: Callable[[Batch, jax.Array], Example]
     """(batch, one key an image) -> what the decoder reads, the labels and their weights."""
     loss_name: str
-    """The name of the token loss, which says what is averaged: nats per what."""
+    """What the main loss is called, which says what is averaged: nats_per_token."""
+    score: Callable[[ImageGPT, Any, Example, str], Scores] = token_scores
+    """(model, params, example, loss_name) -> losses, the one of `loss_name` among them, and metrics."""
+    loss_figure: Figure = NATS
+    """What the main loss is."""
+    more_figures: Mapping[str, Figure] = field(default_factory=dict)
+    """What else `score` gives, by name."""
     draws: int = 1
     """How often each held-out image is evaluated, each time with another key; more than 1 if masks are drawn."""
     evaluators: tuple[str, ...] = ("likelihood",)
     """What is measured on held-out images: names in `igpt_jax.evaluation.EVALUATORS`."""
     pictures: tuple[str, ...] = ("samples", "completions")
-    """What is drawn while training and at the end: names in `igpt_jax.evaluation.PICTURES`."""
-    whole_image: Callable[[jax.Array, jax.Array], Inputs] = read_raster
+    """What is drawn at the end, the first also while training: names in `evaluation.PICTURES`; may be empty."""
+    feature_inputs: Callable[[jax.Array, jax.Array], Inputs] = read_raster
     """(tokens int [B, T], one key an image) -> what the decoder reads when the features of images are wanted."""
-    whole_image_draws: int = 1
+    feature_draws: int = 1
     """For how many keys the features of a held-out image are taken; more than 1 if masks are drawn."""
-    masks: Callable[[jax.Array, int], jax.Array] | None = None
-    """(one key an image, n_ctx) -> bool [B, T], which tokens the model sees, if the loss is of the others alone. Cheap
-    methods are then measured behind the same masks, too."""
     restores: bool = False
-    """Whether it reads `damaged` of a batch, the images with the damage of data.degrade."""
+    """Whether it reads `degraded` of a batch, the images with the degradation of data.degrade."""
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """What `score` gives, by name."""
+        return {self.loss_name: self.loss_figure, **self.more_figures}
 
 
 MakeObjective = Callable[[Config, Palette], Objective]
 """Raises InputError if the objective does not fit the configuration."""
 
 
-def check_damage(cfg: Config, objective: Objective) -> None:
-    """Raises InputError if an objective that restores has no damage to undo, or data.degrade makes damage in vain."""
-    missing = "names no damage, which this objective undoes; --data.degrade gaussian:0.1 for example"
+def check_degrade(cfg: Config, objective: Objective) -> None:
+    """Raises InputError if an objective that restores has nothing to undo, or data.degrade is set in vain."""
+    missing = "is empty; this objective needs a degradation, gaussian:0.1 for example"
     require(bool(cfg.data.degrade) or not objective.restores, "data.degrade", missing)
-    unread = f"objective {cfg.objective!r} does not read damaged images; leave it out, or take objective 'restore'"
+    unread = f"objective {cfg.objective!r} does not read degraded images; leave it out, or take objective 'restore'"
     require(objective.restores or not cfg.data.degrade, "data.degrade", unread)
-
-
-class Mean(NamedTuple):
-    """A weighted mean as two sums, so that the sums over parts give the exact mean over all."""
-
-    total: jax.Array
-    weight: jax.Array
-
-    @property
-    def value(self) -> jax.Array:
-        return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
-
-    @property
-    def summed(self) -> Mean:
-        """Of several means in arrays, the one over all of them."""
-        return Mean(jnp.sum(self.total), jnp.sum(self.weight))
-
-
-class Scores(NamedTuple):
-    """What an example costs."""
-
-    losses: dict[str, Mean]
-    """The loss is the sum of their values."""
-    metrics: dict[str, Mean]
-    """Logged only; not part of the loss."""
-    images: Mean
-    """Of the tokens' loss, image by image: float32 [B] each."""
-
-    @property
-    def means(self) -> dict[str, Mean]:
-        return self.losses | self.metrics
-
-    def loss(self, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
-        """The loss; or, with the weights of a larger batch (`loss_weights`), the part that this example adds to it."""
-        parts = [Mean(m.total, m.weight if weights is None else weights[name]) for name, m in self.losses.items()]
-        return sum((part.value for part in parts), jnp.float32(0))
-
-
-def score(model: ImageGPT, params: Any, example: Example, loss_name: str) -> Scores:
-    """Runs the decoder on an example: cross-entropy of the tokens, and of the class where one is to be predicted."""
-    if example.class_label is None:
-        logits: Any = model.apply({"params": params}, example.inputs)
-        images = cross_entropy(logits, example.labels, example.weights)
-        return Scores({loss_name: images.summed}, {}, images)
-    assert example.class_weight is not None
-    both: Any = model.apply({"params": params}, example.inputs, method="logits_and_classes")
-    logits, class_logits_BC = both
-    right_B = (jnp.argmax(class_logits_BC, axis=-1) == example.class_label) * example.class_weight
-    known_B = jnp.maximum(example.class_label, 0)  # -1 has weight 0
-    images = cross_entropy(logits, example.labels, example.weights)
-    classes = cross_entropy(class_logits_BC, known_B, example.class_weight)
-    accuracy = Mean(right_B, example.class_weight).summed
-    return Scores({loss_name: images.summed, CLASS_LOSS: classes.summed}, {"clf_accuracy": accuracy}, images)
-
-
-def loss_weights(example: Example, loss_name: str) -> dict[str, jax.Array]:
-    """What each loss of an example is divided by."""
-    weights = {loss_name: jnp.sum(_of_each(example.weights))}
-    return weights if example.class_weight is None else weights | {CLASS_LOSS: jnp.sum(example.class_weight)}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> Mean:
     """-log p in nats, weighted, of each image. logits [B, ..., V], labels int [B, ...], weights float32 [B, ...]."""
-    return Mean(_of_each(token_nats(logits, labels) * weights), _of_each(weights))
 
+    def of_each(x: jax.Array) -> jax.Array:
+        """The mean over slots. Its sum over images is more accurate than one sum over all slots."""
+        return jnp.mean(x, axis=1) if x.ndim == 2 else x
 
-def _of_each(x: jax.Array) -> jax.Array:
-    """float32 [B]: the mean over slots. Its sum over images is more accurate than one sum over all of them."""
-    return jnp.mean(x, axis=1) if x.ndim == 2 else x
+    return Mean(of_each(token_nats(logits, labels) * weights), of_each(weights))
 
 
 def token_nats(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -152,22 +159,26 @@ def batch_tokens(palette: Palette, batch: Batch) -> jax.Array:
     return palette.encode(image).reshape(image.shape[0], -1)
 
 
-def drop_classes(cfg: Config, batch: Batch, keys_B: jax.Array) -> Batch:
-    """The batch with `told`, the class that a class-conditional model reads: the label, or -1 for no class in a share
-    `class_dropout` of the images, at random. The batch itself for other models.
+def class_cond(cfg: ModelConfig, batch: Batch) -> jax.Array | None:
+    """int [B]: the class that a class-conditional model reads, -1 for none; None for other models."""
+    return batch["label"] if cfg.cond_classes else None
+
+
+def drop_classes(example: Example, keys_B: jax.Array, share: float) -> Example:
+    """The example with no class (-1) for a share of the images, at random; unchanged where no class is read.
 
     So the model also learns the images of all classes together, which it draws where no class is asked for, and with
     which guidance compares (Ho and Salimans, 2022, "Classifier-free diffusion guidance").
     """
-    if not cfg.model.cond_classes:
-        return batch
-    dropped_B = jax.vmap(lambda key: jax.random.bernoulli(key, cfg.class_dropout))(fold_in(keys_B, CLASS_DROPOUT))
-    return {**batch, "told": jnp.where(dropped_B, -1, batch["label"])}
+    if example.inputs.class_id is None:
+        return example
+    dropped_B = jax.vmap(lambda key: jax.random.bernoulli(key, share))(fold_in(keys_B, CLASS_DROPOUT))
+    return with_class(example, jnp.where(dropped_B, -1, example.inputs.class_id))
 
 
-def told_class(cfg: ModelConfig, batch: Batch) -> jax.Array | None:
-    """int [B]: what a class-conditional model is told, -1 for no class; None for other models."""
-    return batch.get("told", batch["label"]) if cfg.cond_classes else None
+def with_class(example: Example, class_B: jax.Array) -> Example:
+    """The example of images of other classes, int [B]."""
+    return example._replace(inputs=example.inputs._replace(class_id=class_B))
 
 
 def image_weights(batch: Batch) -> jax.Array:

@@ -47,7 +47,6 @@ def make_bert(cfg: Config, palette: Palette) -> Objective:
         "nats_per_masked_token",
         draws=EVAL_MASKS,
         pictures=("reconstructions",),
-        whole_image=lambda tokens_BT, keys_B: masked_inputs(tokens_BT, draw_visible(keys_B, model.n_ctx)),
-        whole_image_draws=EVAL_MASKS,
-        masks=draw_visible,
+        feature_inputs=lambda tokens_BT, keys_B: masked_inputs(tokens_BT, draw_visible(keys_B, model.n_ctx)),
+        feature_draws=EVAL_MASKS,
     )

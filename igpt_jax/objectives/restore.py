@@ -1,4 +1,4 @@
-"""Restoration: the clean picture, pixel after pixel, given a damaged one."""
+"""Restoration: the clean picture, pixel after pixel, given a degraded one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from igpt_jax.sequence import Example, conditioning
 
 
 def make_restore(cfg: Config, palette: Palette) -> Objective:
-    """The mean of -log p over the T clean tokens, as objective `ar` has it, given the damaged picture.
+    """The mean of -log p over the T clean tokens, as objective `ar` has it, given the degraded picture.
 
     The model reads it in `model.prefix_slots` slots before the tokens, as square patches, or in windows of
     `model.aligned_values` around each target, or both. These are pixels, not tokens: a palette of clean colours would
-    destroy noise. The damage is that of data.degrade, made on the host.
+    destroy noise. The degradation is that of data.degrade, made on the host.
 
     Raises:
       InputError: as for `ar`, or the model reads no picture of its grid.
@@ -31,7 +31,7 @@ def make_restore(cfg: Config, palette: Palette) -> Objective:
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         clean = generative.example(batch, keys_B)
-        return clean._replace(inputs=clean.inputs._replace(**conditioning(cfg.model, batch["damaged"])))
+        return clean._replace(inputs=clean.inputs._replace(**conditioning(cfg.model, batch["degraded"])))
 
     return dataclasses.replace(
         generative,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import BATCH_AXES
+from igpt_jax.parallel.mesh import axes_around
 
 Kernel = Callable[..., jax.Array]
 
@@ -25,10 +26,10 @@ def shard_kernel(kernel: Kernel) -> Kernel:
     """
 
     def run(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Any) -> jax.Array:
-        mesh = jax.sharding.get_abstract_mesh()
-        if mesh.size <= 1:
+        sizes = axes_around()
+        if not sizes:
             return kernel(q_BTHK, k_BSHK, v_BSHK, mask)
-        spec = P(_dividing(BATCH_AXES, mesh, q_BTHK.shape[0]), None, _dividing(("tensor",), mesh, q_BTHK.shape[2]))
+        spec = P(_dividing(BATCH_AXES, sizes, q_BTHK.shape[0]), None, _dividing(("tensor",), sizes, q_BTHK.shape[2]))
         # check_vma is off because the kernel's outputs do not say over which axes they vary.
         split = jax.shard_map(
             lambda q, k, v: kernel(q, k, v, mask), in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
@@ -38,37 +39,35 @@ def shard_kernel(kernel: Kernel) -> Kernel:
     return run
 
 
-def _dividing(axes: tuple[str, ...], mesh: jax.sharding.AbstractMesh, size: int) -> tuple[str, ...]:
+def _dividing(axes: tuple[str, ...], sizes: Mapping[str, int], size: int) -> tuple[str, ...]:
     """The longest beginning of the axes that splits a dim of this size evenly."""
-    axes = tuple(axis for axis in axes if axis in mesh.shape)
-    while size % math.prod(mesh.shape[axis] for axis in axes):
+    axes = tuple(axis for axis in axes if axis in sizes)
+    while size % math.prod(sizes[axis] for axis in axes):
         axes = axes[:-1]
     return axes
 
 
 def split_over_images(x_BTD: jax.Array) -> jax.Array:
-    """The stream, kept split over images.
+    """The residual stream, kept split over images.
 
     The embedding is looked up in a table that is split over width. Without this, XLA may keep the stream split like
     that through all blocks, and add up activations after every product instead of gathering the weights.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size <= 1:
+    if not (sizes := axes_around()):
         return x_BTD
-    return jax.lax.with_sharding_constraint(x_BTD, P(_dividing(BATCH_AXES, mesh, x_BTD.shape[0]), None, None))
+    return jax.lax.with_sharding_constraint(x_BTD, P(_dividing(BATCH_AXES, sizes, x_BTD.shape[0]), None, None))
 
 
 def width_first_on_tpus(w: jax.Array, width_dim: int) -> jax.Array:
     """The weight, whose gradient is made width-first where several TPUs share it."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = mesh.abstract_device
+    device = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if device is None else device.platform
-    return cast(Any, width_first(w, width_dim)) if width_dim and platform == "tpu" and mesh.size > 1 else w
+    return cast(Any, width_first(w, width_dim)) if width_dim and platform == "tpu" and axes_around() else w
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def width_first(w: jax.Array, dim: int) -> jax.Array:
-    """The weight, unchanged; its gradient is made as a matrix whose rows are dim `dim`.
+    """The weight; its gradient is made as a matrix whose rows are dim `dim`. compute.forward_mode does without.
 
     Devices that share the weight along that dim then add up rows, and each keeps its own. Where a bfloat16 gradient is
     split along another dim, the TPU compiler makes every device add up all of it: twice the traffic, not overlapped.

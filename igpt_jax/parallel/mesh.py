@@ -47,12 +47,7 @@ def make_mesh(cfg: MeshConfig = MeshConfig(), devices: list[Any] | None = None) 
     With TPUs of several slices, only the data axis crosses between slices (the slow network). An axis may split a side
     of a TPU's torus.
 
-    Args:
-      cfg: how many ways each axis splits; by default all devices split the batch.
-      devices: None takes all of JAX's.
-
-    Raises:
-      InputError: the product of the sizes is not the number of devices, or data does not divide over the slices.
+    By default all devices split the batch. `devices` None takes all of JAX's.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
@@ -79,9 +74,6 @@ def usable_mesh(mesh: Mesh) -> Mesh:
 
     `jax.make_mesh` makes axes of type Explicit unless told otherwise, with which the model cannot be traced. Axes that
     are missing are added with size 1; a mesh that has all this is returned as it is.
-
-    Raises:
-      InputError: an axis has another name.
     """
     if unknown := [str(axis) for axis in mesh.axis_names if axis not in MESH_AXES]:
         raise InputError(
@@ -101,13 +93,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def axes_of(name: str, shape: tuple[int, ...], axes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The dim names of the array at a path: those of the row with which the path ends.
-
-    A scalar (such as a step count) needs no row.
-
-    Raises:
-      ValueError: no row for an array of rank > 0, several rows, or another rank than the row's.
-    """
+    """The dim names of the array at a path: those of the one row with which it ends. A scalar needs no row."""
     rows = [row for row in axes if name == row or name.endswith("/" + row)]
     if not rows and not shape:
         return ()
@@ -120,12 +106,7 @@ def axes_of(name: str, shape: tuple[int, ...], axes: Mapping[str, tuple[str, ...
 
 
 def shardings(tree: Any, mesh: Mesh, axes: Mapping[str, tuple[str, ...]]) -> Any:
-    """A NamedSharding for every array of a tree of (abstract) arrays.
-
-    Raises:
-      InputError: some dims do not divide over their mesh axis; all of them are named at once.
-      ValueError: an array that the table does not describe.
-    """
+    """A NamedSharding for every array of a tree of (abstract) arrays. InputError names all dims that do not divide."""
     misfits: dict[str, None] = {}  # a set that keeps its order
 
     def one(path: tuple[Any, ...], x: Any) -> NamedSharding:
@@ -143,11 +124,7 @@ def shardings(tree: Any, mesh: Mesh, axes: Mapping[str, tuple[str, ...]]) -> Any
 
 
 def with_shardings(tree: Any, mesh: Mesh | None, axes: Mapping[str, tuple[str, ...]]) -> Any:
-    """Shapes, types and shardings of a tree of (abstract) arrays: on the mesh, or without one whole on one device.
-
-    Raises:
-      InputError, ValueError: as for `shardings`.
-    """
+    """Shapes, types and shardings of a tree of (abstract) arrays: on the mesh, or without one whole on one device."""
     if mesh is None:
         device = SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
@@ -173,18 +150,37 @@ def traced_on(mesh: Mesh | None, function: F) -> F:
     return inside  # pyright: ignore[reportReturnType]
 
 
-def gathered(params: Any, axes: Mapping[str, tuple[str, ...]]) -> Any:
+def outside_mesh(function: F) -> F:
+    """The function, run outside of any mesh that its caller has set: its programs have meshes of their own."""
+
+    @functools.wraps(function)
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        with jax.set_mesh(None):
+            return function(*args, **kwargs)
+
+    return outside  # pyright: ignore[reportReturnType]
+
+
+def axes_around() -> dict[str, int]:
+    """The mesh axes over which XLA splits the program that is being traced, and their sizes; none on one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = zip(mesh.shape.items(), mesh.axis_types, strict=True)
+    return {axis: size for (axis, size), kind in types if kind == AxisType.Auto and mesh.size > 1}
+
+
+def all_gather_fsdp(params: Any, axes: Mapping[str, tuple[str, ...]]) -> Any:
     """The parameters with what fsdp splits whole on every device; what tensor splits stays split.
 
     For programs that read the weights many times, such as decoding: they are sent once then, and not for every slot.
     Call it while tracing, inside `traced_on`. On one device it changes nothing.
     """
-    if jax.sharding.get_abstract_mesh().size <= 1:
+    if not (sizes := axes_around()):
         return params
 
     def one(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         split = [RULES[dim] for dim in axes_of(path_name(path), x.shape, axes)]
-        return jax.lax.with_sharding_constraint(x, P(*(None if axis == "fsdp" else axis for axis in split)))
+        kept = P(*(axis if axis in sizes and axis != "fsdp" else None for axis in split))
+        return jax.lax.with_sharding_constraint(x, kept)
 
     return jax.tree.map_with_path(one, params)
 
@@ -240,16 +236,26 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-    """The mesh that the arrays of a tree lie on; None if they lie on one device, or on the host."""
+    """The mesh that the arrays of a tree lie on; None if they lie on one device, or on the host.
+
+    InputError if it is no mesh that `usable_mesh` would leave as it is.
+    """
     sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
-    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
+        return None
+    if usable_mesh(sharding.mesh) is not sharding.mesh:
+        raise InputError(
+            "mesh: the weights lie on a mesh that has not the axes data, fsdp and tensor, of type Auto; load them with "
+            "load_pretrained(..., mesh=mesh), or place them on a mesh of igpt_jax.make_mesh"
+        )
+    return sharding.mesh
 
 
-def put_whole(x: np.ndarray, mesh: Mesh | None) -> Any:
+def shard_batch(x: np.ndarray, mesh: Mesh | None) -> Any:
     """An array that every process has whole, split over the mesh like a batch; without a mesh, unchanged."""
     return x if mesh is None else jax.make_array_from_callback(x.shape, batch_sharding(mesh), x.__getitem__)
 
 
-def fetch_whole(x: jax.Array) -> np.ndarray:
+def to_host(x: jax.Array) -> np.ndarray:
     """The whole array on every process, wherever its parts lie."""
     return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))

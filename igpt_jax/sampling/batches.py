@@ -17,7 +17,7 @@ from igpt_jax import progress
 from igpt_jax.config import SamplerConfig
 from igpt_jax.model import ImageGPT
 from igpt_jax.model.axes import Params
-from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
+from igpt_jax.parallel.mesh import batch_ways, mesh_of, shard_batch, to_host, traced_on
 from igpt_jax.parallel.processes import on_process_zero
 from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.guidance import in_pairs
@@ -127,8 +127,8 @@ def in_batches(
         rows = np.arange(first, first + batch_size).clip(max=n - 1)
         chosen = jax.tree.map(lambda x, rows=rows: x[rows], (prompt._replace(prefix=None), key_data))
         prefix = None if prompt.prefix is None else prompt.prefix[rows[::share] // share]
-        batch, data = jax.tree.map(lambda x: put_whole(x, mesh), (chosen[0]._replace(prefix=prefix), chosen[1]))
+        batch, data = jax.tree.map(lambda x: shard_batch(x, mesh), (chosen[0]._replace(prefix=prefix), chosen[1]))
         drawn = draw_batch(batch, jax.random.wrap_key_data(data))
-        parts.append(jax.tree.map(lambda x, left=n - first: fetch_whole(x)[:left], drawn))
+        parts.append(jax.tree.map(lambda x, left=n - first: to_host(x)[:left], drawn))
     progress.report("drawing images", n, n)
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

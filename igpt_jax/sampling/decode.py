@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.keys import fold_in
-from igpt_jax.model import PROJECTIONS, Cache, ImageGPT, compute_dtype, grow_cache, init_cache
+from igpt_jax.model import Cache, ImageGPT, compute_dtype, grow_cache, init_cache, is_projection
 from igpt_jax.model.axes import AXES, Params
-from igpt_jax.parallel.mesh import gathered, path_name
+from igpt_jax.parallel.mesh import all_gather_fsdp, path_name
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, draw
 from igpt_jax.sequence import Inputs, ordered_inputs
@@ -53,6 +53,7 @@ def decode(
     n_ctx = tokens_BT.shape[1]
     if order_BT is None:
         order_BT = jnp.broadcast_to(jnp.arange(n_ctx)[None], tokens_BT.shape)
+    order_BT = order_BT.astype(jnp.int32)  # whatever jax_enable_x64 says
     tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT, known_BT))
     variables = {"params": decoding_weights(model, params)}
 
@@ -163,8 +164,9 @@ def decoding_weights(model: ImageGPT, params: Params) -> Params:
     dtype = compute_dtype(model.compute)
 
     def cast(path: Any, x: jax.Array) -> jax.Array:
-        return x.astype(dtype) if path_name(path) in PROJECTIONS | {"wtet"} else x
+        name = path_name(path)
+        return x.astype(dtype) if is_projection(name) or name == "wtet" else x
 
-    params = gathered(jax.tree.map_with_path(cast, params), AXES)
+    params = all_gather_fsdp(jax.tree.map_with_path(cast, params), AXES)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["h"]) for i in range(model.cfg.n_layer))
     return {**params, "h": layers}

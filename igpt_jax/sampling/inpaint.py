@@ -19,7 +19,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import mesh_of, traced_on
+from igpt_jax.parallel.mesh import mesh_of, outside_mesh, traced_on
 from igpt_jax.sampling.batches import decode_in_batches, in_batches, known_slots
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
@@ -59,6 +59,7 @@ class Method:
     """Which of the settings `sampler.lookahead` and `sampler.cache` it has a use for."""
 
 
+@outside_mesh
 def inpaint(
     model: ImageGPT,
     params: Params,
@@ -90,22 +91,35 @@ def inpaint(
     check_guidance(sampler, model.cfg.cond_classes)
     check_weights(model, params, palette)
     images, known = _check_pictures(model.cfg, palette, np.asarray(images), np.asarray(known), n)
-    method = pick_method(model.cfg, sampler.method)
-    for setting, default in (("lookahead", 0), ("cache", "auto")):
-        if getattr(sampler, setting) != default and setting not in METHODS[method].uses:
-            raise InputError(f"sampler.{setting}: has no use for the method {method}; leave it at {default}")
-    fill = METHODS[method].fill
+    fill = METHODS[check_method(model.cfg, sampler)].fill
     tokens = np.where(known, np.asarray(palette.encode(images)), 0)
     keys, class_id = prompt_keys(sampler.seed, tokens, known, n), class_ids(model, classes, len(images))
 
     def fill_window(prompt: Prompt, window_keys: jax.Array) -> np.ndarray:
         return fill(model, params, prompt, window_keys, sampler)
 
-    drawn = _fill_windows(fill_window, (model.cfg.grid[0], model.cfg.grid[1]), tokens, known, keys, class_id)
+    drawn, grid = np.empty((len(tokens), n, *tokens.shape[1:]), tokens.dtype), (model.cfg.grid[0], model.cfg.grid[1])
+    for at in _alike(known, grid):
+        parts = tokens[at], known[at], keys[at], None if class_id is None else class_id[at]
+        drawn[at] = _fill_windows(fill_window, grid, *parts)
     draws = np.where(known[:, None, ..., None], images[:, None], palette.decode(drawn))
     mean = np.rint(draws.mean(axis=1)).astype(np.uint8)
     deviation = np.sqrt(draws.var(axis=1, dtype=np.float64).mean(axis=-1)).astype(np.float32)
     return Inpainted(draws, mean, deviation)
+
+
+def _alike(known: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
+    """Numbers of pictures that are filled together: those of one window in the same place, or of one hole. Each
+    gets windows over its own hole, so that no other picture changes its draws.
+
+    Args:
+      known: bool [B, Y, X].
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, known_YX in enumerate(known):
+        windows = [(rows.start, columns.start) for rows, columns in windows_over(~known_YX, grid)]
+        alike.setdefault(windows[0] if len(windows) == 1 else known_YX.tobytes(), []).append(i)
+    return [np.array(at) for at in alike.values()]
 
 
 def _fill_windows(
@@ -146,6 +160,21 @@ def _fill_windows(
     return drawn
 
 
+def check_method(cfg: ModelConfig, sampler: SamplerConfig) -> str:
+    """The method of these settings; InputError if the model cannot do it, or it does not support one of them."""
+    method = pick_method(cfg, sampler.method)
+    for setting, default in (("lookahead", 0), ("cache", "auto")):
+        if getattr(sampler, setting) != default and setting not in METHODS[method].uses:
+            raise InputError(f"sampler.{setting}: is not supported by method {method}; leave it at {default}")
+    return method
+
+
+def check_named_order(name: str) -> None:
+    """Raises InputError if there is no such order."""
+    if name not in ORDERS:
+        raise InputError(f"sampler.order: must be one of {', '.join(ORDERS)}; got {name!r}{nearest(name, ORDERS)}")
+
+
 def pick_method(cfg: ModelConfig, name: str) -> str:
     """The method for a model: auto is resolved, another name is checked.
 
@@ -183,9 +212,11 @@ def _check_pictures(
         raise InputError(f"known: {known.dtype} {known.shape}; a mask is bool {size} or {images.shape[:3]}")
     known = np.broadcast_to(known, images.shape[:3])
     if known.all(axis=(1, 2)).any():
-        raise InputError("known: nothing is unknown in a picture, so there is nothing to fill")
+        i = int(known.all(axis=(1, 2)).argmax())
+        raise InputError(f"known: the mask of picture {i} has no unknown pixel, so there is nothing to fill")
     if not known.any(axis=(1, 2)).all():
-        raise InputError("known: everything is unknown in a picture; `sample` draws new ones")
+        i = int((~known.any(axis=(1, 2))).argmax())
+        raise InputError(f"known: the mask of picture {i} has no known pixel; `sample` draws new pictures")
     return images, known
 
 
@@ -196,8 +227,7 @@ def _repeated(prompt: Prompt, keys: jax.Array) -> tuple[Prompt, jax.Array]:
 
 def _in_order(model: ImageGPT, prompt: Prompt, keys: jax.Array, name: str) -> Prompt:
     """The prompt with the order of that name; InputError if there is none, or its rows are no permutations."""
-    if name not in ORDERS:
-        raise InputError(f"sampler.order: no order {name!r}{nearest(name, ORDERS)}; there are {', '.join(ORDERS)}")
+    check_named_order(name)
     order = ORDERS[name](prompt.known.reshape(-1, *model.cfg.grid), keys)
     return prompt._replace(order=check_is_order(order, model.cfg.n_ctx, f"sampler.order {name}"))
 
@@ -252,11 +282,11 @@ def _fill_unmasked(by_confidence: bool) -> Fill:
 
 
 def _needs_any_order(cfg: ModelConfig) -> str | None:
-    return None if cfg.any_order and not cfg.reads_picture else "needs a model trained with objective any_order"
+    return None if cfg.any_order and not cfg.has_conditioning else "needs a model trained with objective any_order"
 
 
 def _needs_causal(cfg: ModelConfig) -> str | None:
-    return None if cfg.causal and not cfg.reads_picture else "needs a causal model of plain pictures"
+    return None if cfg.causal and not cfg.has_conditioning else "needs a causal model of plain pictures"
 
 
 def _needs_bert(cfg: ModelConfig) -> str | None:

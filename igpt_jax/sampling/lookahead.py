@@ -61,6 +61,7 @@ def decode_ahead(
     b, t = tokens_BT.shape
     if order_BT is None:
         order_BT = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
+    order_BT = order_BT.astype(jnp.int32)  # whatever jax_enable_x64 says
     tokens_BT, known_BT = (jnp.take_along_axis(x, order_BT, axis=1) for x in (tokens_BT.astype(jnp.int32), known_BT))
     tokens_BT = jnp.where(known_BT, tokens_BT, 0)
     slot_of_BT = jnp.argsort(order_BT, axis=1)

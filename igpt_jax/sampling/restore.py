@@ -20,7 +20,7 @@ from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_ways, fetch_whole, mesh_of, put_whole, traced_on
+from igpt_jax.parallel.mesh import batch_ways, mesh_of, outside_mesh, shard_batch, to_host, traced_on
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.prompt import Prompt
@@ -43,6 +43,7 @@ class Restored(NamedTuple):
     average, but smoother than any of them."""
 
 
+@outside_mesh
 def restore(
     model: ImageGPT,
     params: Params,
@@ -101,7 +102,7 @@ def restore(
 
 def check_restores(cfg: ModelConfig) -> None:
     """Raises InputError for a model that does not restore."""
-    if not cfg.reads_picture:
+    if not cfg.has_conditioning:
         raise InputError("model: does not restore pictures; train one with --objective restore and --data.degrade")
 
 
@@ -157,8 +158,8 @@ def _expected(
     for first in range(0, b * n, batch_size):
         rows = np.arange(first, first + batch_size).clip(max=b * n - 1)
         chosen = tokens_BnT.reshape(-1, t)[rows], {name: values[rows // n] for name, values in picture.items()}
-        tokens, read = jax.tree.map(lambda x: put_whole(x, mesh), chosen)
-        parts.append(fetch_whole(run(model, params, tokens, read, colors, Rules.of(sampler)))[: b * n - first])
+        tokens, read = jax.tree.map(lambda x: shard_batch(x, mesh), chosen)
+        parts.append(to_host(run(model, params, tokens, read, colors, Rules.of(sampler)))[: b * n - first])
     return np.concatenate(parts).reshape(b, n, t, -1).mean(axis=1)
 
 

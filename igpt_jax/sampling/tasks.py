@@ -16,7 +16,7 @@ from igpt_jax.model import abstract_params
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import path_name
+from igpt_jax.parallel.mesh import outside_mesh, path_name
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.orders import ORDERS, check_is_order
@@ -25,6 +25,7 @@ from igpt_jax.sampling.prompt import Prompt
 Classes = Sequence[int] | np.ndarray | int | None
 
 
+@outside_mesh
 def sample(
     model: ImageGPT,
     params: Params,
@@ -63,6 +64,7 @@ def sample(
     return np.asarray(palette.decode(drawn.reshape(n, *model.cfg.grid)))
 
 
+@outside_mesh
 def complete(
     model: ImageGPT,
     params: Params,
@@ -173,13 +175,18 @@ def check_model(model: ImageGPT, params: Params, palette: Palette, picture: bool
     Args:
       picture: whether it is given a damaged picture to draw from.
     """
-    if model.cfg.reads_picture and not picture:
-        raise InputError("model: draws from a damaged picture, which `igpt restore` and `igpt_jax.restore` take")
-    if not model.cfg.causal:
+    check_draws(model.cfg, picture)
+    check_weights(model, params, palette)
+
+
+def check_draws(cfg: ModelConfig, picture: bool = False) -> None:
+    """Raises InputError unless a model draws pixel after pixel, from a degraded picture or from none."""
+    if cfg.has_conditioning and not picture:
+        raise InputError("model: draws from a degraded picture, which `restore` takes")
+    if not cfg.causal:
         raise InputError(
             "model.causal: a BERT model sees all pixels at once and does not draw one after another; it can inpaint"
         )
-    check_weights(model, params, palette)
 
 
 def check_weights(model: ImageGPT, params: Params, palette: Palette) -> None:

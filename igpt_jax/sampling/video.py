@@ -18,12 +18,14 @@ from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.guidance import check_guidance
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.tasks import check_model, complete, prompt_keys
 
 
+@outside_mesh
 def sample_clips(
     model: ImageGPT,
     params: Params,
@@ -57,6 +59,7 @@ def sample_clips(
     return np.asarray(palette.decode(_grow(model, params, nothing, frames, keys, sampler, keep)))
 
 
+@outside_mesh
 def continue_clip(
     model: ImageGPT,
     params: Params,
@@ -103,6 +106,7 @@ def continue_clip(
     return np.asarray(palette.decode(drawn.reshape(b, n, *drawn.shape[1:])))
 
 
+@outside_mesh
 def in_between(
     model: ImageGPT,
     params: Params,

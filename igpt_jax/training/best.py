@@ -10,7 +10,7 @@ from typing import Any
 
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.model.axes import Params
-from igpt_jax.objectives import Objective
+from igpt_jax.objectives import Figure
 from igpt_jax.training.checkpoint import CheckpointMeta, save_weights
 
 log = logging.getLogger(__name__)
@@ -18,22 +18,20 @@ log = logging.getLogger(__name__)
 BEST = "best"
 """The folder of the workdir that holds them; it can be loaded like a workdir."""
 
-TOKEN_LOSSES = {f"{unit}_per_{what}" for unit in ("nats", "bits") for what in ("token", "masked_token")}
-"""What objectives call their token loss."""
-
 
 class BestWeights:
     """Follows a figure over the evaluations of a run.
 
     Args:
-      figure: its name, as `figure_of` has it; empty for none.
+      figure: its name and whether lower or higher values are better, as `figure_of` has them.
 
     Attributes:
       state: what a checkpoint stores of it: the best value so far, its step, and how many evaluations since were worse.
     """
 
-    def __init__(self, workdir: Path, figure: str, patience: int, meta: CheckpointMeta) -> None:
-        self._directory, self._figure, self._patience = workdir / BEST, figure, patience
+    def __init__(self, workdir: Path, figure: tuple[str, str], patience: int, meta: CheckpointMeta) -> None:
+        self._directory, self._patience = workdir / BEST, patience
+        self._figure, self._better = figure
         # the weights that are saved are the averaged ones, if there is an average
         plain = replace(meta.config, optim=replace(meta.config.optim, ema_decay=None))
         self._meta = replace(meta, config=plain)
@@ -43,16 +41,15 @@ class BestWeights:
         """Saves the weights if their evaluation is the best so far. Nothing happens where none was done.
 
         Raises:
-          InputError: train.best is not among the figures.
+          InputError: the figure was not measured.
         """
         figures = {name.removeprefix("eval/"): value for name, value in measured.items() if name.startswith("eval/")}
         if not self._figure or not figures:
             return
         if self._figure not in figures:
-            near = nearest(self._figure, figures)
-            raise InputError(f"train.best: no figure {self._figure!r}{near}; there are {', '.join(figures)}")
+            raise InputError(f"train.best: {self._figure} counts none of the images that are measured")
         value, best = figures[self._figure], self.state["value"]
-        if best is not None and not better(self._figure, value, best):
+        if best is not None and not is_better(self._better, value, best):
             self.state["worse"] += 1
             return
         self.state = {"value": value, "step": step, "worse": 0}
@@ -60,28 +57,30 @@ class BestWeights:
         log.info("step %d: the best %s so far; saved in %s", step, self._figure.replace("_", " "), self._directory)
 
     @property
-    def waited_enough(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether train.patience evaluations in a row were not better."""
         return self._patience > 0 and self.state["worse"] >= self._patience
 
 
-def figure_of(best: str, objective: Objective) -> str:
-    """The figure that train.best names; empty for none.
+def figure_of(best: str, loss_name: str, figures: Mapping[str, Figure]) -> tuple[str, str]:
+    """The figure that train.best names, and whether lower or higher values of it are better; no name for none.
+
+    Args:
+      figures: what is measured while training, the loss among it.
 
     Raises:
-      InputError: this objective does not measure it, as far as that is known before the first evaluation.
+      InputError: this run does not measure it.
     """
-    if best == "loss":
-        return objective.loss_name
-    measured = {objective.loss_name, objective.loss_name.replace("nats", "bits")}
-    if best in TOKEN_LOSSES - measured:
-        raise InputError(f"train.best: this objective measures {objective.loss_name}, not {best}; 'loss' names either")
-    if best == "accuracy" and "accuracy" not in objective.evaluators:
-        raise InputError("train.best: accuracy needs a classification head, which --objective joint trains")
-    return best
+    if not best:
+        return "", "lower"
+    name = loss_name if best == "loss" else best
+    known = {loss_name.replace("nats", "bits"): figures[loss_name], **figures} if loss_name in figures else figures
+    if name not in known:
+        choices = ", ".join(("loss", *known))
+        raise InputError(f"train.best: must be one of {choices}; got {best!r}{nearest(best, known)}")
+    return name, known[name].better
 
 
-def better(figure: str, value: float, than: float) -> bool:
-    """Whether a value is better: a lower one of nats and bits, else a higher one."""
-    lower = any(unit in figure.split("_") for unit in ("nats", "bits"))
-    return value < than if lower else value > than
+def is_better(better: str, value: float, than: float) -> bool:
+    """Whether a value is better; NaN never is."""
+    return value < than if better == "lower" else value > than

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,6 +65,8 @@ class CheckpointMeta:
     """Of the run's images: name i belongs to label i. Empty for none, and in checkpoints older than this field."""
     class_counts: tuple[int, ...] = ()
     """How many training images each class has. Empty where that is not known."""
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    """What the parts of one's own that the run was given as objects are called (`objectives.identity`)."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with a digest of themselves."""
@@ -74,6 +76,7 @@ class CheckpointMeta:
             "checksums": dict(self.checksums),
             "class_names": self.class_names,
             "class_counts": self.class_counts,
+            "extensions": dict(self.extensions),
         }
         fields = json.loads(json.dumps(fields))  # tuples become lists
         return fields | {"sha256": _sha256(fields)}
@@ -92,8 +95,9 @@ class CheckpointMeta:
         try:
             config = from_json(Config, json.dumps(fields["config"]), "its configuration")
             palette = None if fields["palette"] is None else Palette(np.asarray(fields["palette"], np.float32))
-            classes = tuple(fields.get("class_names", ())), tuple(fields.get("class_counts", ()))
-            return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"], *classes)
+            classes = tuple(fields["class_names"]), tuple(fields["class_counts"])
+            kept = fields["data"], fields["loop"], fields["checksums"]
+            return cls(step, config, palette, *kept, *classes, fields["extensions"])
         except (InputError, KeyError) as error:
             raise OtherVersionError(f"no {error}" if isinstance(error, KeyError) else str(error)) from None
 
@@ -212,11 +216,15 @@ def save_weights(workdir: Path, meta: CheckpointMeta, params: Any, only: bool = 
     """
     stored = replace(meta, checksums=checksums({"params": params})).to_json()
     args = ocp.args.Composite(meta=ocp.args.JsonSave(stored), params=ocp.args.StandardSave(params))
-    options = ocp.CheckpointManagerOptions(max_to_keep=1 if only else None, create=True)
+    options = ocp.CheckpointManagerOptions(create=True)
     with ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options) as manager:
-        if only and meta.step in manager.all_steps():
+        before = manager.all_steps() if only else ()
+        if meta.step in before:
             manager.delete(meta.step)
         manager.save(meta.step, args=args, force=True)
+        manager.wait_until_finished()
+        for step in set(before) - {meta.step}:  # max_to_keep would keep the highest step, not the newest save
+            manager.delete(step)
 
 
 def read_weights(workdir: Path, meta: CheckpointMeta, abstract: Any) -> Any:

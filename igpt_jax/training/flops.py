@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import jax
 
 from igpt_jax.config import ComputeConfig, Config, ModelConfig
-from igpt_jax.model import PROJECTIONS, ImageGPT, abstract_params
-from igpt_jax.model.attention.splash import splash_products
+from igpt_jax.model import ImageGPT, abstract_params, is_projection
+from igpt_jax.model.attention import BACKENDS
 from igpt_jax.parallel.mesh import path_name
 
 PEAK_FLOPS = {
@@ -42,7 +42,7 @@ class Flops:
 def block_weights(cfg: ModelConfig) -> int:
     """How many numbers the blocks' weight matrices hold, over all layers."""
     leaves = jax.tree.leaves_with_path(abstract_params(cfg))
-    return sum(x.size for path, x in leaves if path_name(path) in PROJECTIONS)
+    return sum(x.size for path, x in leaves if is_projection(path_name(path)))
 
 
 def slots(cfg: ModelConfig) -> int:
@@ -56,13 +56,12 @@ def training_flops(cfg: ModelConfig, compute: ComputeConfig, images: int) -> Flo
     every = 12 * cfg.n_layer * cfg.d_model * t
     mask = ImageGPT(cfg).mask
     seen = int(every * {"causal": 0.5, "full": 1.0, "prefix": (1 + (mask.prefix / t) ** 2) / 2}[mask.kind])
-    # Attention's share is six products, two of them in the forward pass. The backward pass of fused attention repeats
-    # the logits, that of splash over many keys three products. remat dots saves the outputs of splash and cuDNN; the
-    # other backends repeat their forward pass.
-    splash, saved = compute.attention == "splash", compute.attention in ("splash", "cudnn")
+    # Attention's share is six products, two of them in the forward pass. A backward pass needs four and repeats some;
+    # remat dots repeats the forward pass, too, unless it saves what the backend put out.
+    backend = BACKENDS.get(compute.attention, BACKENDS["reference"])
     product, forward = seen // 6, seen // 3
-    repeated = product * (splash_products(t) - 4 if splash else 1)
-    repeated += {"none": 0, "dots": 0 if saved else forward, "full": 2 * weights + forward}[compute.remat]
+    repeated = product * (backend.backward_products(t) - 4)
+    repeated += {"none": 0, "dots": 0 if backend.saves else forward, "full": 2 * weights + forward}[compute.remat]
     headline = 6 * weights + seen
     tokens = images * t
     return Flops(tokens * headline, tokens * (6 * weights + every), tokens * (headline + repeated))

@@ -8,17 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from igpt_jax import progress
 from igpt_jax.config import TrainConfig
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import put_batch
@@ -56,15 +58,27 @@ class StopRequest:
     """The signal that asked the run to stop, if any."""
 
     signum: int | None = None
+    asked: int = 0
+    """How often `reached` was asked; all processes ask equally often."""
 
-    def reached(self, step: int) -> bool:
-        """Whether to save after this step and stop. Asked after every step; all processes get the same answer."""
+    def reached(self) -> bool:
+        """Whether to save and stop now. All processes get the same answer."""
+        self.asked += 1
         if jax.process_count() == 1:
             return self.signum is not None
-        if not multihost_utils.reached_preemption_sync_point(step):
+        if not multihost_utils.reached_preemption_sync_point(self.asked):
             return False
         self.signum = self.signum or signal.SIGTERM
         return True
+
+    def between_batches(self, what: str, done: int, total: int) -> None:
+        """A `progress.Listener` that ends an evaluation: it may take longer than a cloud waits after SIGTERM."""
+        if self.reached():
+            raise StopEvaluation
+
+
+class StopEvaluation(Exception):
+    """A signal came while an evaluation ran."""
 
 
 @contextmanager
@@ -72,9 +86,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Records SIGTERM and Ctrl-C, so that the loop can save first. A second signal is not caught.
 
     With several processes, JAX's own handler of SIGTERM tells all of them and stays in place; a Ctrl-C is passed on to
-    it.
+    it. Outside the main thread, where Python allows no handlers, nothing is caught.
     """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     several = jax.process_count() > 1
 
     def record(signum: int, frame: FrameType | None) -> None:
@@ -128,6 +145,7 @@ class TrainLoop:
     best: BestWeights
     on_step: Callable[[int, MetricLog], None] = lambda step, log: None
     """Called after every step, for a progress bar."""
+    _start: int = 0
 
     def run(
         self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]], start: int, loop_state: LoopState
@@ -146,14 +164,14 @@ class TrainLoop:
           NonFiniteError: the numbers of some step were not finite. That step is never saved.
           Interrupted: SIGTERM or SIGINT came; the state was saved first.
         """
-        self.log.partial_line = loop_state.partial_line
+        self._start, self.log.partial_line = start, loop_state.partial_line
         self.best.state = loop_state.best or self.best.state
         measured: dict[str, float] = {}
         with stop_on_signals() as stop:
             if loop_state.evaluation_pending:
-                measured = self._evaluate(state, start)
+                measured = self._evaluate(state, start, stop)
             for step in range(start + 1, self.cfg.steps + 1):
-                if self.best.waited_enough:
+                if self.best.should_stop:
                     log.info("no better %s for %d evaluations: the run ends", self.cfg.best, self.cfg.patience)
                     break
                 self.watchdog.reset(f"training step {step}")
@@ -165,13 +183,11 @@ class TrainLoop:
                 self.log.push(step, metrics)
                 self.on_step(step, self.log)
                 self.checkpointer.check()
-                if stop.reached(step):
-                    self._save(state, step, evaluation_pending=True)  # there may be no time to evaluate
-                    self.checkpointer.wait()
-                    raise Interrupted(stop.signum or signal.SIGTERM, step)
-                measured = self._evaluate(state, step)
+                if stop.reached():  # there may be no time to evaluate
+                    self._save_and_stop(state, step, stop)
+                measured = self._evaluate(state, step, stop)
                 # After the evaluation: a run killed during it resumes before it, and misses none.
-                if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.waited_enough:
+                if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.should_stop:
                     self._save(state, step, evaluation_pending=False)
             self.log.flush()
             self.watchdog.reset("waiting for the last checkpoint")
@@ -183,20 +199,32 @@ class TrainLoop:
         self.train_step.lower(state, batch).compile()
         barrier("the train step is compiled", self.cfg.watchdog_s)
 
-    def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Runs the evaluators that are due; 'evaluator/name' -> value."""
+    def _evaluate(self, state: TrainState, step: int, stop: StopRequest) -> dict[str, float]:
+        """Runs the evaluators that are due; 'evaluator/name' -> value. Nothing is logged of one that a signal ends."""
         values: dict[str, float] = {}
-        for name, (every, evaluator) in self.evaluators.items():
-            if due(step, every, self.cfg.steps):
-                self.watchdog.reset(f"evaluating ({name}) at step {step}")
-                self.log.flush()
-                measured = {f"{name}/{key}": value for key, value in evaluator.run(state.eval_params, step)}
-                if measured:
-                    self.log.write(step, measured)
-                    self.best.update(step, state.eval_params, measured)
-                values |= measured
-                self.log.restart_clock()
+        asked = {name: run for name, (every, run) in self.evaluators.items() if due(step, every, self.cfg.steps)}
+        if not asked:
+            return values
+        self.log.flush()
+        try:
+            with progress.listening(stop.between_batches):
+                for name, evaluator in asked.items():
+                    self.watchdog.reset(f"evaluating ({name}) at step {step}")
+                    values |= {f"{name}/{key}": value for key, value in evaluator.run(state.eval_params, step)}
+        except StopEvaluation:
+            self._save_and_stop(state, step, stop)
+        if values:
+            self.log.write(step, values)
+            self.best.update(step, state.eval_params, values)
+        self.log.restart_clock()
         return values
+
+    def _save_and_stop(self, state: TrainState, step: int, stop: StopRequest) -> NoReturn:
+        """Saves a state whose evaluation is to be done when the run continues, if it was not continued from it."""
+        if step != self._start:
+            self._save(state, step, evaluation_pending=True)
+            self.checkpointer.wait()
+        raise Interrupted(stop.signum or signal.SIGTERM, step)
 
     def _save(self, state: TrainState, step: int, evaluation_pending: bool) -> None:
         self.watchdog.reset(f"saving step {step}")

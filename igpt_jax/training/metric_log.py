@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 
 from igpt_jax.config import Config
-from igpt_jax.config_json import flatten
+from igpt_jax.config_json import flatten, json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import replace_file
 
@@ -122,13 +122,13 @@ class JsonlWriter:
         """Drops the lines of steps after `from_step`, which a killed run left: those steps are repeated."""
         self._path = workdir / METRICS
         if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= from_step]
+            kept = [record for record in read_metrics(workdir) if record["step"] <= from_step]
             with replace_file(self._path) as file:
-                file.write("".join(line + "\n" for line in lines).encode())
+                file.write("".join(json_text(record, indent=None) for record in kept).encode())
         self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.write(json_text({"step": step, **scalars}, indent=None))
         self._file.flush()
 
     def close(self) -> None:
@@ -137,21 +137,28 @@ class JsonlWriter:
 
 def last_evaluation(workdir: Path, step: int | None) -> dict[str, float]:
     """What the evaluators of a run measured last, up to a step: name -> value, with the step; empty if nothing."""
-    path = workdir / METRICS
-    lines = path.read_text().splitlines() if path.is_file() else []
     values: dict[str, float] = {}
-    for line in (line for line in lines if _step_of(line) <= (math.inf if step is None else step)):
-        record = json.loads(line)
-        measured = {key.removeprefix("eval/"): value for key, value in record.items() if key.startswith("eval/")}
-        values = {"step": record["step"], **measured} if measured else values
+    for record in read_metrics(workdir):
+        known = {key: value for key, value in record.items() if key.startswith("eval/") and value is not None}
+        measured = {key.removeprefix("eval/"): value for key, value in known.items()}
+        if measured and (step is None or record["step"] <= step):
+            values = {"step": record["step"], **measured}
     return values
 
 
-def _step_of(line: str) -> float:
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without one that a kill has torn or that is being written."""
+    path = workdir / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [record for record in map(_record, lines) if record is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # torn by a kill
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 class TensorBoardWriter:

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from igpt_jax.config import OptimConfig
-from igpt_jax.model.axes import PROJECTIONS, Params
+from igpt_jax.model.axes import Params, is_projection
 from igpt_jax.parallel.mesh import path_name
 
 
@@ -23,7 +23,7 @@ def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
 
 def decay_mask(params: Params) -> Params:
     """True for the projection matrices; norms, embeddings, head and sos are not decayed."""
-    return jax.tree.map_with_path(lambda path, _: path_name(path) in PROJECTIONS, params)
+    return jax.tree.map_with_path(lambda path, _: is_projection(path_name(path)), params)
 
 
 def make_optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:

@@ -17,18 +17,18 @@ from jax.sharding import Mesh
 from igpt_jax.config import Config
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import AXES, Params
-from igpt_jax.model.blocks import Hooks
-from igpt_jax.model.decoder import ImageGPT, example_inputs
+from igpt_jax.model.decoder import ImageGPT
+from igpt_jax.model.inputs import example_inputs
+from igpt_jax.model.projection import Hooks
 from igpt_jax.objectives import (
     Batch,
     MakeObjective,
     Mean,
     Objective,
-    check_damage,
+    Scores,
+    check_degrade,
     drop_classes,
-    loss_weights,
     make_objective,
-    score,
 )
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.hooks import shard_kernel, split_over_images, width_first_on_tpus
@@ -71,7 +71,8 @@ class Program(NamedTuple):
 
 def make_model(cfg: Config) -> ImageGPT:
     """The decoder of a configuration, for any number of devices."""
-    return ImageGPT(cfg.model, cfg.compute, Hooks(width_first_on_tpus, shard_kernel, split_over_images))
+    weight = None if cfg.compute.forward_mode else width_first_on_tpus
+    return ImageGPT(cfg.model, cfg.compute, Hooks(weight, shard_kernel, split_over_images))
 
 
 def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjective | None = None) -> Program:
@@ -85,7 +86,7 @@ def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjec
     """
     model = make_model(cfg)
     bound = make_objective(cfg, palette) if objective is None else objective(cfg, palette)
-    check_damage(cfg, bound)
+    check_degrade(cfg, bound)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init, abstract = make_init(model, tx, cfg, mesh)
     train_step = make_train_step(model, bound, tx, cfg, abstract, mesh)
@@ -122,21 +123,24 @@ def make_train_step(
     """
     parts, decay = cfg.train.microbatches, cfg.optim.ema_decay
 
-    def loss_and_means(
-        params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None
-    ) -> tuple[jax.Array, dict[str, Mean]]:
-        scores = score(model, params, objective.example(batch, keys_B), objective.loss_name)
-        return scores.loss(weights), scores.means
+    def scores(params: Params, batch: Batch, keys_B: jax.Array) -> Scores:
+        example = drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
+        return objective.score(model, params, example, objective.loss_name)
 
     def gradients(
         params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
     ) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        (loss, means), grads = jax.value_and_grad(loss_and_means, has_aux=True)(params, batch, keys_B, weights)
-        return grads, loss, means
+        def loss(params: Params) -> tuple[jax.Array, dict[str, Mean]]:
+            measured = scores(params, batch, keys_B).summed
+            return measured.loss(weights), measured.each
+
+        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, value, sums
 
     def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
         """The sums over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
-        weights = loss_weights(objective.example(batch, keys_B), objective.loss_name)
+        # Weights do not depend on the parameters, so the compiler drops the decoder here.
+        weights = {name: mean.weight for name, mean in scores(params, batch, keys_B).summed.losses.items()}
 
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
@@ -151,12 +155,11 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(cfg.seed, "train"), state.step)
         keys_B = fold_in(key, jnp.arange(batch["image"].shape[0]))
-        batch = drop_classes(cfg, batch, keys_B)
-        grads, loss, means = (gradients if parts == 1 else accumulate)(state.params, batch, keys_B)
+        grads, loss, sums = (gradients if parts == 1 else accumulate)(state.params, batch, keys_B)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if decay is None else optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {name: mean.value for name, mean in means.items()} | {"loss": loss}
+        metrics = {name: mean.value for name, mean in sums.items()} | {"loss": loss}
         metrics |= {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.model import abstract_params
+from igpt_jax.model import abstract_params, mlp_width
 from igpt_jax.palette import Palette
 from igpt_jax.pretrained import Pretrained
 from igpt_jax.training.step import make_model
@@ -54,8 +54,8 @@ WEIGHT_ROWS = (
         join=lambda xs, cfg: xs[0].reshape(cfg.d_model, -1),
     ),
     Row(_LAYER + "ln_2.weight", "D", ("h/ln_2/g",)),
-    Row(_LAYER + "mlp.c_fc.weight", "D 4D", ("h/mlp/c_fc/w",)),
-    Row(_LAYER + "mlp.c_proj.weight", "4D D", ("h/mlp/c_proj/w",)),
+    Row(_LAYER + "mlp.c_fc.weight", "D F", ("h/mlp/c_fc/w",)),
+    Row(_LAYER + "mlp.c_proj.weight", "F D", ("h/mlp/c_proj/w",)),
     Row("transformer.ln_f.weight", "D", ("ln_f/g",)),
     Row("lm_head.weight", "V D", ("wtet",)),
 )
@@ -68,7 +68,7 @@ BIAS_ROWS = (
         join=lambda xs, cfg: np.concatenate([x.reshape(-1) for x in xs]),
     ),
     Row(_LAYER + "attn.c_proj.bias", "D", ("h/attn/c_proj/b",)),
-    Row(_LAYER + "mlp.c_fc.bias", "4D", ("h/mlp/c_fc/b",)),
+    Row(_LAYER + "mlp.c_fc.bias", "F", ("h/mlp/c_fc/b",)),
     Row(_LAYER + "mlp.c_proj.bias", "D", ("h/mlp/c_proj/b",)),
 )
 ROWS = WEIGHT_ROWS + BIAS_ROWS
@@ -163,14 +163,10 @@ def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...]
         if type(values[key]) is not int or not 1 <= values[key] < 2**31:
             raise InputError(f"{path}: {key} is {values[key]!r}, not a positive number")
     wrong = [f"{key} {values[key]!r}" for key, value in _FIXED.items() if values.get(key, value) != value]
-    if values.get("n_inner") not in (None, 4 * values["n_embd"]):
-        wrong.append(f"n_inner {values['n_inner']!r}")
-    if wrong:
-        raise InputError(f"{path}: does not compute what Image GPT does: {', '.join(wrong)}; it cannot be read")
     size = processor.get("size")
     if grid is None and size is not None:
         grid = (size.get("height"), size.get("width")) if isinstance(size, dict) else (size, size)
-    return table.model_of(
+    cfg = table.model_of(
         values["n_positions"],
         grid,
         str(path.parent),
@@ -180,6 +176,11 @@ def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...]
         d_model=values["n_embd"],
         use_bias=True,
     )
+    if values.get("n_inner") not in (None, mlp_width(cfg)):
+        wrong.append(f"n_inner {values['n_inner']!r}")
+    if wrong:
+        raise InputError(f"{path}: does not compute what Image GPT does: {', '.join(wrong)}; it cannot be read")
+    return cfg
 
 
 def _read_palette(processor: Mapping[str, Any], path: Path) -> Palette:
@@ -217,7 +218,7 @@ def write_huggingface(source: Pretrained, directory: Path, max_shard_bytes: int 
     """
     cfg, params = source.model.cfg, table.flat(source.params)
     unsupported = [] if cfg.causal else ["a BERT model (model.causal False)"]
-    unsupported += table.without_place(ROWS, params)
+    unsupported += table.variants(cfg) + table.without_place(ROWS, params)
     unsupported += [f"a grid of {table.times(cfg.grid)}"] if len(cfg.grid) != 2 else []
     if unsupported:
         raise InputError(f"Hugging Face's ImageGPT has no place for {', '.join(unsupported)}; a workdir holds them all")

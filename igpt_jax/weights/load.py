@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 from igpt_jax.model import abstract_params
+from igpt_jax.model.inputs import check_mesh
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import usable_mesh
 from igpt_jax.parallel.processes import raise_on_all
@@ -63,7 +64,9 @@ def load_pretrained(
       InputError: there are no weights of these kinds; they are damaged, not finite or not one Image GPT; an argument
         does not apply to their kind; or the palette has another number of colours than the model.
     """
-    mesh = None if mesh is None else usable_mesh(mesh)
+    if mesh is not None:
+        check_mesh(least=1)  # arrays of one kind of axes cannot be used under the other
+        mesh = usable_mesh(mesh)
     with jax.set_mesh(None):  # the caller's may have other devices, or axes of another type
         with raise_on_all():
             colors = None if palette is None else Palette.load(local_path(palette, "palette"))

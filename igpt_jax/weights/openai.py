@@ -39,8 +39,8 @@ ROWS = (
     Row("model/h{i}/attn/v_proj", "H K D", ("h/attn/v_proj/w",)),
     Row("model/h{i}/attn/c_proj", "H K D", ("h/attn/c_proj/w",)),
     Row("model/h{i}/ln_2/g", "D", ("h/ln_2/g",)),
-    Row("model/h{i}/mlp/c_fc/w", "D 4D", ("h/mlp/c_fc/w",)),
-    Row("model/h{i}/mlp/c_proj/w", "4D D", ("h/mlp/c_proj/w",)),
+    Row("model/h{i}/mlp/c_fc/w", "D F", ("h/mlp/c_fc/w",)),
+    Row("model/h{i}/mlp/c_proj/w", "F D", ("h/mlp/c_proj/w",)),
     Row("model/ln_f/g", "D", ("ln_f/g",)),
 )
 """`src/model.py` of the release; BERT models have no sos."""
@@ -159,7 +159,7 @@ def _unsupported(cfg: ModelConfig, params: Mapping[str, Any]) -> list[str]:
     biases = [path for path in others if path.startswith("h/") and path.endswith("/b")]
     nonzero = [path for path in biases if bool(jnp.any(params[path] != 0))]
     middle = [] if cfg.clf_layer in (None, cfg.n_layer) else ["a classification head at a middle layer"]
-    parts = middle + ([f"biases that are not zero ({table.listed(nonzero)})"] if nonzero else [])
+    parts = table.variants(cfg) + middle + ([f"biases that are not zero ({table.listed(nonzero)})"] if nonzero else [])
     if others := [path for path in others if path not in biases]:
         parts.append(table.listed(others))
     side = math.isqrt(cfg.n_ctx)

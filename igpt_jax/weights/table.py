@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import Config, DataConfig, ModelConfig
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.model import AXES, ImageGPT, abstract_params
+from igpt_jax.model import AXES, ImageGPT, abstract_params, mlp_width
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import with_shardings
 
@@ -56,7 +56,7 @@ class Row:
     def shape(self, cfg: ModelConfig) -> Shape:
         """The shape of one of its tensors."""
         d, v = cfg.d_model, cfg.vocab_size
-        sizes = {"T": cfg.n_ctx, "V": v, "V+1": v + 1, "D": d, "3D": 3 * d, "4D": 4 * d}
+        sizes = {"T": cfg.n_ctx, "V": v, "V+1": v + 1, "D": d, "3D": 3 * d, "F": mlp_width(cfg)}
         sizes |= {"H": cfg.n_head, "K": cfg.head_dim, "C": cfg.clf_classes}
         return tuple(sizes[dim] for dim in self.dims.split())
 
@@ -92,6 +92,12 @@ def without_place(rows: Iterable[Row], params: Mapping[str, Any]) -> list[str]:
     """Paths of the parameters (flat) that the format does not hold, whatever the configuration."""
     placed = {path for row in rows for path in row.ours}
     return [path for path in params if path not in placed]
+
+
+def variants(cfg: ModelConfig) -> list[str]:
+    """The settings that make another function than the release's, whether or not they have parameters of their own."""
+    chosen = {name: getattr(cfg, name) for name in ("positions", "mlp")}
+    return [f"model.{name} {value!r}" for name, value in chosen.items() if value != getattr(ModelConfig, name)]
 
 
 def check(rows: Iterable[Row], cfg: ModelConfig, tensors: Tensors, origin: str) -> None:

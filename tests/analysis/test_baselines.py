@@ -4,21 +4,20 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import replace
-from importlib import import_module
 
 import jax
 import numpy as np
 import pytest
 
-from igpt_jax import Palette
-from igpt_jax.analysis.baselines import baselines
+from igpt_jax import InputError, Palette
+from igpt_jax.analysis.baselines import cheap_nats, learning_images
 from igpt_jax.analysis.baselines.counts import blended_counts, count_nats, histogram_nats, masked_count_nats, neighbours
 from igpt_jax.analysis.baselines.network import Masked, network_nats
-from igpt_jax.data.sources.validation import choose_aside
-from igpt_jax.evaluation import summarize
-from igpt_jax.evaluation.base import eval_keys
-from igpt_jax.evaluation.likelihood import Likelihood
-from igpt_jax.keys import stream
+from igpt_jax.analysis.beside import beside
+from igpt_jax.data.sources.base import validation_mask
+from igpt_jax.evaluation import Evaluators, Figure, difference
+from igpt_jax.evaluation.base import image_keys
+from igpt_jax.keys import fold_in
 from igpt_jax.objectives.ardm import draw_visible as draw_visible_of_ardm
 from igpt_jax.objectives.bert import draw_visible
 from tests.evaluation.made import IMAGES, LABELS, Images, context, made
@@ -170,24 +169,22 @@ def test_variants_of_one_picture_do_not_stop_the_network(objective, monkeypatch)
     """Those that it learns from would be on both sides, and it would stop late."""
 
     class Variants(Images):
-        def group(self, i):
-            return str(i // 3)
+        groups = np.arange(11) // 3
 
     def learn(train, held_out, validation, *rest, **masked):
         learned.append(validation)
         return np.zeros(held_out.shape)
 
     learned = []
-    for module in ("baselines", "masked_baselines"):
-        monkeypatch.setattr(import_module(f"igpt_jax.evaluation.{module}"), "network_nats", learn)
+    monkeypatch.setattr("igpt_jax.analysis.baselines.network_nats", learn)
     model, _ = made(causal=objective == "ar")
     where = context(model, objective, images=Variants())
-    baselines(where, network=True)
-    aside = choose_aside(Variants(), 0.1)
+    cheap_nats(where, network=True)
+    aside = validation_mask(Variants(), 0.1)
     np.testing.assert_array_equal(learned[0], aside)
     assert 0 < aside.sum() < 11
     cfg = where.cfg
-    baselines(replace(where, cfg=replace(cfg, data=replace(cfg.data, flip=True))), network=True)
+    cheap_nats(replace(where, cfg=replace(cfg, data=replace(cfg.data, flip=True))), network=True)
     np.testing.assert_array_equal(learned[1], np.concatenate([aside, aside]))
 
 
@@ -196,59 +193,72 @@ def test_cheap_methods_learn_from_mirrored_images_if_the_model_does():
     where = context(model, "ar")
     cfg = where.cfg
     both = Images(np.concatenate([IMAGES, IMAGES[:, :, ::-1]]), np.concatenate([LABELS, LABELS]))
-    expected = baselines(replace(where, data=replace(where.data, train=both)))
-    mirrored = baselines(replace(where, cfg=replace(cfg, data=replace(cfg.data, flip=True))))
-    for name, nats in expected.items():
-        np.testing.assert_array_equal(mirrored[name], nats)
-    assert (mirrored["per-pixel histograms"] != baselines(where)["per-pixel histograms"]).any()
+    expected = cheap_nats(replace(where, data=replace(where.data, train=both)))
+    mirrored = cheap_nats(replace(where, cfg=replace(cfg, data=replace(cfg.data, flip=True))))
+    for name, images in expected.items():
+        np.testing.assert_array_equal(mirrored[name].values, images.values)
+    histograms = mirrored["per-pixel histograms"].values
+    assert (histograms != cheap_nats(where)["per-pixel histograms"].values).any()
 
 
 def test_cheap_methods_of_a_masked_objective_are_measured_behind_its_masks():
     """Image by image, averaged over the same masks as the model."""
     model, params = made(causal=False)
     where = context(model, "bert")
-    likelihood = Likelihood(where)
-    measured = dict(likelihood.run(params, 0))
-    cheap = baselines(where)
+    cheap = cheap_nats(where)
     assert list(cheap) == ["counts of visible neighbours", "per-pixel histograms", "uniform"]
-    np.testing.assert_allclose(cheap["uniform"], math.log(16), rtol=1e-12)
+    np.testing.assert_allclose(cheap["uniform"].values, math.log(16), rtol=1e-12)
     whole = np.asarray(where.palette.encode(IMAGES))
     nats = histogram_nats(whole, whole, 16).reshape(11, 64)
-    masks = [~np.asarray(draw_visible(eval_keys(stream(0, "eval"), 0, 11, i), 64)) for i in range(5)]
+    keys = image_keys(where, 0, 11)
+    masks = [~np.asarray(draw_visible(fold_in(keys, i), 64)) for i in range(5)]
     expected = np.mean([(nats * mask).sum(1) / mask.sum(1) for mask in masks], axis=0)
-    np.testing.assert_allclose(cheap["per-pixel histograms"], expected, rtol=1e-6)
-    figures = summarize(measured, where, likelihood.nats)
-    gap = expected - likelihood.nats
-    assert figures.differences["per-pixel histograms"] == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)))
+    np.testing.assert_allclose(cheap["per-pixel histograms"].values, expected, rtol=1e-6)
+    figures = beside(Evaluators(where).measure(params), where)
+    gap = expected - figures.loss.images.values
+    paired = difference(figures.cheap["nats_per_masked_token"]["per-pixel histograms"], figures.loss, figures.groups)
+    assert (paired.value, paired.error) == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)), rel=1e-4)
 
 
 def test_a_likelihood_behind_masks_stands_beside_cheap_methods_behind_them_and_row_by_row():
     model, _ = made(causal=False)
     where, raster = context(model, "ardm"), context(made()[0], "ar")
-    cheap = baselines(where)
+    cheap = cheap_nats(where)
     counts = ["counts of visible neighbours", "counts of neighbours, row by row"]
     assert sorted(cheap) == sorted([*counts, "per-pixel histograms", "uniform"])
-    np.testing.assert_array_equal(cheap[counts[1]], baselines(raster)["counts of neighbours"])
-    keys = [eval_keys(stream(0, "eval"), 0, 11, i) for i in range(10)]
-    seen = np.asarray([draw_visible_of_ardm(k, 64) for k in keys]).reshape(10 * 11, 8, 8)  # held out, then learned from
-    many = np.concatenate([np.asarray(where.palette.encode(IMAGES))] * 5)
+    np.testing.assert_allclose(cheap[counts[1]].values, cheap_nats(raster)["counts of neighbours"].values, rtol=1e-6)
+    keys = image_keys(where, 0, 11)
+    seen = np.asarray([draw_visible_of_ardm(fold_in(keys, i), 64) for i in range(10)]).reshape(10 * 11, 8, 8)
+    many = np.concatenate([np.asarray(where.palette.encode(IMAGES))] * 5)  # held out, then learned from
     nats = masked_count_nats(many, seen[55:], many, seen[:55], 16)
     expected = (nats.sum((1, 2)) / (~seen[:55]).sum((1, 2))).reshape(5, 11).mean(axis=0)
-    np.testing.assert_allclose(cheap[counts[0]], expected, rtol=1e-6)
+    np.testing.assert_allclose(cheap[counts[0]].values, expected, rtol=1e-6)
 
 
-def test_figures_hold_paired_differences_to_the_cheap_methods():
+def test_cheap_methods_are_asked_what_the_objective_asks():
+    """Of the lower half alone, and paired with the model image by image."""
     model, params = made()
     where = context(model, "ar")
-    likelihood = Likelihood(where)
-    measured = dict(likelihood.run(params, 0))
-    figures = summarize(measured, where, likelihood.nats)
-    cheap = baselines(where)
-    assert list(figures.nats) == ["model", *cheap] == list(figures.errors)
-    assert cheap["uniform"] == pytest.approx([math.log(16)] * len(IMAGES))
-    for name, nats in cheap.items():
-        assert nats.shape == (11,)
-        gap = nats - likelihood.nats
-        assert figures.differences[name] == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)))
-        assert figures.nats[name] == pytest.approx(nats.mean())
-    assert not summarize(measured, where).differences
+
+    def lower_half(batch, keys):
+        example = where.objective.example(batch, keys)
+        return example._replace(weights=example.weights * (np.arange(64) >= 32)[None])
+
+    half = replace(where, objective=replace(where.objective, example=lower_half))
+    whole = np.asarray(where.palette.encode(IMAGES))
+    counts = count_nats(whole, whole, 16).reshape(11, 64)
+    for objective, expected in ((where, counts.mean(1)), (half, counts[:, 32:].mean(1))):
+        images = cheap_nats(objective)["counts of neighbours"]
+        np.testing.assert_allclose(images.values, expected, rtol=1e-6)
+        figures = beside(Evaluators(objective).measure(params), objective)
+        gap = expected - figures.loss.images.values
+        paired = difference(figures.cheap["nats_per_token"]["counts of neighbours"], figures.loss, figures.groups)
+        assert (paired.value, paired.error) == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(11)), rel=1e-4)
+    unknown = replace(where.objective, loss_figure=Figure())
+    assert not cheap_nats(replace(where, objective=unknown))  # nobody knows how to compare another unit
+
+
+def test_too_few_images_for_the_network_are_refused():
+    model, _ = made()
+    with pytest.raises(InputError, match=r"too few groups of images \(1\)"):
+        learning_images(context(model, "ar", images=Images(IMAGES[:1], LABELS[:1])), network=True)

@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from igpt_jax.analysis.beside import beside
 from igpt_jax.analysis.classifiers import (
     Method,
     choose,
@@ -21,8 +22,7 @@ from igpt_jax.analysis.classifiers import (
     fit_support_vectors,
     fit_trees,
 )
-from igpt_jax.evaluation import summarize
-from igpt_jax.evaluation.accuracy import Accuracy
+from igpt_jax.evaluation import Evaluators, difference
 from tests.evaluation.made import IMAGES, LABELS, Images, context, made
 
 
@@ -86,15 +86,15 @@ def test_the_best_setting_is_chosen(accuracies, expected, tried):
 def four_classes(monkeypatch):
     """A model with a head, and 200 training and 90 held-out images of four grey levels with noise; some unlabelled."""
 
-    def draw(n, seed):
+    def draw(n, seed, digest="made"):
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 4, n)
         images = np.clip(50 + 20 * labels[:, None, None, None] + rng.normal(0, 60, (n, 8, 8, 1)), 0, 255)
-        return Images(images.astype(np.uint8), np.where(np.arange(n) % 9 == 5, -1, labels).astype(np.int32))
+        return Images(images.astype(np.uint8), np.where(np.arange(n) % 9 == 5, -1, labels).astype(np.int32), digest)
 
     model, params = made(clf_classes=4)
     where = context(model, "joint", images=draw(200, 0))
-    return params, where.__class__(**vars(where) | {"held_out": draw(90, 1)})
+    return params, where.__class__(**vars(where) | {"held_out": draw(90, 1, "held out")})
 
 
 def pixels(source):
@@ -121,11 +121,11 @@ def test_classifiers_of_pixels_are_those_of_scikit_learn(four_classes):
         SVC(C=kernel_c),
         ExtraTreesClassifier(int(trees), random_state=0),
     )
-    for values, classifier in zip(right.values(), expected, strict=True):
+    for images, classifier in zip(right.values(), expected, strict=True):
         theirs = (classifier.fit(x, y).predict(held_out_x) == held_out_y)[labelled]
-        np.testing.assert_array_equal(values[labelled], theirs)
-        np.testing.assert_array_equal(np.isnan(values), ~labelled)
-        assert 0.3 < np.nanmean(values) < 1
+        np.testing.assert_array_equal(images.values[labelled], theirs)
+        np.testing.assert_array_equal(images.weights, labelled)
+        assert 0.3 < theirs.mean() < 1
 
 
 def test_a_support_vector_machine_has_fewer_images_where_they_are_many(four_classes, monkeypatch):
@@ -138,20 +138,21 @@ def test_a_support_vector_machine_has_fewer_images_where_they_are_many(four_clas
 
 def test_they_stand_beside_the_accuracy_image_by_image(four_classes):
     params, where = four_classes
-    accuracy = Accuracy(where)
-    measured = {"nats_per_token": 1.0} | dict(accuracy.run(params, 0))
-    figures = summarize(measured, where, right=accuracy.right)
-    assert list(figures.accuracies) == ["classification head", *classify_pixels(where)]
-    assert figures.accuracy == measured["accuracy"]
-    n = np.sum(~np.isnan(accuracy.right))
-    assert n == 80
-    for name, right in classify_pixels(where).items():
-        gap = right - accuracy.right
-        mean_and_error = [(np.nanmean(x), np.nanstd(x, ddof=1) / np.sqrt(n)) for x in (right, gap)]
-        assert figures.accuracies[name] == pytest.approx(mean_and_error[0])
-        assert figures.accuracy_differences[name] == pytest.approx(mean_and_error[1])
-    assert not summarize(measured, where).accuracy_differences
-    assert not summarize({"nats_per_token": 1.0}, where).accuracies
+    alone = Evaluators(where).measure(params)
+    figures = beside(alone, where)
+    assert figures.accuracy == figures.model["accuracy"].value
+    cheap, labelled = figures.cheap["accuracy"], where.held_out.labels >= 0
+    assert list(cheap) == list(classify_pixels(where))
+    ours = figures.model["accuracy"].images.values[labelled]
+    for name, images in classify_pixels(where).items():
+        theirs = images.values[labelled]
+        mean_and_error = [(x.mean(), x.std(ddof=1) / np.sqrt(80)) for x in (theirs, theirs - ours)]
+        assert (cheap[name].value, cheap[name].error) == pytest.approx(mean_and_error[0])
+        gap = difference(cheap[name], figures.model["accuracy"], figures.groups)
+        assert (gap.value, gap.error) == pytest.approx(mean_and_error[1])
+    learned = replace(where, kind="training")  # `--split all` and `--split train`: they have seen what is measured
+    assert not beside(alone, learned).cheap
+    assert not beside(alone, replace(where, held_out=where.data.train)).cheap
 
 
 def test_fewer_images_are_fitted_or_none(four_classes, monkeypatch, caplog):

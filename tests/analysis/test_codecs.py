@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax.evaluation import codecs
+from igpt_jax.analysis import codecs
 from tests.evaluation.made import IMAGES, PALETTE, context, made
 
 
@@ -26,7 +26,7 @@ def test_all_images_are_counted_in_strips(monkeypatch):
     monkeypatch.setattr(codecs, "MOST_ROWS", 20)
     monkeypatch.setattr(codecs, "_available", lambda name: name == "png")
     monkeypatch.setattr(codecs, "encode", lambda name, pixels: written.append(pixels) or b"12345")
-    measured = dict(codecs.Codecs(context(made()[0], "ar")).run(None, 0))
+    measured = codecs.lossless_sizes(context(made()[0], "ar"))
     assert [len(pixels) for pixels in written] == [20, 20, 20, 20, 8]
     shown = np.asarray(PALETTE.decode(PALETTE.encode(IMAGES)))
     np.testing.assert_array_equal(np.concatenate(written).reshape(shown.shape), shown)

@@ -72,7 +72,7 @@ W = "WORKDIR"
         (["complete", "x.png", "--workdir", W, "--rows", "8"], "leaves nothing to draw"),
         (["complete", "x.png", "--workdir", W, "--rows", "1", "--mask", "m.png"], "--mask"),
         (["eval", "--workdir", "."], "no weights are there"),
-        (["eval", "--workdir", W, "--images", "0"], "--images 0: must be at least 1"),
+        (["eval", "--workdir", W, "--images", "0"], "images: must be at least 1, not 0"),
         (["info", "."], "no weights are there"),
         (["convert", W, "--to", "huggingface", "--out", "gs://bucket/x"], "addresses"),
         (["fetch", "igpt-s", "--out", "gs://bucket/x"], "addresses"),

@@ -56,7 +56,7 @@ def test_sample_writes_a_grid_and_arrays(workdir, tmp_path):
 
 
 def test_complete_keeps_rows_or_a_mask(workdir, tmp_path):
-    digit = open_data(load_workdir(workdir).config).held_out[0]["image"]
+    digit = open_data(load_workdir(workdir).config).held_out.read(0, None)["image"]
     Image.fromarray(digit[..., 0]).save(tmp_path / "a.png")
     hole = np.zeros((8, 8), np.uint8)
     hole[3:5, 2:6] = 255

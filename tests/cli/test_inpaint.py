@@ -46,7 +46,9 @@ def test_training_measures_orders_and_holes(any_order):
     lines = [json.loads(line) for line in (any_order / "metrics.jsonl").read_text().splitlines()]
     [last] = [line for line in lines if "eval/raster_nats" in line]
     assert last["eval/order_gap"] == pytest.approx(last["eval/random_nats"] - last["eval/raster_nats"])
-    assert {"eval/brush_nats_clamp", "eval/centre_nats_known_first", "eval/swap_gap", "eval/mixture_nats"} <= set(last)
+    assert {"eval/brush_nats_clamp", "eval/centre_nats_known_first", "eval/swap_gap", "eval/order_mixture_nats"} <= set(
+        last
+    )
     assert (any_order / "inpaintings.png").exists()
 
 

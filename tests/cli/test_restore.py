@@ -45,7 +45,7 @@ def test_training_measures_and_draws_restorations(restorer):
     [last] = [line for line in lines if "eval/mean_psnr" in line]
     assert last["step"] == 5
     assert 0 < last["eval/mean_psnr"] < last["eval/palette_psnr"]
-    assert 0 < last["eval/damaged_psnr"] < last["eval/palette_psnr"]
+    assert 0 < last["eval/degraded_psnr"] < last["eval/palette_psnr"]
     assert last["eval/mean_ssim"] < 1
     with Image.open(restorer / "restorations.png") as image:
         assert min(image.size) > 300
@@ -134,9 +134,9 @@ def test_other_models_do_not_restore_and_this_one_does_nothing_else(workdir, res
     ("words", "named"),
     [
         (["--data.degrade", "blurr"], "data.degrade: 'blurr': no degradation"),
-        (["--data.degrade", "blur"], "data.degrade: objective 'ar' does not read damaged images"),
-        (RESTORE, "data.degrade: names no damage"),
-        (["--objective", "restore", "--data.degrade", "blur"], "reads no damaged picture"),
+        (["--data.degrade", "blur"], "data.degrade: objective 'ar' does not read degraded images"),
+        (RESTORE, "data.degrade: is empty"),
+        (["--objective", "restore", "--data.degrade", "blur"], "reads no degraded picture"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
 )

@@ -40,7 +40,7 @@ def noise_png(path, seed=0):
 
 def values(source):
     """The first value of every image of a source."""
-    return [int(source[i]["image"][0, 0, 0]) for i in range(len(source))]
+    return [int(source.read(i, None)["image"][0, 0, 0]) for i in range(len(source))]
 
 
 def tiff(pixels, compression=1, photometric=1, sample_format=1, order="<", tile=None):

@@ -1,5 +1,7 @@
 """Clip files for tests, whole and damaged."""
 
+from fractions import Fraction
+
 import numpy as np
 from PIL import Image
 
@@ -42,3 +44,25 @@ def write_frames(folder, frames, name="frame{:03d}.png"):
     for i, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / name.format(i))
     return folder
+
+
+def write_timed(path, greys, times, aspect=None):
+    """An mp4 of grey frames that are shown at these milliseconds."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "8", "bf": "2"})
+        stream.height, stream.width, stream.pix_fmt, stream.codec_context.time_base = (
+            32,
+            48,
+            "yuv420p",
+            Fraction(1, 1000),
+        )
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(aspect.replace(":", "/"))
+        for grey, time in zip(greys, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), grey, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path

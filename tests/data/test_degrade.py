@@ -1,4 +1,4 @@
-"""Damage has the strength that was asked for, depends on its generator alone, and bad specs are named."""
+"""Degrade has the strength that was asked for, depends on its generator alone, and bad specs are named."""
 
 import io
 import pickle
@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from igpt_jax.data.degrade import DEGRADATIONS, make_damage, parse_spec
+from igpt_jax.data.degrade import DEGRADATIONS, make_degrade, parse_spec
 from tests.data.made import refused
 
 
 def damage(spec, image, seed=0):
-    made = make_damage([spec], train=True)
+    made = make_degrade([spec], train=True)
     assert made is not None
     return made(image, np.random.default_rng(seed))
 
@@ -108,7 +108,7 @@ def test_greying_takes_the_colour_and_keeps_the_brightness(photo):
 def test_a_range_is_drawn_from_and_specs_take_turns():
     levels = [damage("gaussian:0.02-0.1", flat(127, 64), seed).astype(float).std() / 255 for seed in range(40)]
     assert 0.019 < min(levels) < 0.035 < 0.085 < max(levels) < 0.103
-    both = make_damage(["grey", "salt_pepper:1"], train=True)
+    both = make_degrade(["grey", "salt_pepper:1"], train=True)
     results = [both(np.full((2, 2, 3), 9, np.uint8), np.random.default_rng(i)) for i in range(200)]
     assert 70 < sum((result == 9).all() for result in results) < 130
 
@@ -123,14 +123,14 @@ def test_joined_steps_follow_each_other(photo):
 
 
 def test_a_held_out_picture_always_has_the_same_damage(photo):
-    fixed = make_damage(["gaussian:0.1", "blur"], train=False)
+    fixed = make_degrade(["gaussian:0.1", "blur"], train=False)
     a = fixed(photo, np.random.default_rng(0))
     np.testing.assert_array_equal(a, fixed(photo, np.random.default_rng(1)))
     np.testing.assert_array_equal(a, pickle.loads(pickle.dumps(fixed))(photo, np.random.default_rng(2)))
     others = [np.roll(photo, i, axis=0) for i in range(1, 9)]
     unlike = [np.roll(fixed(x, np.random.default_rng(0)), -i, axis=0) for i, x in enumerate(others, 1)]
     assert all((x != a).any() for x in unlike)  # each has its own
-    assert make_damage([], train=False) is None
+    assert make_degrade([], train=False) is None
 
 
 @pytest.mark.parametrize(

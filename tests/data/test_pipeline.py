@@ -14,9 +14,9 @@ import pytest
 
 import igpt_jax
 from igpt_jax.config import DataConfig
-from igpt_jax.data.degrade import make_damage
+from igpt_jax.data.degrade import make_degrade
 from igpt_jax.data.pipeline import eval_batches, permuted, train_batches
-from igpt_jax.data.sources import Record
+from igpt_jax.data.sources import Record, Source
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.errors import InputError
 from tests.data.made import refused
@@ -27,7 +27,7 @@ def slices(count, batch_size=8):
     return np.arange(batch_size).reshape(count, -1)
 
 
-class Counting:
+class Counting(Source):
     """Record i is an image of noise, its own, with label i. Reading record `failing` raises."""
 
     name = "counting"
@@ -40,7 +40,7 @@ class Counting:
     def __len__(self):
         return self.n
 
-    def __getitem__(self, i):
+    def read(self, i, rng):
         assert 0 <= i < self.n
         if i == self.failing:
             raise InputError(f"record {i} is bad")
@@ -91,25 +91,25 @@ def test_batches_have_the_promised_types():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damage_does_not_depend_on_processes_workers_or_the_start(workers):
     """Nor does it change the images: it comes after all that is drawn for them."""
-    damage = make_damage(["gaussian:0.1", "scratches"], train=True)
-    whole, plain = batches(5, Counting(21), damage=damage), batches(5, Counting(21))
-    late = batches(2, Counting(21), damage=damage, start_step=3, rows=[5, 2], workers=workers)
+    damage = make_degrade(["gaussian:0.1", "scratches"], train=True)
+    whole, plain = batches(5, Counting(21), degrade=damage), batches(5, Counting(21))
+    late = batches(2, Counting(21), degrade=damage, start_step=3, rows=[5, 2], workers=workers)
     for batch, same in zip(whole, plain, strict=True):
         np.testing.assert_array_equal(batch["image"], same["image"])
-        assert (batch["damaged"] != batch["image"]).any(axis=(1, 2, 3)).mean() > 0.8
+        assert (batch["degraded"] != batch["image"]).any(axis=(1, 2, 3)).mean() > 0.8
     for batch, part in zip(whole[3:], late, strict=True):
-        for key in ("image", "damaged", "label"):
+        for key in ("image", "degraded", "label"):
             np.testing.assert_array_equal(part[key], batch[key][[5, 2]])
 
 
 def test_held_out_damage_is_that_of_the_picture():
     """In batches of any size, and among other records."""
-    damage = make_damage(["gaussian:0.1"], train=False)
-    small, large = ([*eval_batches(Counting(5), PLAIN, damage=damage, batch_size=n)] for n in (2, 8))
-    whole = np.concatenate([batch["damaged"] for batch in small])
-    np.testing.assert_array_equal(whole[:5], large[0]["damaged"][:5])
-    assert not large[0]["damaged"][5:].any()
-    image = Counting(5)[3]["image"]
+    damage = make_degrade(["gaussian:0.1"], train=False)
+    small, large = ([*eval_batches(Counting(5), PLAIN, degrade=damage, batch_size=n)] for n in (2, 8))
+    whole = np.concatenate([batch["degraded"] for batch in small])
+    np.testing.assert_array_equal(whole[:5], large[0]["degraded"][:5])
+    assert not large[0]["degraded"][5:].any()
+    image = Counting(5).read(3, None)["image"]
     np.testing.assert_array_equal(damage(image, np.random.default_rng(9)), whole[3])
 
 
@@ -225,7 +225,7 @@ def test_evaluation_counts_every_record_once(count, n):
             assert set(batch["weight"].tolist()) <= {0.0, 1.0}
             for image, label, weight in zip(batch["image"], batch["label"], batch["weight"], strict=True):
                 if weight:
-                    np.testing.assert_array_equal(image, Counting(n)[label]["image"])
+                    np.testing.assert_array_equal(image, Counting(n).read(label, None)["image"])
                     seen.append(int(label))
                 else:
                     assert not image.any()
@@ -237,16 +237,16 @@ HEAD = """
 import itertools, multiprocessing, os, signal, sys, time
 import numpy as np
 from igpt_jax.data.pipeline import train_batches
-class Source:
-    name, class_names, digest = "noise", (), ""
+from igpt_jax.data.sources import Source
+class Noise(Source):
     def __len__(self):
         return 100
-    def __getitem__(self, i):
+    def read(self, i, rng):
         return {"image": np.random.default_rng(i).integers(0, 256, (32, 32, 1), np.uint8), "label": i}
 def same(image, rng):
     return image
 def start(workers):
-    return train_batches(Source(), same, batch_size=64, seed=0, workers=workers)
+    return train_batches(Noise(), same, batch_size=64, seed=0, workers=workers)
 """
 
 
@@ -303,3 +303,16 @@ print(len(multiprocessing.active_children()))
 """,
     )
     assert result == (0, "[2, 15] 20 1\n0\n", "")
+
+
+def test_a_program_whose_children_cannot_start_is_told_so(tmp_path):
+    """Without a guard each worker would run the program again, and the first would wait for it for ever."""
+    (tmp_path / "program.py").write_text(
+        f"{HEAD}from igpt_jax.errors import InputError\n"
+        "try:\n    start(1)\nexcept InputError as error:\n    print(error)\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(igpt_jax.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, timeout=60, env=env
+    )
+    assert 'if __name__ == "__main__"' in done.stdout

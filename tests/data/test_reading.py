@@ -229,3 +229,51 @@ def test_unreadable_files_are_one_line_that_names_them(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "wrong.ico")
     for name in ("cut.png", "empty.jpg", "text.png", "folder.png", "missing.png", "wrong.ico"):
         refused(name, load_image, tmp_path / name, 3)
+
+
+def png(depth, kind, rows, transparent, palette=b"", ancillary=b""):
+    """A PNG of one pixel row, by hand."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    width = len(rows) * 8 // (depth * {0: 1, 2: 3, 3: 1}[kind])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0))
+    colors = chunk(b"PLTE", palette) if palette else b""
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + rows)) + chunk(b"IEND", b"")
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + header + ancillary + colors + chunk(b"tRNS", transparent) + pixels)
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "rows", "transparent", "expected"),
+    [
+        (1, 0, b"\x0f", b"\0\1", [0] * 4 + [255] * 4),
+        (2, 0, b"\x1b", b"\0\1", [0, 255, 170, 255]),
+        (4, 0, b"\x5a", b"\0\5", [255, 170]),
+        (8, 0, b"\7\x09", b"\0\7", [255, 9]),
+        (16, 0, b"\3\xe8\x9c\x40", b"\3\xe8", [255, 156]),
+        (8, 2, b"\1\1\1\4\4\4", b"\0\1\0\1\0\1", [255, 4]),
+        (16, 2, b"\1\0\1\0\1\0\4\0\4\0\4\0", b"\1\0\1\0\1\0", [255, 4]),
+        (2, 3, b"\x1b", b"\xff\0", [10, 255, 30, 40]),
+    ],
+)
+def test_transparent_colours_of_every_depth_are_white(depth, kind, rows, transparent, expected):
+    palette = bytes(v for v in (10, 20, 30, 40) for _ in range(3)) if kind == 3 else b""
+    read = load_image(png(depth, kind, rows, transparent, palette), 1)
+    assert read[0, :, 0].tolist() == expected
+
+
+def test_a_png_is_read_whatever_else_it_holds():
+    """A text of 3 MB, compressed, and a chunk whose checksum is wrong."""
+    text = b"Comment\0\0" + zlib.compress(bytes(3_000_000))
+    large = struct.pack(">I", len(text)) + b"zTXt" + text + bytes(4)
+    assert load_image(png(8, 0, b"\7\x09", b"\0\x0b", ancillary=large), 1)[0, :, 0].tolist() == [7, 9]
+
+
+def test_a_jpeg_without_its_last_bytes_is_read_and_half_of_one_is_not():
+    blocks = np.kron(np.random.default_rng(0).integers(0, 255, (6, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(blocks).save(file, "JPEG")
+    whole = file.getvalue()
+    np.testing.assert_array_equal(load_image(io.BytesIO(whole[:-2]), 3), load_image(io.BytesIO(whole), 3))
+    refused("[Tt]runcated", load_image, io.BytesIO(whole[: len(whole) * 2 // 3]), 3)

@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from igpt_jax import Config, InputError, ModelConfig
 from igpt_jax.config import DataConfig
 from igpt_jax.data import sources
 from igpt_jax.data.pipeline import train_batches
-from igpt_jax.data.sources import ArraySource, Subset, absolute_source, open_source, register_source
-from igpt_jax.data.sources.base import class_counts, labels_of
+from igpt_jax.data.sources import (
+    ArraySource,
+    Source,
+    Subset,
+    absolute_source,
+    open_source,
+    register_source,
+    window_start,
+)
+from igpt_jax.data.sources.base import Joined, class_counts
 from igpt_jax.data.transforms import make_preprocess
+from igpt_jax.datasets import open_data, subset
 from tests.data.made import refused, values, write
 
 
@@ -116,8 +126,48 @@ def test_labels_are_known_without_reading_images(tmp_path):
         whole = open_source(DataConfig(source=source, channels=1), "all")
         part = Subset(whole, np.arange(len(whole))[::-3])
         for each in (whole, part):
-            labels = [each[i]["label"] for i in range(len(each))]
-            np.testing.assert_array_equal(labels_of(each), labels)
+            labels = [each.read(i, None)["label"] for i in range(len(each))]
+            np.testing.assert_array_equal(each.labels, labels)
             counts = [labels.count(c) for c in range(len(each.class_names))]
             assert class_counts(each) == tuple(counts)
     assert class_counts(open_source(DataConfig(source="moving_digits:9x9", channels=1), "train")) == ()
+
+
+class Bare(Source):
+    """All that a source of one's own needs."""
+
+    def __init__(self, shift=0):
+        self.shift = shift
+
+    def __len__(self):
+        return 12
+
+    def read(self, i, rng):
+        start = window_start(30, self.frames or 1, rng)
+        frames = np.full((30, 4, 4, 1), i + self.shift, np.uint8)[start : start + (self.frames or 1)]
+        return {"image": frames if self.frames else frames[0], "label": -1}
+
+
+def test_a_source_is_a_length_and_read_with_defaults_for_the_rest():
+    source = Bare()
+    assert (source.name, source.class_names, class_counts(source)) == ("Bare", (), ())
+    assert source.labels.tolist() == [-1] * 12
+    assert source.groups.tolist() == list(range(12))
+    assert source.digest == Bare().digest != Bare(1).digest
+    joined = Joined(Subset(source, np.array([3, 1])), Bare(1))
+    assert (len(joined), len(set(joined.groups.tolist()))) == (14, 14)
+    assert values(joined) == [3, 1, *range(1, 13)]
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.3])
+def test_a_source_of_clips_is_passed_as_an_object(validation):
+    """The run says how many frames it reads; halves, subsets and validation clips do."""
+    model = ModelConfig(grid=(3, 4, 4), vocab_size=4, n_layer=1, n_head=1, d_model=8)
+    cfg = Config(model=model, data=DataConfig(channels=1, batch_size=8, validation=validation))
+    data = open_data(cfg, source={"train": Bare(), "eval": Bare(9)})
+    assert {part.read(0, None)["image"].shape for part in (data.train, subset(data.held_out, 3))} == {(3, 4, 4, 1)}
+    batches = data.train_batches(0)
+    assert next(batches)["image"].shape == (8, 3, 4, 4, 1)
+    batches.close()
+    with pytest.raises(InputError, match=r"source: train must derive from .*Source; got list"):
+        open_data(cfg, source={"train": [1], "eval": [1]})

@@ -11,9 +11,8 @@ from PIL import Image
 
 from igpt_jax.config import Config, DataConfig, ModelConfig
 from igpt_jax.data.pipeline import eval_batches, train_batches
-from igpt_jax.data.sources import Record, Windows, absolute_source, open_source
+from igpt_jax.data.sources import Record, Source, absolute_source, open_source, window_start
 from igpt_jax.data.sources.moving_digits import LENGTH, SIDE, MovingDigits
-from igpt_jax.data.sources.windows import window_start
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.datasets import open_data
 from tests.data.made import refused
@@ -27,7 +26,7 @@ def digits(split="train", where="16x20", **settings):
 
 
 def whole(source, i):
-    return source.window(i, LENGTH, None)["image"][..., 0]
+    return source.with_frames(LENGTH).read(i, None)["image"][..., 0]
 
 
 def front_places(source, i, rows, columns):
@@ -101,14 +100,14 @@ def test_a_clip_is_a_function_of_split_and_index():
 
 def test_windows_are_parts_of_the_clip(rng):
     source, clip = digits(frame_step=2), whole(digits(), 3)
-    middle = source.window(3, 6, None)["image"][..., 0]
+    middle = source.with_frames(6).read(3, None)["image"][..., 0]
     np.testing.assert_array_equal(middle, clip[(LENGTH - 11) // 2 :][:11:2])
-    drawn = [source.window(3, 6, rng)["image"][..., 0] for _ in range(300)]
+    drawn = [source.with_frames(6).read(3, rng)["image"][..., 0] for _ in range(300)]
     parts = [clip[s : s + 11 : 2] for s in range(LENGTH - 10)]
     seen = [any((part == window).all() for window in drawn) for part in parts]
     assert all(seen)
     assert all(any((part == window).all() for part in parts) for window in drawn)
-    refused("has 64 frames, but 65 are needed", source.window, 0, 33, None)
+    refused("has 64 frames, but 65 are needed", source.with_frames(33).read, 0, None)
     assert [window_start(9, 4, rng) for _ in range(200)].count(5) > 10  # the last place is one of them
 
 
@@ -133,7 +132,7 @@ def batch_digests(count, source, rows=(None,), **options):
 
 
 def test_windows_do_not_depend_on_processes_workers_or_where_a_run_resumes():
-    source = Windows(digits(), 6)
+    source = digits().with_frames(6)
     straight = batch_digests(5, source)
     assert len(set(straight)) == 5
     assert batch_digests(5, source, np.arange(8).reshape(4, 2)) == straight
@@ -142,17 +141,15 @@ def test_windows_do_not_depend_on_processes_workers_or_where_a_run_resumes():
     assert batch_digests(5, source, seed=6) != straight
 
 
-class Few:
+class Few(Source):
     """Two clips, so that an epoch is one batch of two."""
-
-    name, class_names, digest = "few", (), ""
 
     def __len__(self):
         return 2
 
-    def window(self, i, frames, rng):
-        start = window_start(50, frames, rng)
-        image = (i * 100 + start + np.arange(frames, dtype=np.uint8))[:, None, None, None]
+    def read(self, i, rng):
+        start = window_start(50, self.frames, rng)
+        image = (i * 100 + start + np.arange(self.frames, dtype=np.uint8))[:, None, None, None]
         return Record(image=image, label=i)
 
 
@@ -160,12 +157,12 @@ def test_every_epoch_cuts_other_windows_and_evaluation_always_the_middle():
     def plain(image, rng):
         return image
 
-    iterator = train_batches(Windows(Few(), 3), plain, batch_size=2, seed=0)
+    iterator = train_batches(Few().with_frames(3), plain, batch_size=2, seed=0)
     starts = [int(image[0, 0, 0, 0]) % 100 for batch in itertools.islice(iterator, 20) for image in batch["image"]]
     iterator.close()
     assert len(set(starts)) > 15
     for _ in range(2):
-        (batch,) = eval_batches(Windows(Few(), 3), plain, batch_size=2)
+        (batch,) = eval_batches(Few().with_frames(3), plain, batch_size=2)
         assert batch["image"][:, :, 0, 0, 0].tolist() == [[23, 24, 25], [123, 124, 125]]
 
 
@@ -200,7 +197,7 @@ def both(folder, frames=4, **settings):
 
 def test_clips_are_listed_labelled_and_held_out(folder):
     train, held_out = both(folder)
-    records = [source[i] for source in (train, held_out) for i in range(len(source))]
+    records = [source.read(i, None) for source in (train, held_out) for i in range(len(source))]
     assert len(records) == 6
     assert len(held_out) >= 1
     assert {record["image"].shape for record in records} == {(4, 32, 48, 3)}
@@ -210,10 +207,12 @@ def test_clips_are_listed_labelled_and_held_out(folder):
     assert train.digest != held_out.digest
     assert train.digest == both(folder)[0].digest
     assert absolute_source("clips:somewhere").startswith("clips:/")
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[0]["image"], train[0]["image"])
-    assert both(folder, None)[0][0]["image"].shape == (32, 48, 3)  # single frames, for a model of pictures
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(train)).read(0, None)["image"], train.read(0, None)["image"]
+    )
+    assert both(folder, None)[0].read(0, None)["image"].shape == (32, 48, 3)  # single frames, for a model of pictures
     (folder / "flat.gif").write_bytes((folder / "run" / "b.gif").read_bytes())
-    assert -1 in {source[i]["label"] for source in both(folder) for i in range(len(source))}
+    assert -1 in {source.read(i, None)["label"] for source in both(folder) for i in range(len(source))}
 
 
 def test_split_folders_and_classes_of_both(folder, tmp_path_factory):
@@ -234,17 +233,17 @@ def test_clips_that_cannot_be_used_are_skipped_named_and_limited(folder, caplog)
     train, held_out = both(folder, 4, max_unreadable=0.6)
     with caplog.at_level(logging.WARNING):
         for source in (train, held_out, train, held_out):
-            assert {source[i]["image"].shape for i in range(len(source))} == {(4, 32, 48, 3)}
+            assert {source.read(i, None)["image"].shape for i in range(len(source))} == {(4, 32, 48, 3)}
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
     for words in ("0.mp4' cannot be read", "1.mp4' has 3 frames, but 4 are needed", "different sizes (3 x 3, 48 x 32)"):
         assert sum(words in line for line in lines) == 1
     strict = both(folder, 4, max_unreadable=0.0)
     refused(
-        "at least 1 of 6 clips in .* cannot be read, such as .*--data.max-unreadable 0.2",
-        lambda: [source[i] for source in strict for i in range(len(source))],
+        "at least 1 of 6 clips in .* cannot be read, such as .*raise data.max_unreadable to 0.2",
+        lambda: [source.read(i, None) for source in strict for i in range(len(source))],
     )
-    refused("none of the", lambda: both(folder, 40, max_unreadable=1.0)[0][0])
+    refused("none of the", lambda: both(folder, 40, max_unreadable=1.0)[0].read(0, None))
 
 
 def test_folders_without_clips_are_refused(tmp_path):

@@ -7,9 +7,11 @@ import unicodedata
 import numpy as np
 import pytest
 
+from igpt_jax import Config, ImageGPT, ModelConfig
 from igpt_jax.config import DataConfig
 from igpt_jax.data.reading import load_image
 from igpt_jax.data.sources import open_source
+from igpt_jax.pretrained import Pretrained, class_index
 from tests.data.made import noise_png, refused, truncate, values, write
 
 
@@ -32,7 +34,9 @@ def test_every_image_is_in_one_split_with_its_class(tmp_path):
     for source in (train, held_out):
         evens = [v for v in values(source) if v % 2 == 0]
         assert values(source) == sorted(evens) + sorted(set(values(source)) - set(evens))
-        assert all(source[i]["label"] == source[i]["image"][0, 0, 0] % 2 for i in range(len(source)))
+        assert all(
+            source.read(i, None)["label"] == source.read(i, None)["image"][0, 0, 0] % 2 for i in range(len(source))
+        )
     again = pickle.loads(pickle.dumps(train))
     assert values(again) == values(train)
 
@@ -71,7 +75,7 @@ def test_neither_split_of_a_small_folder_is_empty(tmp_path):
     for share in (1e-9, 1 - 1e-9):
         train, held_out = open_folder(tmp_path, holdout=share)
         assert (len(train), len(held_out)) == (1, 1)
-        assert train[0]["label"] == -1
+        assert train.read(0, None)["label"] == -1
         assert train.class_names == ()
 
 
@@ -80,7 +84,7 @@ def test_split_folders_share_their_class_numbers(tmp_path):
         write(tmp_path / f"{name}.png", value)
     train, held_out = open_folder(tmp_path)
     assert train.class_names == held_out.class_names == ("a", "b", "c")
-    labels = {v: source[i]["label"] for source in (train, held_out) for i, v in enumerate(values(source))}
+    labels = {v: source.read(i, None)["label"] for source in (train, held_out) for i, v in enumerate(values(source))}
     assert labels == {0: 0, 1: 2, 2: 1, 3: 2}
 
 
@@ -120,7 +124,7 @@ def test_unreadable_files_are_skipped_counted_and_named_once(ten_images, caplog)
     paths[9].unlink()  # after the folder was opened
     assert (len(train), train.unreadable) == (10, 0)
     for bad, next_readable in ((3, 4), (5, 6), (7, 8), (9, 0)) * 2:
-        np.testing.assert_array_equal(train[bad]["image"], load_image(paths[next_readable], 3))
+        np.testing.assert_array_equal(train.read(bad, None)["image"], load_image(paths[next_readable], 3))
     assert train.unreadable == 4
     assert [str(path) for path in paths for message in caplog.messages if f"skipped: {str(path)!r}" in message] == [
         str(paths[i]) for i in (3, 5, 7, 9)
@@ -135,12 +139,12 @@ def test_too_many_unreadable_files_stop_the_run(ten_images):
     truncate(paths[2])
     truncate(paths[4])
     train = open_folder(root, max_unreadable=0.1)[0]
-    train[2]
-    way_out = r"raise data.max_unreadable \(--data.max-unreadable 0.2\)$"
-    refused(rf"at least 2 of 10 images .*'2.png', '4.png'; .*{way_out}", train.__getitem__, 4)
-    assert open_folder(root, max_unreadable=0.2)[0][4]["image"].shape == (16, 16, 3)
+    train.read(2, None)
+    way_out = r"raise data.max_unreadable to 0.2$"
+    refused(rf"at least 2 of 10 images .*'2.png', '4.png'; .*{way_out}", train.read, 4, None)
+    assert open_folder(root, max_unreadable=0.2)[0].read(4, None)["image"].shape == (16, 16, 3)
     truncate(paths[6])
-    refused(r"--data.max-unreadable 0.4\)$", values, open_folder(root, max_unreadable=0.2)[0])
+    refused(r"raise data.max_unreadable to 0.4$", values, open_folder(root, max_unreadable=0.2)[0])
 
 
 def test_pictures_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
@@ -154,9 +158,7 @@ def test_pictures_that_are_not_read_are_counted_in_one_line(tmp_path, caplog):
     train, held_out = open_folder(tmp_path)
     assert len(train) + len(held_out) == 10
     [line] = caplog.messages
-    assert line.startswith(
-        f"folder:{tmp_path}: 10 pictures; 50 .heic and 1 .svg files are not read (formats read: JPEG"
-    )
+    assert line.startswith(f"folder:{tmp_path}: 10 images; 50 .heic and 1 .svg files are not read (formats read: JPEG")
     for i in range(10):
         (tmp_path / "a" / f"{i}.png").write_bytes(b"")
     refused(
@@ -183,7 +185,7 @@ def test_the_whole_of_a_folder_is_every_image_once(tmp_path):
         write(tmp_path / "flat" / ("cat" if i < 7 else "dog") / f"{i:02}.png", i)
     source = whole("flat")
     assert values(source) == list(range(12))
-    assert [source[i]["label"] for i in range(12)] == [0] * 7 + [1] * 5
+    assert [source.read(i, None)["label"] for i in range(12)] == [0] * 7 + [1] * 5
     write(tmp_path / "one" / "0.png", 3)
     assert values(whole("one")) == [3]  # though no image can be held out
 
@@ -191,7 +193,7 @@ def test_the_whole_of_a_folder_is_every_image_once(tmp_path):
         write(tmp_path / "split" / f"{name}.png", value)
     source = whole("split")
     assert values(source) == [5, 4, 3]
-    assert [source[i]["label"] for i in range(3)] == [1, 2, 0]
+    assert [source.read(i, None)["label"] for i in range(3)] == [1, 2, 0]
     assert source.class_names == ("a", "b", "c")
     assert values(pickle.loads(pickle.dumps(source))) == [5, 4, 3]
 
@@ -208,3 +210,29 @@ def test_a_folder_without_images_is_refused(tmp_path):
     refused("no folder", open_folder, tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("x")
     refused("no image", open_folder, tmp_path)
+
+
+def test_names_are_compared_in_one_normal_form(tmp_path):
+    """Accents in one piece under train/, in two under val/: the same classes, groups and halves."""
+    for half, form in (("train", "NFC"), ("val", "NFD")):
+        for k, name in enumerate(("caf\u00e9", "th\u00e9")):
+            write(tmp_path / half / unicodedata.normalize(form, name) / "0.png", 2 * k)
+    for source in open_folder(tmp_path):
+        assert source.class_names == ("caf\u00e9", "th\u00e9")
+        assert source.labels.tolist() == [0, 1]
+    halves = {}
+    for form in ("NFC", "NFD"):
+        for i in range(10):
+            write(tmp_path / form / unicodedata.normalize(form, f"\u00e9{i}-\u00fc.png"), i)
+        opened = open_folder(tmp_path / form, group="-\u00fc")
+        halves[form] = [(values(source), source.groups.tolist(), source.digest) for source in opened]
+    assert halves["NFC"] == halves["NFD"]
+    model = Pretrained(
+        ImageGPT(ModelConfig.preset("tiny", cond_classes=2)),
+        {},
+        None,
+        Config(model=ModelConfig.preset("tiny", cond_classes=2)),
+        0,
+        class_names=("caf\u00e9",),
+    )
+    assert class_index(model, "cafe\u0301") == 0

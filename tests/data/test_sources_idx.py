@@ -32,7 +32,7 @@ def test_idx_round_trip(tmp_path, pictures, style):
             name = prefix + style.format(kind, array.ndim)
             (tmp_path / name).write_bytes(gzip.compress(body) if name.endswith("gz") else body)
     train, held_out = (open_source(DataConfig(source=f"idx:{tmp_path}", channels=1), s) for s in ("train", "eval"))
-    records = [train[i] for i in range(4)] + [held_out[i] for i in range(2)]
+    records = [source.read(i, None) for source, n in ((train, 4), (held_out, 2)) for i in range(n)]
     np.testing.assert_array_equal(np.stack([r["image"] for r in records])[..., 0], images)
     assert [r["label"] for r in records] == labels.tolist()
     assert train.class_names == tuple(map(str, range(256)))
@@ -71,11 +71,11 @@ def test_idx_damage_of_the_compression_and_missing_files(tmp_path, pictures):
         refused(r"t10k-images-idx3-ubyte\.gz' is damaged", open_source, DataConfig(source=f"idx:{tmp_path}"), "eval")
     path.write_bytes(body)
     unlabelled = open_source(DataConfig(source=f"idx:{tmp_path}"), "eval")
-    assert [unlabelled[i]["label"] for i in range(6)] == [-1] * 6
+    assert [unlabelled.read(i, None)["label"] for i in range(6)] == [-1] * 6
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="fashion-mnist is not on this machine")
 def test_fashion_mnist():
     held_out = open_source(DataConfig(source=f"idx:{FASHION}", channels=1), "eval")
     assert len(held_out) == 10_000
-    assert np.bincount([held_out[i]["label"] for i in range(10_000)]).tolist() == [1000] * 10
+    assert np.bincount([held_out.read(i, None)["label"] for i in range(10_000)]).tolist() == [1000] * 10

@@ -22,13 +22,13 @@ def test_digits_have_their_values_labels_and_splits():
     levels = {v: round(v * 255 / 16) for v in range(17)}
     for source, offset in ((train, 0), (held_out, 1500)):
         for i in (0, len(source) - 1):
-            record = source[i]
+            record = source.read(i, None)
             assert record["image"].shape == (8, 8, 1)
             assert record["image"].dtype == np.uint8
             assert record["image"].ravel().tolist() == [levels[int(v)] for v in raw[offset + i]]
             assert record["label"] == labels[offset + i]
-    colour = open_source(DataConfig(source="digits", channels=3), "train")[3]["image"]
-    np.testing.assert_array_equal(colour, np.repeat(train[3]["image"], 3, 2))
+    colour = open_source(DataConfig(source="digits", channels=3), "train").read(3, None)["image"]
+    np.testing.assert_array_equal(colour, np.repeat(train.read(3, None)["image"], 3, 2))
     assert train.digest == open_source(DataConfig(source="digits", channels=3), "train").digest != held_out.digest
 
 
@@ -77,13 +77,13 @@ def test_tfds_records_are_read_without_tensorflow(tiny_tfds, monkeypatch):
     assert (len(train), len(held_out)) == (7, 3)
     assert sorted(values(train)) == list(range(7))
     assert sorted(values(held_out)) == [7, 8, 9]
-    for record in (train[0], pickle.loads(pickle.dumps(train))[1]):
+    for record in (train.read(0, None), pickle.loads(pickle.dumps(train)).read(1, None)):
         value = record["image"][0, 0, 0]
         assert record["image"].shape == (3, 4 + value, 3)
         assert record["label"] == value % 2
     assert train.class_names == ("even", "odd")
     assert train.digest == open_source(DataConfig(source=tiny_tfds), "train").digest != held_out.digest
-    assert open_source(DataConfig(source=tiny_tfds, channels=1), "eval")[0]["image"].shape[2] == 1
+    assert open_source(DataConfig(source=tiny_tfds, channels=1), "eval").read(0, None)["image"].shape[2] == 1
     assert len(open_source(DataConfig(source=tiny_tfds, train_split="train[:3]+test"), "train")) == 6
     assert "tensorflow" not in sys.modules
     refused(r"split 'valid'.*train.*test", open_source, DataConfig(source=tiny_tfds, eval_split="valid"), "eval")

@@ -8,17 +8,15 @@ import pytest
 from igpt_jax import Config, InputError, ModelConfig
 from igpt_jax.config import DataConfig
 from igpt_jax.data.pipeline import train_batches
-from igpt_jax.data.sources import Windows
-from igpt_jax.data.sources.base import Joined, Record, Subset
+from igpt_jax.data.sources import open_source
+from igpt_jax.data.sources.base import Joined, Record, Source, Subset, split_validation
 from igpt_jax.data.sources.moving_digits import MovingDigits
-from igpt_jax.data.sources.validation import group_numbers, set_aside
 from igpt_jax.datasets import open_data
+from tests.data.made_clips import write_frames
 
 
-class Numbers:
-    """Records whose label is their number; groups of `size` have one name."""
-
-    name, class_names, digest = "numbers", (), "digest"
+class Numbers(Source):
+    """Records whose label is their number."""
 
     def __init__(self, n):
         self.n = n
@@ -26,64 +24,72 @@ class Numbers:
     def __len__(self):
         return self.n
 
-    def __getitem__(self, i):
+    def read(self, i, rng):
         return Record(image=np.zeros((1, 1, 1), np.uint8), label=i)
 
 
 class Groups(Numbers):
-    def group(self, i):
-        return str(i // 3)
+    @property
+    def groups(self):
+        return np.arange(self.n) // 3
 
 
 def labels(source):
-    return [source[i]["label"] for i in range(len(source))]
+    return [source.read(i, None)["label"] for i in range(len(source))]
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 def test_both_halves_together_are_all(share):
-    rest, aside = (labels(part) for part in set_aside(Numbers(200), share))
+    rest, aside = (labels(part) for part in split_validation(Numbers(200), share))
     assert len(aside) == 200 * share
     assert sorted(rest + aside) == list(range(200))
     assert rest == sorted(rest)
     assert aside == sorted(aside)
     assert aside != list(range(len(aside)))  # they are spread
-    assert labels(set_aside(Numbers(200), share)[1]) == aside
+    assert labels(split_validation(Numbers(200), share)[1]) == aside
 
 
 def test_groups_are_not_divided():
-    rest, aside = (labels(part) for part in set_aside(Groups(90), 0.2))
+    rest, aside = (labels(part) for part in split_validation(Groups(90), 0.2))
     assert len(aside) == 18
     assert not {i // 3 for i in rest} & {i // 3 for i in aside}
 
 
-def test_numbers_of_groups():
-    assert group_numbers(Numbers(4)).tolist() == [0, 1, 2, 3]
-    assert group_numbers(Groups(7)).tolist() == [0, 0, 0, 1, 1, 1, 2]
+def test_numbers_of_groups_go_through_parts_of_sources():
     some = Subset(Groups(9), np.array([8, 1, 0]))
-    assert group_numbers(some).tolist() == [0, 1, 1]
-    assert group_numbers(Joined(some, Groups(7))).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 0]
-    assert group_numbers(Joined(Numbers(2), Numbers(2))).tolist() == [0, 1, 2, 3]
+    assert some.groups.tolist() == [2, 0, 0]
+    assert Joined(some, Groups(7)).groups.tolist() == [2, 0, 0, 3, 3, 3, 4, 4, 4, 5]
+
+
+def test_variants_of_a_clip_are_not_divided(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        for variant in ("1", "2", "3"):
+            write_frames(tmp_path / f"{name}-{variant}", np.full((2, 4, 4, 3), 7, np.uint8))
+    source = open_source(DataConfig(source=f"clips:{tmp_path}", group="-[123]"), "all", 2)
+    rest, aside = split_validation(source, 0.25)
+    assert (len(rest), len(aside)) == (9, 3)
+    assert len(set(aside.groups.tolist())) == 1
 
 
 @pytest.mark.parametrize("source", [Numbers(1), Groups(3)])
 def test_one_group_cannot_be_divided(source):
     with pytest.raises(InputError, match="to set 10% aside"):
-        set_aside(source, 0.1)
+        split_validation(source, 0.1)
 
 
 def test_the_digest_says_which_records():
-    halves = set_aside(Numbers(10), 0.5)
+    halves = split_validation(Numbers(10), 0.5)
     assert halves[0].digest != halves[1].digest
 
 
 def test_groups_are_known_through_subsets():
     first = Subset(Groups(90), np.arange(30, 90))
-    rest, aside = (labels(part) for part in set_aside(first, 0.2))
+    rest, aside = (labels(part) for part in split_validation(first, 0.2))
     assert len(aside) == 12
     assert not {i // 3 for i in rest} & {i // 3 for i in aside}
 
 
-def test_a_run_trains_on_no_image_that_is_set_aside():
+def test_a_run_trains_on_no_image_that_is_split_validation():
     cfg = Config(
         model=ModelConfig.preset("tiny", vocab_size=17),
         data=DataConfig(source="digits", batch_size=48, channels=1, validation=0.1),
@@ -97,17 +103,17 @@ def test_a_run_trains_on_no_image_that_is_set_aside():
     batches = data.train_batches(0)
     trained = {next(batches)["image"][j].tobytes() for _ in range(2) for j in range(48)}
     batches.close()  # pyright: ignore
-    aside = {data.validation[i]["image"].tobytes() for i in range(150)}
-    assert len(trained & {data.train[i]["image"].tobytes() for i in range(1350)}) > 50
+    aside = {data.validation.read(i, None)["image"].tobytes() for i in range(150)}
+    assert len(trained & {data.train.read(i, None)["image"].tobytes() for i in range(1350)}) > 50
     assert not trained & aside
     assert open_data(cfg, whole=True).validation is None
 
 
 def test_clips_are_still_cut_at_random_frames():
     """Of a source of clips, a part is also one."""
-    clips = Windows(MovingDigits(DataConfig(source="moving_digits:9x9", channels=1), "train", "9x9"), 3)
+    clips = MovingDigits(DataConfig(source="moving_digits:9x9", channels=1), "train", "9x9").with_frames(3)
     part = Subset(clips, np.arange(4, 12))
     options = dict(transform=lambda image, rng: image, batch_size=8, seed=0)
     batches = [next(train_batches(source, **options, start_step=s))["image"] for source in (part,) for s in (0, 1)]
-    first = {part[i]["image"].tobytes() for i in range(8)}
+    first = {part.read(i, None)["image"].tobytes() for i in range(8)}
     assert sum(clip.tobytes() in first for batch in batches for clip in batch) < 12

@@ -1,6 +1,7 @@
 """Frames of clip files: those that were asked for, read without the others, and damage named in one line."""
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ from PIL import Image
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data import video
-from igpt_jax.data.sources.windows import window_start
+from igpt_jax.data.sources import window_start
 from igpt_jax.data.video import load_clip, load_last_frames
 from tests.data.made import refused
-from tests.data.made_clips import moving_frames, write_clip, write_frames
+from tests.data.made_clips import moving_frames, write_clip, write_frames, write_timed
 
 pytest.importorskip("av")
 
@@ -48,21 +49,33 @@ def test_a_window_is_the_same_frames_as_in_the_whole_clip(clips, kind):
 def test_a_long_clip_is_not_decoded_whole(tmp_path, monkeypatch):
     """Decoding begins at the keyframe before the window, and ends with its last frame."""
     path = write_clip(tmp_path / "long.mp4", moving_frames(200), every=10)
-    decoded = []
-    real = video._after_seek
+    decoded, real = [], video._frames
 
-    def counted(stream, start, frames):
-        return real(stream, start, (decoded.append(frame.pts) or frame for frame in frames))
+    def counted(*args):
+        for found in real(*args):
+            decoded.append(found)
+            yield found
 
-    monkeypatch.setattr(video, "_after_seek", counted)
-    monkeypatch.setattr(video, "_count", None)  # the header says how long it is
+    monkeypatch.setattr(video, "_frames", counted)
     assert load_clip(path, 4, 1, 3, at(155)).shape == (4, 32, 48, 3)
     assert len(decoded) <= 10 + 4
 
 
-def test_a_header_that_promises_too_much_is_not_believed(clips, monkeypatch):
+def test_frames_that_last_differently_long_are_counted_as_they_are(tmp_path):
+    """A still picture in the middle of a screen recording: ten frames in ten seconds, and then twenty in one."""
+    greys = list(range(20, 230, 7))
+    path = write_timed(tmp_path / "pause.mp4", greys, [*range(0, 10_000, 1000), *range(10_000, 11_000, 50)])
+    last = load_last_frames(path, 4, DataConfig()).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(last, greys[-4:], atol=3)
+    for start in (5, 15):
+        middle = load_clip(path, 4, 2, 3, at(start)).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(middle, greys[start : start + 7 : 2], atol=3)
+
+
+def test_an_index_that_promises_too_much_is_not_believed(clips, monkeypatch):
     path, whole = clips[".mp4"]
-    monkeypatch.setattr(video, "_stated_length", lambda stream: 300)
+    times = video.frame_times(path)
+    monkeypatch.setattr(video, "frame_times", lambda path: [*times, times[-1] + 512, times[-1] + 1024])
     window = load_clip(path, 3, 1, 3, lambda length, span: length - span)
     np.testing.assert_array_equal(window, whole[-3:])
 
@@ -80,16 +93,29 @@ def test_grey_and_transparent_frames(clips, tmp_path):
         assert (half == color).all()
 
 
-def test_a_rotated_clip_is_turned_upright(clips, monkeypatch):
-    path, whole = clips[".mp4"]
+@pytest.mark.parametrize("turned", range(8))
+def test_clips_are_turned_and_mirrored_as_players_do(turned):
+    """Every display matrix: (x, y) moves to (a x + c y, b x + d y)."""
+    swap, a, d = turned & 1, 1 - (turned & 2), 1 - (turned & 4) // 2
+    linear = np.array([[0, a], [d, 0]] if swap else [[a, 0], [0, d]])
+    matrix = np.zeros((3, 3), np.int32)
+    matrix[:2, :2] = linear * 65536
+    data = SimpleNamespace(type=SimpleNamespace(name="DISPLAYMATRIX"), __bytes__=None)
+    frame = SimpleNamespace(
+        side_data=[type("Data", (), {"type": data.type, "__bytes__": lambda self: matrix.tobytes()})()]
+    )
+    picture = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+    y, x = np.indices((2, 3))
+    moved = np.stack([x.ravel(), y.ravel()], axis=1) @ linear
+    moved -= moved.min(axis=0)
+    expected = np.zeros((moved[:, 1].max() + 1, moved[:, 0].max() + 1, 1), np.uint8)
+    expected[moved[:, 1], moved[:, 0], 0] = picture.ravel()
+    np.testing.assert_array_equal(video._as_displayed(picture, frame), expected)
 
-    class Turned:
-        def __init__(self, frame):
-            self.to_ndarray, self.rotation = frame.to_ndarray, -90  # as a telephone held upright records
 
-    real = video._to_array
-    monkeypatch.setattr(video, "_to_array", lambda frame, channels: real(Turned(frame), channels))
-    np.testing.assert_array_equal(load_clip(path, 1, 1, 3, at(4))[0], np.rot90(whole[4], -1))
+def test_pixels_that_are_not_square_are_shown_square(tmp_path):
+    path = write_timed(tmp_path / "wide.mp4", [50, 60], [0, 100], aspect="3:2")
+    assert load_clip(path, 2, 1, 3, FROM_START).shape == (2, 32, 72, 3)
 
 
 def test_numbered_pictures_are_sorted_by_their_numbers(tmp_path):

@@ -1,12 +1,16 @@
 """Held-out images in memory, and what an evaluator is made from."""
 
+import copy
+
 import jax
 import numpy as np
 
 from igpt_jax import Config, ImageGPT, ModelConfig, Palette
 from igpt_jax.config import DataConfig, MeshConfig, TrainConfig
+from igpt_jax.data.sources import Source
 from igpt_jax.datasets import Data
-from igpt_jax.evaluation import EvalContext
+from igpt_jax.evaluation import EvalContext, estimate
+from igpt_jax.evaluation.base import Driver
 from igpt_jax.objectives import make_objective
 from igpt_jax.parallel.mesh import make_mesh
 from tests.conftest import randomized
@@ -17,16 +21,16 @@ LABELS = np.array([0, 1, 2, 3, 0, 1, -1, 3, 0, -1, 2], np.int32)
 ONE_DEVICE = MeshConfig(1, 1, 1)
 
 
-class Images:
-    name, class_names, digest = "made", tuple("abcd"), "made"
+class Images(Source):
+    name, class_names = "made", tuple("abcd")
 
-    def __init__(self, images=IMAGES, labels=LABELS):
-        self.images, self.labels = images, labels
+    def __init__(self, images=IMAGES, labels=LABELS, digest="made"):
+        self.images, self.labels, self.digest = images, labels, digest
 
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, i):
+    def read(self, i, rng):
         return {"image": self.images[i], "label": int(self.labels[i])}
 
 
@@ -44,6 +48,25 @@ def context(model, objective, batch_size=8, mesh=ONE_DEVICE, images=None, palett
         data=DataConfig(channels=1),
         train=TrainConfig(eval_batch_size=batch_size),
     )
-    data = Data(images or Images(), images or Images(), cfg, where)
+    images = images or Images()
+    held_out = copy.copy(images)
+    held_out.digest = "held out"
+    data = Data(images, held_out, cfg, where)
     bound = make_objective(cfg, palette)
     return EvalContext(model, bound, palette, cfg, data, data.held_out)
+
+
+def run(make, where, params):
+    """name -> EachImage, of one evaluator."""
+    return Driver(where, make(where), "it").run(params)
+
+
+def means(make, where, params):
+    """name -> value, of one evaluator."""
+    evaluator, images = make(where), run(make, where, params)
+    found = {
+        name: estimate(figure, images[name], where.groups).value
+        for name, figure in evaluator.figures.items()
+        if name in images
+    }
+    return found | dict(evaluator.derive(images))

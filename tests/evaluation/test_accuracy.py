@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax import InputError
 from igpt_jax.config import MeshConfig
-from igpt_jax.evaluation.accuracy import Accuracy, majority
-from igpt_jax.evaluation.base import eval_keys
-from igpt_jax.keys import fold_in, stream
+from igpt_jax.evaluation import Evaluators
+from igpt_jax.evaluation.accuracy import majority, make_accuracy
+from igpt_jax.evaluation.base import image_keys
+from igpt_jax.keys import fold_in
 from igpt_jax.objectives.bert import draw_visible
-from tests.evaluation.made import IMAGES, LABELS, ONE_DEVICE, PALETTE, Images, context, made
+from tests.evaluation.made import IMAGES, LABELS, ONE_DEVICE, PALETTE, Images, context, made, means
 
 TOKENS = np.asarray(PALETTE.encode(IMAGES)).reshape(11, 64)
 
@@ -36,14 +36,15 @@ def test_accuracy_of_a_causal_model():
     expected = (np.asarray(classes).argmax(-1) == LABELS)[LABELS >= 0].mean()
     assert 0 < expected < 1
     for size, mesh in ((8, MeshConfig()), (2, ONE_DEVICE)):
-        measured = dict(Accuracy(context(model, "joint", size, mesh)).run(params, 0))
-        assert measured["accuracy"] == pytest.approx(expected)
+        measured = dict(Evaluators(context(model, "joint", size, mesh)).run(params, 0))
+        assert measured["accuracy"] == measured["clf_accuracy"] == pytest.approx(expected)
         assert measured["accuracy_se"] == pytest.approx(np.sqrt(expected * (1 - expected) / 8))  # of 9 labelled images
 
 
 def test_a_bert_model_votes_over_five_masks_whatever_the_batch_size():
     model, params = made(causal=False, clf_classes=4)
-    keys = [eval_keys(stream(0, "eval"), 0, 11, i) for i in range(6)]  # the sixth breaks ties
+    image = fold_in(image_keys(context(model, "joint"), 0, 11), 0)
+    keys = [fold_in(image, i) for i in range(6)]  # the sixth breaks ties
 
     @jax.jit
     def vote(clf):
@@ -64,13 +65,14 @@ def test_a_bert_model_votes_over_five_masks_whatever_the_batch_size():
     params = params | {"clf": clf - clf.mean(0)[None]}
     for size in (11, 4):
         agree = context(model, "joint", size, images=Images(labels=winners))
-        assert dict(Accuracy(agree).run(params, 0))["accuracy"] == 1
+        assert means(make_accuracy, agree, params)["accuracy"] == 1
         others = context(model, "joint", size, images=Images(labels=(winners + (np.arange(11) % 4 == 0)) % 4))
-        assert dict(Accuracy(others).run(params, 0))["accuracy"] == pytest.approx(8 / 11)
+        assert means(make_accuracy, others, params)["accuracy"] == pytest.approx(8 / 11)
 
 
-def test_without_labels_there_is_no_accuracy():
+def test_without_labels_there_is_no_accuracy(caplog):
     model, params = made(clf_classes=4)
     unlabelled = Images(IMAGES, np.full(11, -1))
-    with pytest.raises(InputError, match="no held-out image has a label"):
-        dict(Accuracy(context(model, "joint", images=unlabelled)).run(params, 0))
+    figures = Evaluators(context(model, "joint", images=unlabelled)).measure(params)
+    assert list(figures.model) == ["nats_per_token"]
+    assert "accuracy is not measured: it counts none of the held-out images" in caplog.text

@@ -9,7 +9,8 @@ import pytest
 
 from igpt_jax import ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import MeshConfig
-from igpt_jax.evaluation.bayes import Bayes
+from igpt_jax.evaluation import Evaluators
+from igpt_jax.evaluation.bayes import make_bayes
 from tests.conftest import randomized
 from tests.evaluation.made import ONE_DEVICE, Images, context, made
 
@@ -35,7 +36,7 @@ def measure(model, params, mesh=ONE_DEVICE, batch_size=8, labels=LABELS):
     where = context(model, "ar", batch_size, mesh, Counted(PICTURES, labels), PALETTE)
     train = Counted(PICTURES[:9], np.array([0, 0, 0, 0, 0, 1, 2, 2, 2]))
     where = replace(where, data=replace(where.data, train=train))
-    return dict(Bayes(where).run(params, 0))
+    return dict(Evaluators(where, ["bayes"]).run(params, 0))
 
 
 def enumerated(model, params):
@@ -58,7 +59,7 @@ def test_accuracy_and_mixture_are_those_of_the_enumeration(toy):
     right = (joint.argmax(axis=0) == LABELS)[LABELS >= 0]
     assert measured["bayes_accuracy"] == pytest.approx(right.mean())
     assert measured["bayes_accuracy_se"] == pytest.approx(right.std(ddof=1) / np.sqrt(len(right)))
-    assert measured["mixture_nats_per_token"] == pytest.approx(-np.log(mixture).mean() / 4, rel=1e-5)
+    assert measured["marginal_nats"] == pytest.approx(-np.log(mixture).mean() / 4, rel=1e-5)
     best = joint.argmax(axis=0)
     assert measure(*toy, labels=best)["bayes_accuracy"] == 1
 
@@ -71,5 +72,5 @@ def test_neither_batches_nor_the_mesh_matter(toy):
 
 def test_a_model_without_classes_is_refused():
     model, _ = made()
-    with pytest.raises(InputError, match="bayes: this model is not told classes"):
-        Bayes(context(model, "ar"))
+    with pytest.raises(InputError, match="bayes: this model reads no classes"):
+        make_bayes(context(model, "ar"))

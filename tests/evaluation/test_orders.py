@@ -8,14 +8,15 @@ import pytest
 
 from igpt_jax import Config, ImageGPT, InputError, ModelConfig, SamplerConfig, sample
 from igpt_jax.config import OrdersConfig
-from igpt_jax.evaluation.holes import HOLES, Holes
-from igpt_jax.evaluation.orders import Orders, nats_in_order, random_orders
+from igpt_jax.evaluation.holes import HOLES, make_holes
+from igpt_jax.evaluation.orders import make_orders, nats_in_order, random_orders
 from igpt_jax.keys import fold_in, stream
-from igpt_jax.objectives import make_objective, score
+from igpt_jax.objectives import make_objective, token_scores
 from igpt_jax.objectives.any_order import draw_orders
 from igpt_jax.objectives.ardm import draw_visible
 from igpt_jax.sampling.orders import outside_in
 from tests.evaluation.made import IMAGES, PALETTE, context, made
+from tests.evaluation.made import means as measured_means
 from tests.sampling import toy
 
 TOKENS = np.asarray(PALETTE.encode(IMAGES)).reshape(len(IMAGES), 64)
@@ -84,13 +85,13 @@ def test_the_nats_of_an_order_are_those_of_the_objective():
     keys = jax.random.split(jax.random.key(2), len(IMAGES))
     example = jax.jit(make_objective(cfg, PALETTE).example)({"image": IMAGES}, keys)
     nats = nats_in_order(model, params, TOKENS, jitted_orders(keys, (8, 8), cfg.orders))
-    np.testing.assert_allclose(score(model, params, example, "x").loss(), nats.mean(), rtol=1e-6)
+    np.testing.assert_allclose(token_scores(model, params, example, "x").loss(), nats.mean(), rtol=1e-6)
 
 
 def test_figures_of_orders_against_numpy():
     model, params = made(any_order=True)
     where = context(model, "any_order", batch_size=4)
-    figures = dict(Orders(where).run(params, 0))
+    figures = measured_means(make_orders, where, params)
     orders, swaps = random_orders(where.cfg.train.eval_orders, 64, where.cfg.seed)
     nats = np.stack([nats_in_order(model, params, TOKENS, order[None]) for order in orders]).astype(np.float64)
     means = nats.mean(axis=(1, 2))
@@ -107,7 +108,7 @@ def test_figures_of_orders_against_numpy():
         "raster_nats": raster,
         "random_nats": means.mean(),
         "random_nats_sd": means.std(ddof=1),
-        "mixture_nats": mixture.mean(),
+        "order_mixture_nats": mixture.mean(),
         "order_gap": means.mean() - raster,
         "swap_gap": np.mean(gaps),
     }
@@ -118,12 +119,12 @@ def test_figures_of_orders_against_numpy():
 def test_orders_need_a_model_of_any_order():
     model, _ = made()
     with pytest.raises(InputError, match=r"orders: this model reads images in raster order only"):
-        Orders(context(model, "ar"))
+        make_orders(context(model, "ar"))
 
 
 def test_figures_of_holes_count_the_missing_pixels_alone():
     model, params = made(any_order=True)
-    figures = dict(Holes(context(model, "any_order", batch_size=4)).run(params, 0))
+    figures = measured_means(make_holes, context(model, "any_order", batch_size=4), params)
     keys = fold_in(fold_in(stream(0, "eval"), np.arange(len(IMAGES))), 0)
     for name, make in HOLES.items():
         holes = np.stack([np.asarray(make(key, (8, 8))).reshape(64) for key in keys])

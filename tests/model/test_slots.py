@@ -1,5 +1,7 @@
 """The decoder reads slots: other orders, prefixes and frames are other contents of the same slots, cached or not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,11 @@ from tests.conftest import F32_ATOL, randomized
 T = 64
 
 
+run = jax.jit(ImageGPT.apply, static_argnums=0, static_argnames=("layers", "method"))
+extend = jax.jit(functools.partial(ImageGPT.apply, method="extend"), static_argnums=0)
+
+
+@functools.cache
 def made(scale=0.2, attention="auto", **cfg):
     model = ImageGPT(ModelConfig.preset("tiny", **cfg), ComputeConfig(attention=attention))
     params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
@@ -41,10 +48,10 @@ def test_identity_order_is_raster_bit_for_bit(backend):
     params_other = params | {"wpe_source": jnp.zeros((T, 32))}
     x = draw_tokens()
     identity = jnp.tile(jnp.arange(T)[None], (2, 1))
-    expected = jax.jit(raster.apply)({"params": params}, x)
-    np.testing.assert_array_equal(jax.jit(other.apply)({"params": params_other}, ordered_inputs(x, identity)), expected)
+    expected = run(raster, {"params": params}, x)
+    np.testing.assert_array_equal(run(other, {"params": params_other}, ordered_inputs(x, identity)), expected)
     params_other["wpe_source"] += 0.1 * jnp.arange(T)[:, None]
-    moved = other.apply({"params": params_other}, ordered_inputs(x, identity))
+    moved = run(other, {"params": params_other}, ordered_inputs(x, identity))
     assert np.abs(moved - expected).max() > 0.01  # the table is read
 
 
@@ -53,13 +60,13 @@ def test_first_frame_of_a_clip_is_the_image_bit_for_bit():
     clip = ImageGPT(ModelConfig.preset("tiny", grid=(2, 8, 8)))
     params_clip = params | {"wpe_frame": jnp.zeros((2, 32))}
     x = draw_tokens(t=2 * T)
-    expected = jax.jit(image.apply)({"params": params}, x[:, :T])
-    first = jax.jit(clip.apply)({"params": params_clip}, raster_inputs(x[:, :T]))
+    expected = run(image, {"params": params}, x[:, :T])
+    first = run(clip, {"params": params_clip}, raster_inputs(x[:, :T]))
     np.testing.assert_array_equal(first, expected)
     params_clip["wpe_frame"] = jnp.array([[0.0], [0.5]]) * jnp.ones((2, 32))
-    logits = clip.apply({"params": params_clip}, x)
+    logits = run(clip, {"params": params_clip}, x)
     np.testing.assert_allclose(logits[:, :T], expected, atol=F32_ATOL)
-    still = clip.apply({"params": params | {"wpe_frame": jnp.zeros((2, 32))}}, x)
+    still = run(clip, {"params": params | {"wpe_frame": jnp.zeros((2, 32))}}, x)
     assert np.abs(logits - still)[:, T:].min(axis=(1, 2)).min() >= 0
     assert np.abs(logits - still)[:, T:].max() > 0.01
 
@@ -76,7 +83,7 @@ def test_a_slot_holds_what_its_fields_say(grid):
     x, orders = draw_tokens(), draw_orders()
     prefix, aligned = (jax.random.normal(jax.random.key(9), shape) for shape in ((2, 5, 12), (2, T, 3)))
     inputs = permuted(x, orders)._replace(class_id=jnp.array([2, -1]), prefix=prefix, aligned=aligned)
-    states = model.apply({"params": params}, inputs, layers=(0,), method="hidden_states")[0]
+    states = run(model, {"params": params}, inputs, layers=(0,), method="hidden_states")[0]
     p = {name: np.asarray(value) for name, value in params.items() if name not in ("h", "ln_f")}
     colors, order = np.take_along_axis(np.asarray(x), np.asarray(orders), axis=1), np.asarray(orders)
     start = p["sos"] + np.stack([p["class_table"][2], np.zeros(32)])
@@ -123,8 +130,8 @@ def test_cached_equals_the_whole_sequence(kind):
         "raster": {},
         "any_order": {"any_order": True},
         "prefix": {"prefix_slots": 6, "prefix_values": 12},
-        "aligned": {"aligned_values": 3},
-        "clip": {"grid": (4, 4, 4)},
+        "aligned": {"aligned_values": 3, "n_layer": 1},
+        "clip": {"grid": (4, 4, 4), "n_layer": 1},
     }[kind]
     model, params = made(**cfg)
     x = draw_tokens()
@@ -134,18 +141,18 @@ def test_cached_equals_the_whole_sequence(kind):
         inputs = inputs._replace(prefix=jax.random.normal(jax.random.key(9), (2, p, 12)))
     if kind == "aligned":
         inputs = inputs._replace(aligned=jax.random.normal(jax.random.key(9), (2, T, 3)))
-    whole = jax.jit(model.apply)({"params": params}, inputs)
-    extend = jax.jit(lambda *args: model.apply({"params": params}, *args, method="extend"))
+    whole = run(model, {"params": params}, inputs)
 
     def slots(start, end):
         part = Inputs(*(None if a is None else a[:, start:end] for a in inputs[:5]))
         return part._replace(prefix=inputs.prefix if start == 0 else None, aligned=inputs.aligned)
 
     cache = init_cache(model.cfg, model.compute, 2, p + 20)
-    logits, cache = model.apply({"params": params}, slots(0, 20), cache, 0, method="extend")
+    prefill = jax.jit(lambda *args: model.apply({"params": params}, *args, 0, method="extend"))
+    logits, cache = prefill(slots(0, 20), cache)
     parts, cache = [logits], grow_cache(cache, p + T)
     for start, end in [*((t, t + 1) for t in range(20, 30)), (30, 47), (47, T)]:
-        logits, cache = extend(slots(start, end), cache, jnp.int32(p + start))
+        logits, cache = extend(model, {"params": params}, slots(start, end), cache, jnp.int32(p + start))
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=F32_ATOL)
 
@@ -155,15 +162,13 @@ def test_a_smaller_cache_rounds_a_little_and_always_alike(dtype, most):
     """Slots that are read at once see each other as rounded as slots that are read one by one."""
     model, params = made()
     x = draw_tokens()
-    inputs, whole = raster_inputs(x), model.apply({"params": params}, x)
-    at_once, _ = model.apply(
-        {"params": params}, inputs, init_cache(model.cfg, model.compute, 2, T, dtype), 0, method="extend"
-    )
-    step = jax.jit(lambda *args: model.apply({"params": params}, *args, method="extend"))
-    cache, parts = init_cache(model.cfg, model.compute, 2, T, dtype), []
+    inputs, whole = raster_inputs(x), run(model, {"params": params}, x)
+    empty = init_cache(model.cfg, model.compute, 2, T, dtype)
+    at_once, _ = jax.jit(lambda cache: model.apply({"params": params}, inputs, cache, 0, method="extend"))(empty)
+    cache, parts = empty, []
     for t in range(T):
         slot = Inputs(*(None if a is None else a[:, t : t + 1] for a in inputs[:5]))
-        logits, cache = step(slot, cache, jnp.int32(t))
+        logits, cache = extend(model, {"params": params}, slot, cache, jnp.int32(t))
         parts.append(logits)
     one_by_one = np.concatenate(parts, axis=1)
     assert 1e-4 < np.abs(one_by_one - whole).max() < most * np.abs(whole).max()
@@ -178,7 +183,7 @@ def test_every_slot_sees_the_whole_prefix_and_no_prefix_slot_sees_a_colour():
 
     def states(prefix, x):
         slots = raster_inputs(x)._replace(prefix=prefix)
-        return model.apply({"params": params}, slots, method="hidden_states")
+        return run(model, {"params": params}, slots, method="hidden_states")
 
     before = states(prefix, inputs.token)
     assert before.shape == (3, 2, 6 + T, 32)
@@ -198,5 +203,5 @@ def test_wrong_prefixes_are_named():
     plain, plain_params = made()
     with pytest.raises(InputError, match="prefix of shape"):
         plain.apply({"params": plain_params}, raster_inputs(x)._replace(prefix=jnp.zeros((2, 6, 12))))
-    with pytest.raises(InputError, match="aligned values of shape"):
+    with pytest.raises(InputError, match="aligned of shape"):
         plain.apply({"params": plain_params}, raster_inputs(x)._replace(aligned=jnp.zeros((2, T, 3))))

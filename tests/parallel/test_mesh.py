@@ -3,15 +3,19 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from igpt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from igpt_jax.errors import InputError
-from igpt_jax.model import AXES, abstract_params, count_params
+from igpt_jax.model import AXES, ImageGPT, abstract_params, count_params
+from igpt_jax.model.projection import Hooks
 from igpt_jax.palette import Palette
+from igpt_jax.parallel.hooks import shard_kernel, split_over_images
 from igpt_jax.parallel.mesh import RULES, axes_of, local_rows, make_mesh, put_batch, shardings, usable_mesh
+from igpt_jax.sampling.tasks import sample
 from igpt_jax.training.step import make_program
+from tests.data.made import refused
 
 PALETTE = Palette.levels(16)
 
@@ -47,6 +51,32 @@ def test_axes_of_other_names_are_refused():
         "mesh: no use for the axis model, x; axes are called data, fsdp, tensor, and igpt_jax.make_mesh makes such a "
         "mesh"
     )
+
+
+def test_under_a_mesh_of_explicit_axes_it_works_or_is_refused_in_one_line(tiny):
+    """As `jax.make_mesh` makes them. Functions with programs of their own leave the mesh that is set."""
+    model, params = tiny
+    model = ImageGPT(model.cfg, hooks=Hooks(None, shard_kernel, split_over_images))
+    tokens = np.zeros((4, 64), np.int32)
+    expected = sample(model, params, PALETTE, 2)
+    for names in (("data", "fsdp", "tensor"), ("x",)):
+        mesh = jax.make_mesh((2, 2, 1)[: len(names)], names, devices=jax.devices()[: 2 if len(names) == 1 else 4])
+        with jax.set_mesh(mesh):
+            for run in (model.apply, jax.jit(model.apply)):
+                refused("axes of type Explicit, and the model needs Auto", run, {"params": params}, tokens)
+            np.testing.assert_array_equal(sample(model, params, PALETTE, 2), expected)
+            placed = jax.device_put(params, NamedSharding(mesh, P()))
+            refused("mesh: ", sample, model, placed, PALETTE, 2)
+    with jax.set_mesh(jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])):
+        assert model.apply({"params": params}, tokens).shape == (4, 64, 16)
+
+
+def test_a_step_is_float32_and_int32_under_x64(plain):
+    """Losses as without it, but for the rounding of schedule and Adam's counts."""
+    with jax.enable_x64(True):
+        state, losses = train(MeshConfig(1, 1, 1), microbatches=2, devices=1)
+    assert {x.dtype.name for x in jax.tree.leaves(state)} == {"float32", "int32"}
+    np.testing.assert_allclose(losses, plain[1], rtol=1e-6)
 
 
 def test_optimizer_state_lies_where_its_parameter_lies():
@@ -104,7 +134,7 @@ def test_an_array_without_a_row_is_an_error():
         axes_of("params/wte", (3,), AXES)
 
 
-def train(mesh_cfg, microbatches=1, steps=3):
+def train(mesh_cfg, microbatches=1, steps=3, devices=8):
     """(state, losses) after some steps on the same random images."""
     cfg = Config(
         model=ModelConfig.preset("tiny", n_layer=2, n_head=4),
@@ -113,7 +143,7 @@ def train(mesh_cfg, microbatches=1, steps=3):
         optim=OptimConfig(lr=1e-2, eps=1e-3, clip_norm=1.0, ema_decay=0.9),
         train=TrainConfig(steps=10, microbatches=microbatches),
     )
-    mesh = make_mesh(mesh_cfg)
+    mesh = make_mesh(mesh_cfg, jax.devices()[:devices])
     program = make_program(cfg, PALETTE, mesh)
     state, losses = program.init(), []
     image = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)

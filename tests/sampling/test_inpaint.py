@@ -231,8 +231,8 @@ KNOWN[1, 1] = False
         (np.zeros((1, 3, 9, 1), np.uint8), KNOWN, "9 x 3 pixels; the model works on 4 x 4 pixels or more"),
         (np.zeros((1, 4, 4, 1), np.uint8), KNOWN[:3], "a mask is bool"),
         (np.zeros((1, 4, 4, 1), np.uint8), KNOWN.astype(int), "a mask is bool"),
-        (np.zeros((1, 4, 4, 1), np.uint8), np.ones((4, 4), bool), "nothing is unknown"),
-        (np.zeros((1, 4, 4, 1), np.uint8), np.zeros((4, 4), bool), "everything is unknown"),
+        (np.zeros((1, 4, 4, 1), np.uint8), np.ones((4, 4), bool), "the mask of picture 0 has no unknown pixel"),
+        (np.zeros((1, 4, 4, 1), np.uint8), np.zeros((4, 4), bool), "the mask of picture 0 has no known pixel"),
     ],
 )
 def test_what_cannot_be_inpainted_is_named(small, images, known, reason):
@@ -247,3 +247,19 @@ def test_an_order_of_ones_own_that_is_no_permutation_is_named(small, monkeypatch
     images = np.zeros((1, 4, 4, 1), np.uint8)
     with pytest.raises(InputError, match=r"sampler\.order twice: an order holds every position from 0 to 15 once"):
         inpaint(*small, Palette.levels(16), images, KNOWN, sampler=SamplerConfig(order="twice"))
+
+
+def test_a_large_picture_is_filled_alone_as_in_company(tiny):
+    """Windows are laid over each picture's own hole: that of another one changes nothing."""
+    model, params = tiny
+    images = np.random.default_rng(3).integers(0, 256, (2, 12, 12, 1), np.uint8)
+    known = np.ones((2, 12, 12), bool)
+    known[0, 4:6, 5:7] = False
+    known[1, :3, :3] = known[1, 9:, 9:] = False  # two windows
+    sampler = SamplerConfig(method="clamp", seed=2)
+    together = inpaint(model, params, Palette.levels(16), images, known, 2, sampler=sampler).draws
+    for i in range(2):
+        alone = inpaint(
+            model, params, Palette.levels(16), images[i : i + 1], known[i : i + 1], 2, sampler=sampler
+        ).draws
+        np.testing.assert_array_equal(together[i], alone[0])

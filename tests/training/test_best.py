@@ -1,38 +1,50 @@
 """The best weights are kept, and a run ends when it has waited long enough: the same if it was interrupted."""
 
+import math
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
-from igpt_jax import Config, InputError, ModelConfig, Palette, load_pretrained
-from igpt_jax.objectives import make_objective
+from igpt_jax import InputError, load_pretrained
+from igpt_jax.evaluation import Evaluator, Figure
+from igpt_jax.objectives import ACCURACY, NATS
 from igpt_jax.run import train
-from igpt_jax.training.best import better, figure_of
-from igpt_jax.training.checkpoint import list_checkpoints
-from tests.small_run import CFG, at_step, crash
+from igpt_jax.training.best import figure_of, is_better
+from igpt_jax.training.checkpoint import list_checkpoints, save_weights
+from tests.small_run import CFG, crash
 
 VALUES = {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.5, 10: 0.9}
 
 
 class Scripted:
-    """An evaluator whose figure is known before."""
+    """An evaluator whose figure is known before, in the order of the evaluations."""
 
-    def __init__(self, context):
-        del context
+    step = 10  # of a run that is finished already
 
-    def run(self, params, step):
-        del params
-        yield "score", VALUES[step]
+    def __init__(self, better="higher"):
+        self.better = better
+
+    def __call__(self, context):
+        def measure(params, batch, keys):
+            n = len(batch["image"])
+            return {"score": (np.full(n, VALUES[self.step]), np.ones(n))}
+
+        return Evaluator(measure, {"score": Figure("", self.better)}, on_host=True, most=2)
 
 
-def run(workdir, **options):
+def run(workdir, scripted=None, **options):
     asked = {"best": "score", "patience": 2, "eval_every": 2, "checkpoint_every": 1} | options
-    crash_at = asked.pop("crash_at", None)
-    on_step = {} if crash_at is None else {"on_step": at_step(crash_at, crash)}
+    crash_at, scripted = asked.pop("crash_at", None), scripted or Scripted()
+
+    def on_step(step, log):
+        scripted.step = step
+        if step == crash_at:
+            crash()
+
     cfg = replace(CFG, train=replace(CFG.train, **asked))
-    return train(cfg, workdir, evaluators={"scripted": Scripted}, **on_step)
+    return train(cfg, workdir, evaluators={"scripted": scripted}, on_step=on_step)
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +83,40 @@ def test_a_finished_run_that_is_asked_for_its_best_has_its_last(tmp_path):
     assert run(tmp_path / "run", crash_at=11).step == 10
 
 
-def test_figures_that_are_not_measured_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"train.best: no figure 'scor'; did you mean 'score'\?; there are"):
+def test_a_figure_that_is_better_when_lower_keeps_its_lowest(tmp_path):
+    """Whatever it is called: an order gap is no score."""
+    assert run(tmp_path / "run", Scripted("lower"), patience=0).step == 2
+
+
+def test_the_best_is_the_last_that_was_saved_also_where_a_higher_step_lies(tmp_path):
+    """A run that was killed after it kept its best weights, and is continued with other evaluations."""
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path / "run", crash_at=3, patience=0)
+    meta = list_checkpoints(tmp_path / "run" / "best")[0]
+    params = load_pretrained(tmp_path / "run" / "best").params
+    save_weights(tmp_path / "run" / "best", replace(meta, step=9), params, only=True)
+    save_weights(tmp_path / "run" / "best", replace(meta, step=4), params, only=True)
+    assert [meta.step for meta in list_checkpoints(tmp_path / "run" / "best")] == [4]
+
+
+def test_figures_that_are_not_measured_are_refused_before_training(tmp_path):
+    with pytest.raises(InputError, match=r"train.best: must be one of loss, .*; got 'scor'; did you mean 'score'\?"):
         run(tmp_path / "run", best="scor")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=r"train.patience: name the figure"):
         run(tmp_path / "run", best="")
 
 
-@pytest.mark.parametrize(
-    ("best", "objective", "expected"),
-    [
-        ("", "ar", ""),
-        ("loss", "ar", "nats_per_token"),
-        ("loss", "bert", "nats_per_masked_token"),
-        ("bits_per_masked_token", "bert", "bits_per_masked_token"),
-        ("score", "bert", "score"),
-        ("nats_per_token", "bert", r"measures nats_per_masked_token, not nats_per_token; 'loss' names either"),
-        ("accuracy", "ar", "accuracy needs a classification head"),
-    ],
-)
-def test_what_an_objective_cannot_measure_is_refused_before_training(best, objective, expected):
-    cfg = Config(objective=objective, model=ModelConfig.preset("tiny", causal=objective == "ar"))
-    made = make_objective(cfg, Palette.levels(16))
-    if " " in expected:
-        with pytest.raises(InputError, match=f"train.best: .*{expected}"):
-            figure_of(best, made)
-    else:
-        assert figure_of(best, made) == expected
-
-
-def test_nats_and_bits_are_better_when_lower():
-    assert better("accuracy", 0.9, 0.8)
-    assert better("restored_psnr", 30.0, 20.0)
-    assert better("nats_per_token", 0.8, 0.9)
-    assert not better("bits_per_token", 0.9, 0.8)
-    assert not better("accuracy", 0.8, 0.8)
+def test_train_best_knows_figures_by_name():
+    figures = {"nats_per_token": NATS, "accuracy": ACCURACY, "order_gap": NATS, "mse": Figure()}
+    assert figure_of("", "nats_per_token", figures) == ("", "lower")
+    assert figure_of("loss", "nats_per_token", figures) == ("nats_per_token", "lower")
+    assert figure_of("bits_per_token", "nats_per_token", figures) == ("bits_per_token", "lower")
+    assert figure_of("accuracy", "nats_per_token", figures) == ("accuracy", "higher")
+    assert figure_of("order_gap", "nats_per_token", figures) == ("order_gap", "lower")
+    assert figure_of("loss", "mse", figures) == ("mse", "lower")
+    with pytest.raises(InputError, match=r"train.best: must be one of"):
+        figure_of("nats_per_masked_token", "nats_per_token", figures)
+    assert is_better("lower", 0.8, 0.9)
+    assert not is_better("higher", 0.8, 0.8)
+    assert not is_better("lower", math.nan, 0.9)

@@ -11,7 +11,7 @@ import pytest
 from igpt_jax.config import ComputeConfig, MeshConfig
 from igpt_jax.datasets import open_data
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import fetch_whole, make_mesh, put_batch
+from igpt_jax.parallel.mesh import make_mesh, put_batch, to_host
 from igpt_jax.run import train
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.step import make_program
@@ -36,7 +36,7 @@ def resume(workdir, cfg):
         state, meta = checkpointer.restore(make_program(cfg, palette, mesh).abstract, list_checkpoints(workdir))
     assert meta.step == 6
     batch = put_batch(next(open_data(cfg, mesh).train_batches(meta.step)), mesh)
-    digest = hashlib.sha256(b"".join(fetch_whole(batch[key]).tobytes() for key in sorted(batch))).hexdigest()
+    digest = hashlib.sha256(b"".join(to_host(batch[key]).tobytes() for key in sorted(batch))).hexdigest()
     items = {"params": state.params, "ema": state.ema, "rest": {"step": state.step, "opt_state": state.opt_state}}
     named = [(jax.tree_util.keystr(path), x) for path, x in jax.tree.leaves_with_path(items)]
     return state, {name: np.asarray(x).tobytes() for name, x in named}, digest

@@ -13,7 +13,7 @@ from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Mask
 from igpt_jax.model.attention.cudnn import cudnn
 from igpt_jax.model.attention.splash import splash, splash_products
-from igpt_jax.model.decoder import REMAT
+from igpt_jax.model.decoder import remat_policy
 from igpt_jax.training.flops import block_weights, published_peak, training_flops
 
 TINY_WEIGHTS = 12 * 2 * 32**2  # 12 L D^2
@@ -90,7 +90,7 @@ def test_cudnn_runs_as_often_as_is_counted(remat, forward, monkeypatch):
     def loss(q, k, v):
         return jnp.sin(cudnn(q, k, v, Mask.causal()).astype(jnp.float32)).sum()
 
-    program = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(loss, policy=REMAT[remat]), (0, 1, 2)))(x, x, x)
+    program = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(loss, policy=remat_policy(remat)), (0, 1, 2)))(x, x, x)
     used, _ = dce_jaxpr(program.jaxpr, [True] * 4)
     assert count_kernels(used, "dot_product_attention_fwd") == forward
     assert count_kernels(used, "dot_product_attention_bwd") == 1
@@ -105,7 +105,7 @@ def test_splash_runs_as_often_as_is_counted(t, backward, remat, forward):
     def loss(q, k, v):
         return jnp.sin(splash(q, k, v, Mask.causal(), interpret=True)).sum()
 
-    program = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(loss, policy=REMAT[remat]), (0, 1, 2)))(x, x, x)
+    program = jax.make_jaxpr(jax.value_and_grad(jax.checkpoint(loss, policy=remat_policy(remat)), (0, 1, 2)))(x, x, x)
     used, _ = dce_jaxpr(program.jaxpr, [True] * 4)
     assert count_kernels(used) == forward + backward
     assert splash_products(t) == {1: 5, 2: 7}[backward]

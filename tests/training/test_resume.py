@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from igpt_jax import InputError
 from igpt_jax.config import OptimConfig
 from igpt_jax.config_json import to_json
+from igpt_jax.evaluation import Evaluator, Figure
 from igpt_jax.pretrained import load_workdir
 from igpt_jax.run import Extensions, check_continues, prepare, train
 from igpt_jax.training.loop import Interrupted
@@ -48,6 +50,33 @@ def test_interrupted_four_ways_and_continued(straight, tmp_path):
     assert len(state_bytes(workdir, 10)) > 40
 
 
+def test_a_signal_during_an_evaluation_saves_and_the_evaluation_is_done_when_the_run_continues(tmp_path):
+    """Evaluations may take longer than the 30 seconds that clouds give."""
+    interrupts = [None, signal.SIGTERM, None]  # from the end: at step 5, at step 10, and there again
+
+    def make_slow(context):
+        def measure(params, batch, keys):
+            if (signum := interrupts.pop()) is not None:
+                os.kill(os.getpid(), signum)
+            return {"slow": (np.ones(2), np.ones(2))}
+
+        return Evaluator(measure, {"slow": Figure()}, on_host=True, most=2)
+
+    with pytest.raises(Interrupted) as stopped:
+        train(CFG, tmp_path / "run", evaluators={"slow": make_slow})
+    assert stopped.value.step == 10
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval/slow" in line] == [5]
+    assert train(CFG, tmp_path / "run", evaluators={"slow": make_slow}).step == 10
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval/slow" in line] == [5, 10]
+
+
+def test_a_run_trains_in_a_thread(tmp_path):
+    """Where Python allows no signal handlers."""
+    cfg = dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, steps=3, eval_every=3))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, cfg, tmp_path / "run").result().step == 3
+
+
 def test_the_control_differs(straight):
     """The comparison above can fail: neighbouring checkpoints are not the same bytes."""
     assert state_bytes(straight, 9) != state_bytes(straight, 10)
@@ -59,7 +88,7 @@ def test_a_finished_run_is_only_measured_again(straight):
     trained = train(CFG, straight, on_step=lambda step, log: steps.append(step))
     assert (steps, trained.step) == ([], 10)
     last = json.loads(before.splitlines()[-1])
-    assert trained.measured["nats_per_token"] == pytest.approx(last["eval/nats_per_token"], rel=1e-6)
+    assert trained.figures.values["nats_per_token"] == pytest.approx(last["eval/nats_per_token"], rel=1e-6)
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 

@@ -41,7 +41,7 @@ def test_what_is_downloaded_can_be_read(images, tmp_path, capsys):
     assert prefix == str(tmp_path / "data" / "cifar10")
     for eval_split, split in (("test", "eval"), ("validation", "eval"), ("test", "train")):
         source = open_source(DataConfig(source=f"tokens:{prefix}", eval_split=eval_split), split)
-        assert [source[i]["label"] for i in range(10)] == list(range(10))
+        assert [source.read(i, None)["label"] for i in range(10)] == list(range(10))
     before = len(images.log)
     assert fetch(images, tmp_path / "data") == 0
     assert len(images.log) == before  # everything is verified from the record

@@ -83,19 +83,6 @@ def test_a_checkpoint_of_another_version_is_named_and_not_called_damaged(tmp_pat
         assert "damaged" not in line
 
 
-def test_a_checkpoint_older_than_some_fields_is_read(tmp_path):
-    """From before there were class names and init_grid."""
-
-    def older(fields):
-        del fields["class_names"], fields["config"]["init_grid"]
-
-    workdir = convert(pretrained(), "workdir", tmp_path / "w")
-    change_meta(workdir, older)
-    loaded = load_pretrained(workdir)
-    assert loaded.class_names == ()
-    assert (loaded.config, loaded.config.init_grid) == (pretrained().config, "same")
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_other_shapes_than_its_description_says_are_one_line(tmp_path):
     workdir = convert(pretrained(), "workdir", tmp_path / "w")

@@ -115,13 +115,15 @@ def test_on_a_mesh_it_is_the_same(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["workdir", "huggingface"])
 def test_on_a_mesh_of_ones_own_it_computes_the_same(tmp_path, kind):
-    """`jax.make_mesh` with its default axes, of type Explicit, and while that mesh is set."""
+    """`jax.make_mesh` with its default axes, of type Explicit; while such a mesh is set it is refused."""
     path = convert(pretrained(vocab_size=22), kind, tmp_path / "a")
     x = tokens(pretrained(vocab_size=22).model.cfg)
     expected = pretrained(vocab_size=22).model.apply({"params": pretrained(vocab_size=22).params}, x)
     mesh = jax.make_mesh((2, 4), ("data", "fsdp"))
+    split = load_pretrained(path, mesh=mesh)
     with jax.set_mesh(mesh):
-        split, whole = load_pretrained(path, mesh=mesh), load_pretrained(path)
+        refused("axes of type Explicit", load_pretrained, path, mesh=mesh)
+        whole = load_pretrained(path)
     assert mesh_of(whole.params) is None
     apply = jax.jit(split.model.apply)
     np.testing.assert_allclose(apply({"params": split.params}, x), expected, atol=F32_ATOL)

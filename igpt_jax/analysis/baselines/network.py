@@ -151,7 +151,8 @@ def _fit(
             grads = jax.grad(loss)(state.params, *draw(fold_in(key, 1 + i)))
             updates, opt_state = optimizer.update(grads, state.opt_state)
             params: Any = optax.apply_updates(state.params, updates)
-            average = optax.incremental_update(params, state.average, jnp.maximum(1 / AVERAGED, 10 / (10 + i)))
+            share = jnp.maximum(1 / AVERAGED, 10 / (10 + i)).astype(jnp.float32)
+            average = optax.incremental_update(params, state.average, share)
             return Fitted(params, opt_state, average), None
 
         return jax.lax.scan(step, state, first + jnp.arange(min(steps, 100)))[0]
@@ -208,5 +209,6 @@ def _read(offsets: np.ndarray, grid: tuple[int, ...], padded: jax.Array, at: jax
     f, y, x = place[0] + 1, place[1] + REACH, place[2] + REACH
     back = [offsets[None, :, i] for i in range(3)]
     tokens_BK = padded[image[:, None], f[:, None] - back[0], y[:, None] - back[1], x[:, None] - back[2]]
-    positions = jnp.concatenate([jax.nn.one_hot(p, n) for p, n in zip(place, grid, strict=True)], axis=-1)
+    one_hot = functools.partial(jax.nn.one_hot, dtype=jnp.float32)
+    positions = jnp.concatenate([one_hot(p, n) for p, n in zip(place, grid, strict=True)], axis=-1)
     return (tokens_BK.astype(jnp.int32), positions), padded[image, f, y, x].astype(jnp.int32)

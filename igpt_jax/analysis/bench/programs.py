@@ -150,7 +150,7 @@ def bench_data(cfg: Config, effort: Effort) -> dict[str, Any]:
 
 
 def _check(cfg: Config) -> None:
-    if cfg.model.reads_picture:
+    if cfg.model.has_conditioning:
         raise InputError("bench: models that read a damaged picture are not timed; name another experiment")
 
 

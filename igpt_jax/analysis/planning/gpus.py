@@ -5,6 +5,8 @@ Kernels are not tuned there, since tuning runs them: on a GPU, XLA may take othe
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import importlib.util
 import logging
@@ -15,7 +17,7 @@ import jax
 from jax.experimental import topologies
 
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.model.attention import cudnn
+from igpt_jax.model.attention import BACKENDS, cudnn
 
 CUDNN_VERSION = 91000
 """The version of cuDNN that is assumed, as cuDNN writes it."""
@@ -73,7 +75,8 @@ def describe(topology: str, chip: str, count: int) -> tuple[Any, ...]:
 
 def _answer_for(device: Any) -> None:
     """Lets JAX and this package ask the GPU elsewhere what cuDNN can do, since none is here."""
-    cudnn.elsewhere = device
+    refusal = functools.partial(cudnn.refusal, device=device)
+    BACKENDS["cudnn"] = dataclasses.replace(cudnn.BACKEND, refusal=refusal)
     attention: Any = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     capability = float(device.compute_capability)
     attention.check_cudnn_version = lambda: CUDNN_VERSION

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,19 +66,3 @@ METHODS: dict[str, Method] = {
     "attentive": Method("attentive", "rate", (1e-2, 3e-3, 1e-3, 3e-4), fit_attentive),
 }
 """Every way to classify feature vectors."""
-
-
-def vote(predict: Predict, draws: Sequence[np.ndarray] | np.ndarray, seed: int = 0) -> np.ndarray:
-    """int [n]: the class that most draws of an image's features name, at random among equals (paper section 4.6).
-
-    Args:
-      draws: float32 [M, n, D] or [M, n, T, D].
-    """
-    named = np.stack([predict(x) for x in draws])
-    if len(named) == 1:
-        return named[0]
-    classes = np.unique(named)
-    votes = (named[..., None] == classes).sum(axis=0) + np.random.default_rng(seed).random(
-        (len(named[0]), len(classes))
-    )
-    return classes[votes.argmax(axis=1)]

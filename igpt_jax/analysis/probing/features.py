@@ -12,11 +12,10 @@ import numpy as np
 from igpt_jax import progress
 from igpt_jax.data.sources.base import Source
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.base import EvalContext, eval_keys
-from igpt_jax.keys import stream
+from igpt_jax.evaluation.base import EvalContext, image_keys
+from igpt_jax.keys import fold_in
 from igpt_jax.objectives import batch_tokens
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
-from igpt_jax.training.memory import memory_of_the_host
 
 
 class Features(NamedTuple):
@@ -46,20 +45,20 @@ class FeatureReader:
         depth = model.cfg.n_layer
         if not layers or not all(0 <= i <= depth for i in layers):
             raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
-        if model.cfg.reads_picture:
+        if model.cfg.has_conditioning:
             raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
-        self._context, self._params, self._slots = context, params, slots
+        self._context, self._params = context, params
         self._vectors = model.cfg.n_ctx if slots else len(layers)
-        self.draws = objective.whole_image_draws
+        self.draws = objective.feature_draws
         """How many draws a held-out image has, of a model that sees masked images."""
-        key, chosen = stream(context.cfg.seed, "eval"), np.array(layers)
+        chosen = np.array(layers)
 
         def read(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draws: jax.Array) -> Any:
             tokens_BT = batch_tokens(palette, batch)
 
             def one(draw: jax.Array) -> jax.Array:
-                keys_B = eval_keys(key, first, len(tokens_BT), draw)
-                inputs = objective.whole_image(tokens_BT, keys_B)
+                keys_B = fold_in(image_keys(context, first, len(tokens_BT)), draw)
+                inputs = objective.feature_inputs(tokens_BT, keys_B)
                 if slots:
                     states: Any = model.apply({"params": params}, inputs, layers=layers[:1], method="hidden_states")
                     return states[0].astype(jnp.float32)
@@ -100,21 +99,3 @@ class FeatureReader:
         if not kept:
             raise InputError(f"data.source: no image of {source.name} has a label, which a probe learns")
         return Features(values_MNLD[:, :kept], np.concatenate(pixels), np.concatenate(labels))
-
-    def check_memory(self, images: int) -> None:
-        """Checks that the host can hold the features of so many images.
-
-        Raises:
-          InputError: it cannot; the message has both sizes and the way out.
-        """
-        needed, available = images * self._vectors * self._context.model.cfg.d_model * 4, memory_of_the_host()
-        if needed > available:
-            what, advice = (
-                ("every slot", "take fewer --train-images")
-                if self._slots
-                else (f"{self._vectors} layers", "name fewer --layers, or take fewer --train-images")
-            )
-            raise InputError(
-                f"out of memory: features of {what} of {images} images take {needed / 1e9:.1f} GB, and there are "
-                f"{available / 1e9:.1f}; {advice}"
-            )

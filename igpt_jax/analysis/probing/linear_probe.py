@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from igpt_jax import progress
-from igpt_jax.analysis.classifiers import VALIDATION, Method, choose
-from igpt_jax.analysis.probing.classifiers import METHODS, fit_sgd, vote
+from igpt_jax.analysis.classifiers import VALIDATION, Labelled, Method, choose, choose_and_fit, vote
+from igpt_jax.analysis.probing.classifiers import METHODS, fit_sgd
 from igpt_jax.analysis.probing.features import FeatureReader, Features
 from igpt_jax.config import ProbeConfig
-from igpt_jax.data.sources.validation import set_aside
+from igpt_jax.data.sources.base import Source, Split, split_validation
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.context import context_of
+from igpt_jax.evaluation.base import EvalContext
+from igpt_jax.evaluation.context import make_eval_context
+from igpt_jax.objectives import MakeObjective
+from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
@@ -57,7 +61,14 @@ class ProbeFigures:
     """Of the classifiers that see raw pixels and all labels, the one with the best held-out accuracy."""
 
 
-def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeFigures:
+@outside_mesh
+def probe(
+    pretrained: Pretrained,
+    settings: ProbeConfig | None = None,
+    *,
+    source: Mapping[Split, Source] | None = None,
+    objective: MakeObjective | None = None,
+) -> ProbeFigures:
     """Fits classifiers to features of the training images of a configuration, and measures them on the held-out ones.
 
     For each layer the setting (C, or the learning rate) is chosen on a tenth of the training images that is set aside,
@@ -67,15 +78,19 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
     the best one, which was chosen with more labels. Other classifiers (`settings.others`) get the pixels and the best
     layer; those that would take too long get fewer images, as their row says, or are left out, as the log says.
 
+    Args:
+      source, objective: those that the run was given as objects.
+
     Raises:
-      InputError: as `open_data`; the images have no labels or one class; there is no such layer; the features do not
-        fit into memory; the model restores.
+      InputError: these are not the images or the objective of the run; the images have no labels or one class; there is
+        no such layer; the model restores.
     """
     settings = settings or ProbeConfig()
     layers = settings.layers
     if layers is None:
         layers = tuple(range(pretrained.config.model.n_layer + 1))
-    bench = _read_parts(pretrained, layers, settings)
+    context, params = make_eval_context(pretrained, source=source, objective=objective)
+    bench = _read_parts(context, params, layers, settings)
     linear = METHODS[settings.method]
     if settings.method == "sgd":
         linear = replace(linear, fit=functools.partial(fit_sgd, steps=settings.sgd_steps))
@@ -92,15 +107,15 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
         rows.append(bench.measure(names, linear, _layers(*around)))
     both = {"raw pixels": _pixels, f"layer {best}": _layers(at_best)}
     classes, widest = len(np.unique(bench.all_labels)), max(take(bench.aside).shape[-1] for take in both.values())
-    others = {f", {m.name}": m for m in (METHODS[name] for name in settings.others) if m.able(widest, classes)}
+    others = {f", {m.name}": m for m in (METHODS[name] for name in settings.others) if m.is_feasible(widest, classes)}
     for other, method in others.items():
         rows.extend(bench.measure(name + other, method, take) for name, take in both.items())
     if settings.attentive:
-        slots = _read_parts(pretrained, (best,), settings, slots=True)
+        slots = _read_parts(context, params, (best,), settings, slots=True)
         rows.append(slots.measure(f"layer {best}, attentive", METHODS["attentive"], lambda features: features.values))
     for count in settings.per_class:
         for other, method in {"": METHODS["lbfgs"], **others}.items():
-            if not method.able(widest, classes, count):
+            if not method.is_feasible(widest, classes, count):
                 continue
             for name, take in both.items():
                 rows.append(bench.few_labels(name + other, method, take, count, settings.subsets))
@@ -109,13 +124,12 @@ def probe(pretrained: Pretrained, settings: ProbeConfig | None = None) -> ProbeF
     return ProbeFigures(images, tuple(rows), by_layer, best, pixels)
 
 
-def _read_parts(pretrained: Pretrained, layers: Sequence[int], settings: ProbeConfig, slots: bool = False) -> _Bench:
+def _read_parts(
+    context: EvalContext, params: Any, layers: Sequence[int], settings: ProbeConfig, slots: bool = False
+) -> _Bench:
     """The features of all images, and the checks of their labels."""
-    context, params = context_of(pretrained)
     reader, data = FeatureReader(context, params, layers, slots), context.data
-    rest, aside = set_aside(subset(data.train, settings.train_images), VALIDATION)
-    copies = 2 if slots else 1  # the last fit puts both parts of the training images together
-    reader.check_memory(copies * (len(rest) + len(aside)) + reader.draws * len(data.held_out))
+    rest, aside = split_validation(subset(data.train, settings.train_images), VALIDATION)
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
     bench = _Bench(
         reader.read(rest),
@@ -164,19 +178,13 @@ class _Bench:
 
     def measure(self, name: str, method: Method, take: Choose) -> Row:
         """Chooses the setting on the images set aside, and fits again to all training images."""
-        rest, aside, held_out = take(self.rest)[0], take(self.aside), take(self.held_out)
-        chosen_on = method.take(rest, self.rest.labels)
-
-        def validate(setting: float) -> float:
-            return float(np.mean(vote(method.fit(*chosen_on, setting), aside) == self.aside.labels))
-
-        setting, validation = choose(method, validate)
-        fitted = method.take(np.concatenate([rest, aside[0]]), self.all_labels)
-        right = vote(method.fit(*fitted, setting), held_out) == self.held_out.labels
-        accuracy = float(right.mean())
-        error = float(np.sqrt(accuracy * (1 - accuracy) / len(right)))
-        fewer = f", {len(fitted[0])} images" if len(fitted[0]) < len(self.all_labels) else ""
-        return Row(name, f"{method.setting} {setting:g}{fewer}", validation, accuracy, error)
+        rest, aside = (Labelled(take(part), part.labels) for part in (self.rest, self.aside))
+        fitted = choose_and_fit(method, rest, aside)
+        correct = vote(fitted.predict, take(self.held_out)) == self.held_out.labels
+        accuracy = float(correct.mean())
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(correct)))
+        fewer = f", {fitted.images} images" if fitted.images < len(self.all_labels) else ""
+        return Row(name, f"{method.setting} {fitted.setting:g}{fewer}", fitted.validation, accuracy, error)
 
     def few_labels(self, name: str, method: Method, take: Choose, count: int, subsets: int) -> Row:
         """A classifier of `count` labels a class: the mean over random subsets, and its standard error."""

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split, Subset
+from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split, Subset, window_start
 from igpt_jax.data.sources.clips import ClipFolder
 from igpt_jax.data.sources.digits import open_digits
-from igpt_jax.data.sources.folder import FolderSource, open_whole_folder
+from igpt_jax.data.sources.folder import FolderSource
 from igpt_jax.data.sources.idx import open_idx
 from igpt_jax.data.sources.moving_digits import MovingDigits
+from igpt_jax.data.sources.paths import split_folders
 from igpt_jax.data.sources.tfds import TfdsSource
 from igpt_jax.data.sources.tokens import TokenSource
-from igpt_jax.data.sources.windows import ClipSource, Windows
 from igpt_jax.errors import InputError, nearest
 from igpt_jax.files import local_path
 
 __all__ = [
     "SOURCES",
     "ArraySource",
-    "ClipSource",
+    "Kind",
     "Opener",
     "Record",
     "Selection",
@@ -35,24 +37,37 @@ __all__ = [
     "absolute_source",
     "open_source",
     "register_source",
+    "window_start",
 ]
 
-Opener = Callable[[DataConfig, Split, str], Source | ClipSource]
+Opener = Callable[[DataConfig, Split, str], Source]
 """(the data settings, which split, what follows the colon in `data.source` or "") -> the source."""
 
-SOURCES: dict[str, Opener] = {
-    "clips": ClipFolder,
-    "digits": open_digits,
-    "folder": FolderSource,
-    "idx": open_idx,
-    "moving_digits": MovingDigits,
-    "tfds": TfdsSource,
-    "tokens": TokenSource,
+
+class Kind(NamedTuple):
+    """A kind of source."""
+
+    open: Opener
+    path: bool = False
+    """Whether what follows the colon is a path, which a run stores absolute."""
+    open_all: Callable[[DataConfig, Selection, str], Source] | None = None
+    """Opens, with split `all`, every file of a folder that holds no split folders, in the order of their names. Other
+    kinds join their splits."""
+
+
+SOURCES: dict[str, Kind] = {
+    "clips": Kind(ClipFolder, True, ClipFolder),
+    "digits": Kind(open_digits),
+    "folder": Kind(FolderSource, True, FolderSource),
+    "idx": Kind(open_idx, True),
+    "moving_digits": Kind(MovingDigits),
+    "tfds": Kind(TfdsSource),
+    "tokens": Kind(TokenSource, True),
 }
 """Every kind of source. Add one of your own with `register_source`."""
 
 
-def register_source(kind: str, opener: Opener) -> None:
+def register_source(kind: str, opener: Opener, path: bool = False) -> None:
     """Adds a kind of source, so that `data.source` may be `KIND` or `KIND:WHERE`.
 
     An experiment file calls this at import. Where `compute.workers` > 0 the source is pickled, so its class must be
@@ -63,14 +78,14 @@ def register_source(kind: str, opener: Opener) -> None:
     """
     if not kind or ":" in kind:
         raise ValueError(f"a kind of source is a name without a colon, not {kind!r}")
-    if SOURCES.setdefault(kind, opener) is not opener:
+    if SOURCES.setdefault(kind, Kind(opener, path)).open is not opener:
         raise ValueError(f"a source of kind {kind!r} exists already")
 
 
 def absolute_source(source: str) -> str:
-    """`data.source` with its path made absolute (folder, clips, idx, tokens): the same from everywhere."""
+    """`data.source` with its path, if its kind has one, made absolute: the same from everywhere."""
     kind, _, where = source.partition(":")
-    if kind not in ("folder", "clips", "idx", "tokens") or not where:
+    if not where or kind not in SOURCES or not SOURCES[kind].path:
         return source
     return f"{kind}:{local_path(os.path.expanduser(where), 'data.source').absolute()}"
 
@@ -80,20 +95,22 @@ def open_source(cfg: DataConfig, split: Selection, frames: int | None = None) ->
 
     Args:
       split: `all` for the records of `train`, then those of `eval`; of a folder without split folders, by file name.
-      frames: of a record from a source of clips; None for single frames as pictures.
+      frames: of a record of clips; None for single frames as pictures.
 
     Raises:
       InputError: there is no such kind; or the source is missing, empty or damaged.
     """
-    kind, _, where = absolute_source(cfg.source).partition(":")
-    if kind not in SOURCES:
+    name, _, where = absolute_source(cfg.source).partition(":")
+    if name not in SOURCES:
         raise InputError(
-            f"data.source: {cfg.source!r} is of no known kind{nearest(kind, SOURCES)}; there are {', '.join(SOURCES)}, "
-            "and those of a file named with --plugin"
+            f"data.source: {cfg.source!r} is of no known kind{nearest(name, SOURCES)}; there are {', '.join(SOURCES)}, "
+            "and those of plugins"
         )
-    if split == "all":
-        if SOURCES[kind] is FolderSource:
-            return open_whole_folder(cfg, where)
-        return Joined(open_source(cfg, "train", frames), open_source(cfg, "eval", frames))
-    source = SOURCES[kind](cfg, split, where)
-    return Windows(source, frames) if isinstance(source, ClipSource) else source
+    kind = SOURCES[name]
+    if split != "all":
+        source = kind.open(cfg, split, where)
+    elif kind.open_all is not None and where and split_folders(Path(where)) is None:
+        source = kind.open_all(cfg, "all", where)
+    else:
+        source = Joined(kind.open(cfg, "train", where), kind.open(cfg, "eval", where))
+    return source.with_frames(frames)

@@ -13,9 +13,8 @@ import re
 import numpy as np
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.sources.base import Record, Split
+from igpt_jax.data.sources.base import Record, Source, Split, window_start
 from igpt_jax.data.sources.digits import open_digits
-from igpt_jax.data.sources.windows import window_start
 from igpt_jax.errors import InputError, require
 
 CLIPS = {"train": 10_000, "eval": 500}
@@ -27,30 +26,32 @@ LARGEST = 256
 _VERSION = "moving digits 1"  # of the digest: another number when the pixels of a clip change
 
 
-class MovingDigits:
+class MovingDigits(Source):
     """Clip i is a function of (split, i) and the size alone. Clips have no label.
 
     Raises:
       InputError: the size is none, or too small for two digits that move.
     """
 
-    class_names: tuple[str, ...] = ()
-
     def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
-        self.name = cfg.source
+        self._name = cfg.source
         self._size = _parse_size(where)
         self._step, self._channels = cfg.frame_step, cfg.channels
         self._stream = ("train", "eval").index(split)
         self._n = CLIPS[split]
         digits = open_digits(cfg, split, "")
-        self._digits = np.stack([digits[i]["image"][..., 0] for i in range(len(digits))])
+        self._digits = np.stack([digits.read(i, None)["image"][..., 0] for i in range(len(digits))])
         self.digest = hashlib.sha256(f"{_VERSION} {self._size} {split} {digits.digest}".encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     def __len__(self) -> int:
         return self._n
 
-    def window(self, i: int, frames: int, rng: np.random.Generator | None) -> Record:
-        """Frames of clip i; InputError if it has fewer."""
+    def read(self, i: int, rng: np.random.Generator | None) -> Record:
+        frames = self.frames or 1
         try:
             first = window_start(LENGTH, (frames - 1) * self._step + 1, rng)
         except InputError as error:
@@ -65,7 +66,8 @@ class MovingDigits:
             for frame, (top, left) in zip(clip, bounced(place + times[:, None] * velocity, room), strict=True):
                 view = frame[top : top + SIDE, left : left + SIDE]
                 view[digit > 0] = digit[digit > 0]
-        return Record(image=np.repeat(clip[..., None], self._channels, axis=3), label=-1)
+        clip = np.repeat(clip[..., None], self._channels, axis=3)
+        return Record(image=clip if self.frames else clip[0], label=-1)
 
 
 def bounced(places: np.ndarray, room: np.ndarray) -> np.ndarray:

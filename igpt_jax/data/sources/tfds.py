@@ -13,11 +13,12 @@ import numpy as np
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data.reading import load_image
-from igpt_jax.data.sources.base import Record, Split
+from igpt_jax.data.sources.base import Record, Source, Split
 from igpt_jax.errors import InputError, first_line, require
+from igpt_jax.files import normal_form
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """The images under the feature `image`, and as label the feature `label` where it is one integer.
 
     `load_image` decodes the images, not TFDS, so that the pixels are the same on every machine.
@@ -29,13 +30,15 @@ class TfdsSource:
 
     def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
         require(bool(where), "data.source", "name the dataset: tfds:NAME")
-        self.name = cfg.source
+        self._name = cfg.source
         self._channels: Literal[1, 3] = cfg.channels
         self._arguments = (cfg, split, where)
         self._split = cfg.train_split if split == "train" else cfg.eval_split
         self._records, label = _open(where, self._split)
         self._labelled = label is not None and not label.shape and np.issubdtype(label.np_dtype, np.integer)
-        self.class_names: tuple[str, ...] = tuple(getattr(label, "names", ())) if self._labelled else ()
+        self.class_names: tuple[str, ...] = (
+            tuple(map(normal_form, getattr(label, "names", ()))) if self._labelled else ()
+        )
         # the full name has a version
         identity = (self._records.dataset_info.full_name, self._split, len(self._records))
         self.digest = hashlib.sha256(repr(identity).encode()).hexdigest()
@@ -43,10 +46,17 @@ class TfdsSource:
     def __reduce__(self) -> tuple[Any, ...]:
         return TfdsSource, self._arguments  # the open files stay here
 
+    def with_frames(self, frames: int | None) -> TfdsSource:
+        return self  # it holds pictures
+
+    @property
+    def name(self) -> str:
+        return self._name
+
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, i: int) -> Record:
+    def read(self, i: int, rng: np.random.Generator | None) -> Record:
         record = self._records[i]
         try:
             image = load_image(io.BytesIO(record["image"]), self._channels)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.sources.base import Record, Split
+from igpt_jax.data.sources.base import Record, Source, Split
 from igpt_jax.errors import InputError, require
 
 PALETTE = "kmeans_centers.npy"
@@ -24,7 +24,7 @@ SPLITS = {"train": "tr", "validation": "va", "test": "te"}
 """Split -> its letters in the names of the release's files."""
 
 
-class TokenSource:
+class TokenSource(Source):
     """The images of one split. The ids stay on disk until a record is read.
 
     Raises:
@@ -39,7 +39,7 @@ class TokenSource:
         key = "data.train_split" if split == "train" else "data.eval_split"
         require(name in SPLITS, key, f"{name!r} is none of {', '.join(SPLITS)}, which {where} has")
         prefix = Path(f"{where}_{SPLITS[name]}")
-        self.name = cfg.source
+        self._name = cfg.source
         self._path = Path(f"{prefix}X.npy")
         tokens = _open(self._path)
         require(np.issubdtype(tokens.dtype, np.integer), "data.source", f"{self._path}: holds {tokens.dtype}, not ids")
@@ -57,10 +57,14 @@ class TokenSource:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokens": None}  # a worker process maps the file itself
 
+    @property
+    def name(self) -> str:
+        return self._name
+
     def __len__(self) -> int:
         return self._n
 
-    def __getitem__(self, i: int) -> Record:
+    def read(self, i: int, rng: np.random.Generator | None) -> Record:
         if self._tokens is None:
             self._tokens = _open(self._path)
         ids = self._tokens[i].reshape(self._side, self._side)

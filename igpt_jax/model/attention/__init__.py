@@ -28,8 +28,6 @@ BACKENDS: dict[str, Backend] = {
     "splash": splash.BACKEND,
 }
 
-_KERNELS = {"gpu": "cudnn", "tpu": "splash"}  # what auto tries first on a platform
-
 
 def platform() -> str:
     """Where the program being traced will run: the platform of the mesh around it, else of the default device."""
@@ -38,32 +36,29 @@ def platform() -> str:
 
 
 def pick_backend(name: str, case: Case) -> str:
-    """The backend for a case: 'auto' is resolved, and the choice logged once; another name is checked.
-
-    Raises:
-      InputError: no backend of that name, or it cannot serve the case.
-    """
+    """The backend for a case; 'auto' is resolved. InputError if there is none of that name, or it cannot serve."""
     if name == "auto":
         return _pick(case)
     if name not in BACKENDS:
-        raise InputError(f"compute.attention: no backend {name!r}; there are auto, {', '.join(BACKENDS)}")
-    refusal = BACKENDS[name].refusal(case)
-    if refusal:
+        raise InputError(f"compute.attention: must be one of auto, {', '.join(BACKENDS)}; got {name!r}")
+    if refusal := _refusal(name, case):
         raise InputError(f"compute.attention: {name} cannot serve: {refusal}; auto takes one that can")
     return name
 
 
+def _refusal(name: str, case: Case) -> str | None:
+    if case.forward_mode and not BACKENDS[name].forward_mode:
+        return "it has no forward-mode derivative (compute.forward_mode)"
+    return BACKENDS[name].refusal(case)
+
+
 @functools.cache
 def _pick(case: Case) -> str:
-    # Below some 100 positions a whole batch of logits is small, and the loop over heads only costs. Measured: steps of
-    # 32 images, 4 layers of width 128, two cores: 64 positions 0.92x, 121 1.08x, 196 1.10x, 256 1.38x as fast.
-    portable = "chunked" if case.platform == "cpu" and case.t > 100 else "reference"
-    kernel = _KERNELS.get(case.platform)
-    refusal = BACKENDS[kernel].refusal(case) if kernel else None
-    name = kernel if kernel and not refusal else portable
-    why = f"; not {kernel}: {refusal}" if refusal else ""
+    refusals = {name: _refusal(name, case) for name, backend in BACKENDS.items() if backend.preferred(case)}
+    name = next((name for name, refusal in refusals.items() if not refusal), "reference")
+    why = "".join(f"; not {other}: {refusal}" for other, refusal in refusals.items() if refusal)
     where = f"{case.t} positions, head size {case.head_dim}, {case.dtype} on {case.platform}"
-    log.info("attention: auto picked %s for %s%s", name, where, why)
+    log.info("attention: auto picked %s for %s%s", name, where, why)  # once for each case
     return name
 
 
@@ -74,43 +69,24 @@ def attend(
     mask: Mask,
     backend: str = "auto",
     shard_kernel: Callable[[Attend], Attend] | None = None,
+    forward_mode: bool = False,
 ) -> jax.Array:
     """Multi-head attention over a whole sequence: softmax(q k^T / sqrt(K)) v, the softmax in float32.
 
-    Args:
-      q_BTHK: queries; k_BSHK, v_BSHK: keys and values, of the same dtype.
-      mask: which slot sees which.
-      backend: 'auto' or a name in BACKENDS. auto takes the platform's own kernel if that can serve.
-      shard_kernel: makes a kernel that XLA cannot split work on each device's own part.
-
-    Returns:
-      [B, T, H, K] in the dtype of v.
-
-    Raises:
-      InputError: an unknown backend, or one asked for by name that cannot serve.
+    `backend` is 'auto' or a name in `BACKENDS`. `shard_kernel` makes a kernel that XLA cannot split work on each
+    device's own part. The result is [B, T, H, K] in the dtype of v.
     """
-    case = Case(platform(), q_BTHK.dtype.name, q_BTHK.shape[1], k_BSHK.shape[1], q_BTHK.shape[3], mask)
+    case = Case(platform(), q_BTHK.dtype.name, q_BTHK.shape[1], k_BSHK.shape[1], q_BTHK.shape[3], mask, forward_mode)
     chosen = BACKENDS[pick_backend(backend, case)]
-
-    def kernel(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
-        return chosen.attend(q, k, v, mask)
-
-    run = shard_kernel(kernel) if chosen.whole_arrays and shard_kernel else kernel
+    run = shard_kernel(chosen.attend) if chosen.whole_arrays and shard_kernel else chosen.attend
     return run(q_BTHK, k_BSHK, v_BSHK, mask)
 
 
 def attend_cached(q_BTHK: jax.Array, cache: LayerCache, at: jax.Array | int, mask: Mask) -> jax.Array:
-    """Attention of T new slots to a cache whose rows up to theirs are filled.
+    """Attention of the T slots at rows at .. at + T - 1 to a cache that holds these rows and all before them.
 
-    Heads stand before rows in the cache, so that each product reads it without a transpose.
-
-    Args:
-      q_BTHK: queries of the slots at rows at .. at + T - 1.
-      cache: the new rows included. Rows after them are ignored.
-      at: int scalar, or [B] where images are at different rows.
-
-    Returns:
-      [B, T, H, K] in the dtype of the queries.
+    Rows after them are ignored. `at` is a scalar, or [B] where images are at different rows. Heads stand before rows in
+    the cache, so that each product reads it without a transpose. The result is [B, T, H, K] in the queries' dtype.
     """
     k_BHSK, v_BHSK = cache.k.astype(q_BTHK.dtype), cache.v.astype(q_BTHK.dtype)
     logits_BHTS = jnp.einsum("bthk,bhsk->bhts", q_BTHK, k_BHSK, preferred_element_type=jnp.float32)

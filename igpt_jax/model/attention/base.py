@@ -14,33 +14,25 @@ NEGATIVE = -1e10  # the release's value for a masked logit; finite, so that no r
 
 @dataclass(frozen=True)
 class Mask:
-    """Which keys a query sees, as a static value. Positions are places in the sequence, never places in the grid."""
+    """Query t sees keys 0..t (causal), every key (full), or keys 0..t and the first `prefix` keys (prefix)."""
 
     kind: Literal["causal", "full", "prefix"]
     prefix: int = 0
-    """Of a prefix mask: how many slots at the beginning are visible to every query."""
 
     @classmethod
     def causal(cls) -> Mask:
-        """Query t sees keys 0..t."""
         return cls("causal")
 
     @classmethod
     def full(cls) -> Mask:
-        """Every query sees every key."""
         return cls("full")
 
     @classmethod
     def with_prefix(cls, slots: int) -> Mask:
-        """Query t sees keys 0..t and the first `slots` keys."""
         return cls("prefix", slots)
 
     def visible(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
-        """bool: True where the query at a place sees the key at a place; `queries` and `keys` are broadcast.
-
-        Raises:
-          ValueError: a kind of mask that is not known here.
-        """
+        """bool: True where the query at a place sees the key at a place; `queries` and `keys` are broadcast."""
         if self.kind not in KINDS:
             raise ValueError(f"unknown mask {self.kind!r}")
         seen = keys <= queries
@@ -57,17 +49,15 @@ KINDS = ("causal", "full", "prefix")
 
 
 class Case(NamedTuple):
-    """What a backend is asked to serve."""
+    """What a backend is asked to serve: platform ('cpu', 'gpu' or 'tpu'), t queries, s keys."""
 
     platform: str
-    """'cpu', 'gpu' or 'tpu'."""
     dtype: str
     t: int
-    """Queries."""
     s: int
-    """Keys."""
     head_dim: int
     mask: Mask
+    forward_mode: bool = False
 
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
@@ -81,8 +71,16 @@ class Backend:
     attend: Attend
     refusal: Callable[[Case], str | None]
     """Why it cannot serve a case, as a clause for an error message; None if it can."""
+    preferred: Callable[[Case], bool] = lambda case: False
+    """Whether compute.attention = auto tries it, before reference."""
     whole_arrays: bool = False
     """True for a kernel that XLA cannot split over devices; see the `shard_kernel` argument of `attend`."""
+    forward_mode: bool = False
+    """Whether `jax.jvp` can differentiate it, as it cannot a backward pass of its own (custom_vjp)."""
+    saves: Callable[..., bool] | None = None
+    """A policy for `jax.checkpoint` that saves its outputs (compute.remat = dots); None if it is computed again."""
+    backward_products: Callable[[int], int] = lambda keys: 5
+    """Matrix products of its backward pass over so many keys: four, and the logits once more."""
 
 
 def refuse_mask(case: Case, known: tuple[str, ...]) -> str | None:

@@ -8,17 +8,18 @@ import jax
 
 from igpt_jax.model.attention.base import Backend, Case, Mask, refuse_mask
 
-elsewhere: Any = None
-"""The GPU that programs are compiled for on a machine without one; `analysis.planning.gpus` sets it in its process."""
 
+def refusal(case: Case, device: Any = None) -> str | None:
+    """Why cuDNN cannot serve, or None. The limits are those of `jax.nn.dot_product_attention`.
 
-def refusal(case: Case) -> str | None:
-    """Why cuDNN cannot serve, or None. The limits are those of `jax.nn.dot_product_attention`."""
-    if case.platform != "gpu" or (elsewhere is None and jax.default_backend() != "gpu"):
+    `device` is the GPU if programs are compiled for one that is elsewhere; None asks this machine's.
+    """
+    if case.platform != "gpu" or (device is None and jax.default_backend() != "gpu"):
         return f"it needs an NVIDIA GPU, and this is {case.platform}"
-    device = elsewhere or jax.local_devices()[0]
-    if elsewhere is None and "cuda" not in device.client.platform_version.lower():
-        return "it needs an NVIDIA GPU, and this is another maker's"
+    if device is None:
+        device = jax.local_devices()[0]
+        if "cuda" not in device.client.platform_version.lower():
+            return "it needs an NVIDIA GPU, and this is another maker's"
     if case.dtype not in ("bfloat16", "float16"):
         return f"it computes in bfloat16 or float16, not {case.dtype} (compute.dtype)"
     capability = float(device.compute_capability)
@@ -41,4 +42,4 @@ def saves_outputs(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name.startswith("dot_product_attention_fwd")
 
 
-BACKEND = Backend(cudnn, refusal)
+BACKEND = Backend(cudnn, refusal, preferred=lambda case: case.platform == "gpu", saves=saves_outputs)

@@ -19,4 +19,4 @@ def reference(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask: Mas
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
 
 
-BACKEND = Backend(reference, lambda case: refuse_mask(case, KINDS))
+BACKEND = Backend(reference, lambda case: refuse_mask(case, KINDS), forward_mode=True)

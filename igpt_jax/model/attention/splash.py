@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from igpt_jax.model.attention.base import Backend, Case, Mask, refuse_mask
 
 SAVED = "attention"
-"""The name of the kernel's outputs, for a rematerialisation policy that saves them."""
+"""The name of the kernel's outputs."""
 
 
 def refusal(case: Case) -> str | None:
@@ -68,4 +68,11 @@ def _block(size: int) -> int:
     return next(block for block in (512, 384, 256, 128) if size % block == 0)
 
 
-BACKEND = Backend(splash, refusal, whole_arrays=True)
+BACKEND = Backend(
+    splash,
+    refusal,
+    preferred=lambda case: case.platform == "tpu",
+    whole_arrays=True,
+    saves=jax.checkpoint_policies.save_only_these_names(SAVED),
+    backward_products=splash_products,
+)

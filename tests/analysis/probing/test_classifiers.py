@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from igpt_jax.analysis.classifiers import fit_logistic
-from igpt_jax.analysis.probing.classifiers import METHODS, fit_sgd, vote
-from tests.evaluation.test_classifiers import clouds
+from igpt_jax.analysis.classifiers import fit_logistic, vote
+from igpt_jax.analysis.probing.classifiers import METHODS, fit_sgd
+from tests.analysis.test_classifiers import clouds
 
 
 def test_gradient_descent_ends_at_the_same_classifier():

@@ -57,7 +57,7 @@ def test_bert_sees_other_masks_in_every_draw_and_of_every_image():
     assert np.abs(one - two).max(axis=(1, 2)).min() > 1e-3
     later = read(model, params, "bert", first=5).values[0]
     assert np.abs(one - later).max(axis=(1, 2)).min() > 1e-3
-    assert context(model, "bert").objective.whole_image_draws == 5
+    assert context(model, "bert").objective.feature_draws == 5
 
 
 def test_other_models_see_whole_images():
@@ -66,7 +66,7 @@ def test_other_models_see_whole_images():
     np.testing.assert_allclose(
         read(model, params, "ardm").values[0], whole[:, LABELLED].swapaxes(0, 1), rtol=1e-4, atol=1e-5
     )
-    assert context(model, "ardm").objective.whole_image_draws == 1
+    assert context(model, "ardm").objective.feature_draws == 1
 
 
 def test_the_class_is_not_told():
