@@ -158,7 +158,6 @@ def test_a_barrier_says_who_is_late_and_the_next_one_waits(session):
     (_, first, *_), (_, second, *_) = session[1]
     assert "lost [1]" in first
     assert "lost []" in second  # when it comes, all have come
-    ]
 
 
 def test_when_one_is_killed_the_other_says_so_and_ends(session):
