@@ -164,7 +164,7 @@ def test_methods_that_have_no_use_for_it_refuse_it(raster):
     known[0, 2, 3] = False
     asked = *raster, Palette.levels(7), np.zeros((1, *GRID, 1), np.uint8), known
     for settings in ({"lookahead": 4}, {"lookahead": "auto"}):
-        with pytest.raises(InputError, match=r"sampler\.lookahead: has no use for the method smc; leave it at 0"):
+        with pytest.raises(InputError, match=r"sampler\.lookahead: is not supported by method smc; leave it at 0"):
             inpaint(*asked, sampler=SamplerConfig(**settings))
     drawn = [inpaint(*asked, sampler=SamplerConfig(lookahead=n, method="clamp")).draws for n in (0, 4)]
     np.testing.assert_array_equal(*drawn)

@@ -176,8 +176,8 @@ def test_sharded_parameters_restore_alike(restorer):
         (lambda m, p: restore(m, p, PALETTE, pictures(1), sampler=SamplerConfig(order="random")), "raster order"),
         (lambda m, p: restore(m, p, Palette.levels(17), pictures(1)), "17 colours"),
         (lambda m, p: restore(m, {}, PALETTE, pictures(1)), "params: not the parameters"),
-        (lambda m, p: sample(m, p, PALETTE), "igpt restore"),
-        (lambda m, p: complete(m, p, PALETTE, pictures(1)), "igpt restore"),
+        (lambda m, p: sample(m, p, PALETTE), "which `restore` takes"),
+        (lambda m, p: complete(m, p, PALETTE, pictures(1)), "which `restore` takes"),
     ],
 )
 def test_bad_input_is_named(restorer, call, named):
