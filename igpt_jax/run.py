@@ -28,7 +28,7 @@ from igpt_jax.files import local_path
 from igpt_jax.objectives import MakeObjective, identity
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh
-from igpt_jax.parallel.processes import is_process_zero, on_process_zero, require_same
+from igpt_jax.parallel.processes import barrier, is_process_zero, on_process_zero, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
 from igpt_jax.sampling.request import check_request
 from igpt_jax.training.best import BEST, BestWeights, figure_of
@@ -316,6 +316,7 @@ def report(trained: Trained, levels: Mapping[str, float] | None = None) -> Repor
       levels: losses of other methods, by name, which loss.png shows beside the curves.
     """
     context, workdir = trained.context, trained.workdir
+    barrier("the pictures", context.cfg.train.watchdog_s)  # hosts may have fitted cheap methods at different speeds
     with compilation_cache_in(workdir), Watchdog(context.cfg.train.watchdog_s) as watchdog:
         pictures = []
         for name in context.objective.pictures:

@@ -17,6 +17,7 @@ from PIL import Image
 from igpt_jax import load_pretrained, sample
 from igpt_jax.cli import main
 from igpt_jax.parallel.mesh import make_mesh, put_batch, to_host
+from igpt_jax.run import Report
 from tests.processes import (
     ARGS,
     RUN,
@@ -94,11 +95,23 @@ def test_every_global_batch_is_the_same_on_any_number_of_processes(session):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def train_alone():
+    """`igpt train` in this process, without the pictures and cheap methods at its end."""
+
+    def train(workdir, *more):
+        assert main([*map(str, [*ARGS, *more]), "--workdir", str(workdir)]) == 0
+        return workdir
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("igpt_jax.analysis.beside.beside", lambda figures, context: figures)
+        patch.setattr("igpt_jax.run.report", lambda trained, levels: Report(trained.step, ()))
+        yield train
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, train_alone):
     """The same run in one process with the same eight devices."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    assert main([*map(str, ARGS), "--workdir", str(workdir)]) == 0
-    return workdir
+    return train_alone(tmp_path_factory.mktemp("alone") / "run")
 
 
 def test_losses_do_not_depend_on_the_number_of_processes(session, alone):
@@ -142,14 +155,14 @@ def test_bad_input_of_one_process_ends_all_and_is_reported_once(session):
     assert not (folder / "no").exists()
 
 
-def test_a_signal_to_one_process_saves_all_and_another_number_continues(session, tmp_path):
+def test_a_signal_to_one_process_saves_all_and_another_number_continues(session, train_alone, tmp_path):
     """The second of two got SIGTERM; then one process continues. The losses are those of the run never stopped."""
     folder, done = session
     assert all("stopped 143" in said for _, said, _, _ in done)
     [step] = {int(re.search(r"saved at step (\d+)", err)[1]) for _, _, err, _ in done}
     assert (folder / "endless" / "checkpoints" / str(step)).is_dir()
     for workdir in (folder / "endless", tmp_path / "straight"):
-        assert main([*map(str, [*ARGS, *continue_args(step + 2)]), "--workdir", str(workdir)]) == 0
+        train_alone(workdir, *continue_args(step + 2))
     for a, b in zip(lines(folder / "endless"), lines(tmp_path / "straight"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
