@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future, wait
+from typing import Any
 
 import jax
 
@@ -41,7 +42,7 @@ def join(coordinator: str, num_processes: int, process_id: int, timeout_s: float
             raise NotJoinedError(f"process 0 cannot open port {address[1]} ({reason}): does a run have it?") from None
 
     def initialize() -> None:
-        timeouts = {"initialization_timeout": round(timeout_s) + 60, "heartbeat_timeout_seconds": HEARTBEAT_S}
+        timeouts: Any = {"initialization_timeout": round(timeout_s) + 60, "heartbeat_timeout_seconds": HEARTBEAT_S}
         try:
             joined.set_result(jax.distributed.initialize(coordinator, num_processes, process_id, **timeouts))
         except Exception as error:
