@@ -1,9 +1,12 @@
-"""Configurations as JSON, and how two of them differ: how a workdir recognises its own run."""
+"""JSON, configurations as JSON, and how two of them differ: how a workdir recognises its own run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
@@ -17,6 +20,35 @@ FIXED = ("seed", "objective", "class_dropout", "init_from", "init_grid", "model"
 """The sections that decide what a run computes. A workdir is continued only with the same values in them."""
 FREE = ("data.max_unreadable",)
 """Keys of these sections that decide nothing but when a run stops."""
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of plain values and dataclasses. JSON has no NaN and no infinity: they become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl; null is NaN. What follows the last newline was torn by a kill, and is left out.
+
+    Raises:
+      InputError: the file cannot be read, or a line is not one of a run; the message names it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        records = json.loads("[" + ",\n".join(lines) + "]")
+        return [{"step": r["step"]} | {key: math.nan if x is None else x for key, x in r.items()} for r in records]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not the metrics.jsonl of a run: {error}") from None
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
@@ -40,7 +72,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def to_json(cfg: Any) -> str:
     """A configuration as indented JSON."""
-    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
+    return json_text(cfg, indent=2) + "\n"
 
 
 def from_json(cls: type[T], text: str, origin: str = "config") -> T:

@@ -33,7 +33,7 @@ def check_fields(cfg: Any, prefix: str) -> None:
         value = getattr(cfg, name)
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)
-            require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
+            require(value in choices, prefix + name, f"must be one of {', '.join(map(str, choices))}; got {value!r}")
         for bounds in getattr(hint, "__metadata__", ()) if value is not None else ():
             for sign, ok, words in _COMPARISONS:
                 limit = getattr(bounds, sign, None)

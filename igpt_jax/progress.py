@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 T = TypeVar("T")
 
-Listener = Callable[[str, int, int], None]
-"""(what is being done, how much is done, of how much)."""
+Listener = Callable[[str, int, int, str], None]
+"""(what is being done, how much is done, of how much, numbers to show beside it)."""
 
-_listeners: list[Listener] = []
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 
 
-def report(what: str, done: int, total: int) -> None:
+def report(what: str, done: int, total: int, numbers: str = "") -> None:
     """Tells the listeners that `done` of `total` are done. Call it with 0 first and with `total` last."""
-    for listener in _listeners:
-        listener(what, done, total)
+    for listener in _listeners.get():
+        listener(what, done, total, numbers)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
@@ -33,9 +34,9 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Calls `listener` at every report within the block, whichever thread reports."""
-    _listeners.append(listener)
+    """Calls `listener` at every report of this thread within the block."""
+    token = _listeners.set((*_listeners.get(), listener))
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listeners.reset(token)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from igpt_jax.config_json import json_text, read_metrics
 from igpt_jax.errors import InputError
 from igpt_jax.files import replace_file
 from igpt_jax.palette import Palette
@@ -162,7 +162,7 @@ def save_animation(
       InputError: PyAV is missing, which writes mp4.
     """
     pictures = [image_grid(clips[:, i]) for i in range(clips.shape[1])]
-    comment = json.dumps(dict(text or {}))
+    comment = json_text(text or {})
     if Path(path).suffix == ".gif":
         first, *others = (Image.fromarray(picture) for picture in pictures)
         options: dict[str, Any] = dict(save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
@@ -286,12 +286,8 @@ def _finish(
 
 def _read_metrics(path: Path, keys: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
     """key -> (step, value) of every step, ascending."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is incomplete
-        records = json.loads("[" + ",\n".join(lines) + "]")  # an error names the line
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not the metrics.jsonl of a run: {error}") from None
-    curves = {key: {record["step"]: record[key] for record in records if key in record} for key in keys}
+    records = read_metrics(path)
+    curves = {key: {int(record["step"]): record[key] for record in records if key in record} for key in keys}
     if not any(curves.values()):
         raise InputError(f"{path}: no line holds {' or '.join(keys)}")
     return {key: sorted(points.items()) for key, points in curves.items()}

@@ -109,14 +109,17 @@ def _figure_rows(run: RunSummary) -> list[dict[str, str]]:
     """What was measured last, on validation or held-out images; standard errors beside their figures."""
     names = [name for name in run.figures if name != "step" and not name.endswith("_se")]
     kind = "validation images" if run.cfg.data.validation else "held-out images"
-    errors = {name: run.figures.get(f"{name}_se") for name in names}
-    shown = {n: f"{run.figures[n]:.4f}" + ("" if e is None else f" ± {e:.4f}") for n, e in errors.items()}
+    shown = {name: _with_error(run.figures[name], run.figures.get(f"{name}_se")) for name in names}
     return [{kind: name.replace("_", " "), "": value} for name, value in shown.items()]
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
 def _probe_rows(probe: dict[str, Any]) -> list[dict[str, str]]:
     return [
-        {"probe": r["name"], "chosen": r["setting"], "held out": f"{r['accuracy']:.4f} ± {r['error']:.4f}"}
+        {"probe": r["name"], "chosen": r["setting"], "held out": _with_error(r["accuracy"], r["error"])}
         for r in probe["rows"]
     ]
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from igpt_jax.cli.interrupts import acknowledge_signals, wait_for_acknowledgement
+from igpt_jax.cli import interrupts, streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
-
-PIPE_CLOSED = 141
-"""The exit code when nobody reads the output any more (128 + SIGPIPE), as shells expect it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,17 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_and_exit() -> NoReturn:
     """The console script."""
-    acknowledge_signals()
+    stdout_is_open = streams.guard()
+    interrupts.acknowledge_signals()
     try:
-        code = main()
+        code = main() if stdout_is_open else _refuse_closed_stdout()
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = PIPE_CLOSED
+    except streams.OutputError as error:
+        code = error.code
+        if str(error):
+            print(f"igpt: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        code = 130
-    if code == 130:
-        wait_for_acknowledgement()
+        interrupts.end()
     jax = sys.modules.get("jax")
     several = jax is not None and jax.distributed.is_initialized()
     if code >= 128 or (code and not several):
@@ -43,3 +40,8 @@ def run_and_exit() -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)  # several processes end together
+
+
+def _refuse_closed_stdout() -> int:
+    print("igpt: stdout is closed, so results would be lost; redirect it to a file or to /dev/null", file=sys.stderr)
+    return 2

@@ -18,9 +18,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from igpt_jax.cli import interrupts
 from igpt_jax.cli.bench import Bench
-from igpt_jax.cli.common import Command, JoinedCommand, ProcessArgs
+from igpt_jax.cli.common import Command, ConfiguredCommand, JoinedCommand, ProcessArgs
 from igpt_jax.cli.complete import Complete
 from igpt_jax.cli.convert import Convert
 from igpt_jax.cli.evaluate import Evaluate
@@ -36,6 +35,7 @@ from igpt_jax.cli.progress import ConsoleHandler, show_progress
 from igpt_jax.cli.report import Report
 from igpt_jax.cli.restore import Restore
 from igpt_jax.cli.sample import Sample
+from igpt_jax.cli.streams import OutputError
 from igpt_jax.cli.train import Train
 from igpt_jax.cli.video import Video
 from igpt_jax.errors import InputError, first_line, nearest
@@ -63,12 +63,12 @@ COMMANDS: dict[str, type[Command]] = {
 SHELLS = ("bash", "zsh", "tcsh")
 
 EXIT_CODES = {
-    1: "a loss that is not finite, a plan that does not fit, too little memory on the way, and unforeseen errors",
+    1: "a loss that is not finite, a plan that does not fit, too little memory on the way, a full stdout, and others",
     2: "bad input, or a run too large for memory: one line on stderr, nothing overwritten",
     75: "a hang or a lost process; the same command may succeed when repeated",
     130: "Ctrl-C (SIGINT); a run has saved itself",
     134: "JAX itself ended a process because another was lost; as 75",
-    141: "nobody reads the output any more",
+    141: "stdout was closed (SIGPIPE)",
     143: "SIGTERM; a run has saved itself",
 }
 """What exit codes other than 0 mean."""
@@ -91,17 +91,12 @@ def run(args: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[ConsoleHandler()])
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)  # Orbax and TensorStore log what they raise
+    if args[:1] == ["help"]:  # igpt help COMMAND
+        args = [*args[1:2], "--help"]
     try:
-        words = args[1:] if args[:1] == ["help"] else args
-        if len(words) < len(args):  # igpt help COMMAND
-            words = [*words[:1], "--help"]
-        if words[:1] and words[0] in COMMANDS:
-            return _run_command(words[0], words[1:])
-        return _run_without_command(words)
+        return _run_command(args[0], args[1:]) if args and args[0] in COMMANDS else _run_without_command(args)
     except InputError as error:
         return fail(2, error)
-    except KeyboardInterrupt:
-        return 130
     except SystemExit as stop:  # help has been printed
         return int(stop.code or 0)
 
@@ -135,13 +130,14 @@ def _all_commands() -> Any:
 
 def _run_command(name: str, args: list[str]) -> int:
     kind = COMMANDS[name]
+    checked = not issubclass(kind, ConfiguredCommand)  # an option may need the values of the experiment
     if {"-h", "--help"} & set(args):
         defaults = None
         with contextlib.suppress(InputError):  # help comes even where something is missing
             others = [arg for arg in args if arg not in ("-h", "--help")]
             defaults = parse(kind, name, others, checked=False).defaults()
         parse(kind, name, ["--help"], default=defaults)
-    as_typed = parse(kind, name, args, checked=False)
+    as_typed = parse(kind, name, args, checked=checked)
     quiet, verbose = as_typed.common.quiet, name in ("train", "plan")
     set_tpu_flags()
     try:
@@ -162,7 +158,7 @@ def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
             _join(as_typed)
         with processes.naming_lost_processes(), memory_errors(as_typed.less_memory):
             command = _with_defaults(as_typed, name, args)
-            with show_progress(command.common.quiet), interrupts.tidying_up():
+            with show_progress(command.common.quiet):
                 code = command.run() or 0
     except processes.InputErrorElsewhere:
         code = 2
@@ -177,8 +173,8 @@ def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
     except processes.LostProcessError as error:
         fail(os.EX_TEMPFAIL, error)
         processes.exit_now(os.EX_TEMPFAIL)  # JAX's shutdown barrier would wait for the lost ones
-    except Exception:
-        if not processes.is_multiprocess():
+    except Exception as error:
+        if not processes.is_multiprocess() or isinstance(error, OutputError):
             raise
         traceback.print_exc()
         code = 1
@@ -192,16 +188,17 @@ def _with_defaults(as_typed: Command, name: str, args: list[str]) -> Command:
     from igpt_jax.parallel.processes import raise_on_all
     from igpt_jax.plugins import load_module
 
-    joined = isinstance(as_typed, JoinedCommand)
+    kind, joined = COMMANDS[name], isinstance(as_typed, JoinedCommand)
     together = raise_on_all if joined else contextlib.nullcontext  # a plan must not open this machine's devices
     with together():
         for path in as_typed.common.plugin:
             load_module(path)
         default = as_typed.defaults()
-    if default is not None:
-        default = parse(COMMANDS[name], name, args, default=default, checked=False).with_weights(default)
+    if default is None:
+        return as_typed
+    default = parse(kind, name, args, default=default, checked=False).with_weights(default)
     with together():
-        return parse(COMMANDS[name], name, args, default=default)
+        return parse(kind, name, args, default=default)
 
 
 def _join(command: JoinedCommand) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from igpt_jax.cli.common import Command, ConfiguredCommand, Flag
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -35,7 +35,7 @@ class Bench(ConfiguredCommand, _Action):
     repeats: int = 10
     """Timed runs of each; two more warm up."""
     budget: float = math.inf
-    """Seconds for everything; what there is no time for is said."""
+    """Seconds for everything; items skipped for lack of time are reported."""
     out: Path | None = None
     """A .jsonl file to which a line for each figure is added."""
     traces: Path | None = None
@@ -72,7 +72,7 @@ class Bench(ConfiguredCommand, _Action):
         here = machine()
         for measured in measure(items, self.repeats, self.budget, traces):
             figures = here | measured
-            print(json.dumps(figures), flush=True) if self.json else print_figures(figures)
+            print(json_text(figures), flush=True) if self.json else print_figures(figures)
             if out is not None:
                 write_line(out, figures)
 
@@ -82,7 +82,7 @@ def write_line(path: Path, figures: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(figures) + "\n")
+            file.write(json_text(figures) + "\n")
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror or error}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import tyro
 
 from igpt_jax.cli.common import Command, Flag
+from igpt_jax.config_json import json_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Info(Command):
         model = inspect(self.model, step=self.step)
         facts = describe(model) | {"held_out": last_evaluation(Path(self.model), model.step)}
         if self.json:
-            print(json.dumps(facts, indent=2))
+            print(json_text(facts, indent=2))
             return
         width = max(len(name) for name in facts)
         for name, value in facts.items():

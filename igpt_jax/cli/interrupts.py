@@ -11,15 +11,16 @@ import os
 import signal
 import sys
 import threading
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
+    from typing import NoReturn
 
 GRACE_S = 3.0
 """How long an interrupted command may take to remove what it has half written, before the process is ended."""
+
+_tidied = threading.Event()
 
 
 def acknowledge_signals() -> None:
@@ -33,12 +34,18 @@ def acknowledge_signals() -> None:
         signal.signal(signal.SIGINT, _interrupt)
 
 
+def end() -> NoReturn:
+    """Ends the process as soon as its interruption has been answered."""
+    _tidied.set()
+    threading.Event().wait(1.0)
+    os._exit(130)
+
+
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """Raises KeyboardInterrupt, or ends the process where an extension module that is being imported could crash."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            wait_for_acknowledgement()
-            os._exit(130)
+            end()
         frame = frame.f_back
     raise KeyboardInterrupt
 
@@ -49,51 +56,22 @@ def _without_interrupts(unraisable: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-_writes_files = False
-
-
-@contextlib.contextmanager
-def tidying_up() -> Iterator[None]:
-    """Within the block, an interrupted command may take `GRACE_S` to remove what it has half written; else it ends."""
-    global _writes_files
-    _writes_files = True
-    try:
-        yield
-    finally:
-        _writes_files = False
-
-
-def wait_for_acknowledgement() -> None:
-    """Returns once the signal that ends this process has been answered."""
-    _answered.wait(1.0)
-
-
-_answered = threading.Event()
-
-
 def _watch(reader: int) -> None:
-    interrupts = 0
+    answered = False
     while True:
         for signum in os.read(reader, 1):
-            if signum not in (signal.SIGINT, signal.SIGTERM):
-                continue
-            interrupts += 1
+            # a run that would save itself has put its own handler there; it says what it does
+            saves = getattr(signal.getsignal(signal.SIGINT), "answer", None)
             name = signal.Signals(signum).name
-            loop = sys.modules.get("igpt_jax.training.loop")  # it may be half imported
-            if interrupts == 1 and getattr(loop, "SIGNALS_SAVE", False):
-                _say(f"{name}: the run is saved after this step, then stops; another {name} stops it at once")
+            if saves and not answered and signum in (signal.SIGINT, signal.SIGTERM):
+                _say(f"{name}: {saves}; another {name} stops it at once")
+                answered = True
             elif signum == signal.SIGINT:
                 _say("interrupted")
-                if not _writes_files:
-                    os._exit(130)
-                threading.Thread(target=_end, daemon=True).start()
-            _answered.set()
-
-
-def _end() -> None:
-    time.sleep(GRACE_S)
-    os._exit(130)
+                _tidied.wait(GRACE_S)
+                os._exit(130)
 
 
 def _say(line: str) -> None:
-    os.write(2, f"\nigpt: {line}\n".encode())  # sys.stderr may be locked by the main thread
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nigpt: {line}\n".encode())  # sys.stderr may be locked by the main thread

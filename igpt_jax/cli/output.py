@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.version import __version__
 
@@ -102,29 +102,24 @@ def save_images(path: Path, drawn: Drawn) -> None:
 
 def png_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Text chunks of a PNG: the software, and the settings as JSON under `igpt`."""
-    return {"Software": f"igpt_jax {__version__}", "igpt": json.dumps(dict(settings))}
+    return {"Software": f"igpt_jax {__version__}", "igpt": json_text(settings)}
 
 
 def figures_as_dict(figures: Figures) -> dict[str, Any]:
     """Figures for JSON."""
-    bits = {name: nats / math.log(2) for name, nats in figures.nats.items()}
-
-    def number(x: float) -> float | None:
-        return None if math.isnan(x) else x
-
     return {
         "images": figures.images,
         "groups": figures.groups,
         "kind": figures.kind,
         "metric": figures.metric,
         "nats": dict(figures.nats),
-        "bits": bits,
-        "nats_se": {name: number(error) for name, error in figures.errors.items()},
-        "nats_minus_model": {name: list(pair) for name, pair in figures.differences.items()},
+        "bits": {name: nats / math.log(2) for name, nats in figures.nats.items()},
+        "nats_se": dict(figures.errors),
+        "nats_minus_model": dict(figures.differences),
         "accuracies": {name: value for name, (value, _) in figures.accuracies.items()},
-        "accuracies_se": {name: number(error) for name, (_, error) in figures.accuracies.items()},
-        "accuracies_minus_model": {name: list(pair) for name, pair in figures.accuracy_differences.items()},
-        **dict(figures.others),
+        "accuracies_se": {name: error for name, (_, error) in figures.accuracies.items()},
+        "accuracies_minus_model": dict(figures.accuracy_differences),
+        **figures.others,
     }
 
 
@@ -135,7 +130,7 @@ def print_figures(figures: Figures, as_json: bool = False) -> None:
     Where they are known, the table has the differences of the cheap methods to the model: below 0, the model loses.
     """
     if as_json:
-        print(json.dumps(figures_as_dict(figures), indent=2))
+        print(json_text(figures_as_dict(figures), indent=2))
         return
     from rich.console import Console
     from rich.table import Table

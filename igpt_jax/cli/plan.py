@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from igpt_jax.cli.common import ConfiguredCommand, Flag
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class PlanRun(ConfiguredCommand):
         )
         if self.json:
             more = {"suggestion": {"options": suggestion[0], "plan": as_dict(suggestion[1])}} if suggestion else {}
-            print(json.dumps(as_dict(plan) | more, indent=2))
+            print(json_text(as_dict(plan) | more, indent=2))
         else:
             print_plan(plan)
             if suggestion:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
 from igpt_jax.config import ProbeConfig
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def write(figures: ProbeFigures, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with replace_file(out / "probe.json") as file:
-            file.write((json.dumps(dataclasses.asdict(figures), indent=2) + "\n").encode())
+            file.write((json_text(figures, indent=2) + "\n").encode())
         if len(figures.layers) > 1 and importlib.util.find_spec("matplotlib") is not None:
             levels = {row.name: row.accuracy for row in figures.rows if row.name in RAW_PIXELS}
             layers = {number: (row.accuracy, row.error) for number, row in figures.layers.items()}
@@ -69,7 +68,7 @@ def write(figures: ProbeFigures, out: Path) -> None:
 def print_rows(figures: ProbeFigures, as_json: bool) -> None:
     """A table, or JSON."""
     if as_json:
-        print(json.dumps(dataclasses.asdict(figures), indent=2))
+        print(json_text(figures, indent=2))
         return
     from rich.console import Console
     from rich.table import Table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -39,7 +40,9 @@ class Bars:
 
     def __init__(self) -> None:
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[numbers]}")
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=CONSOLE, transient=True)
+        # Only where both streams are one terminal may rich write results above the bars; elsewhere they go to stdout.
+        options: Any = dict(console=CONSOLE, transient=True, redirect_stdout=_one_terminal(), redirect_stderr=False)
+        self.progress = Progress(*columns, TimeRemainingColumn(), **options)
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._last_line: dict[str, float] = {}
@@ -66,6 +69,14 @@ class Bars:
             self.progress.update(self._tasks[what], total=total, completed=done, numbers=numbers)
 
 
+def _one_terminal() -> bool:
+    """Whether stdout and stderr are the same terminal."""
+    try:
+        return sys.stdout.isatty() and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError):  # closed, or no files at all
+        return False
+
+
 def clock(seconds: float) -> str:
     """A duration as 1:23:45."""
     return str(timedelta(seconds=math.ceil(seconds))) if math.isfinite(seconds) else "?"
@@ -78,9 +89,8 @@ class TrainingLines:
       measured: what the images of evaluations are called.
     """
 
-    def __init__(self, name: str, steps: int, batch_size: int, bars: Bars, measured: str = "held out"):
-        self._name, self._steps, self._batch_size, self._bars = name, steps, batch_size, bars
-        self._measured = measured
+    def __init__(self, name: str, steps: int, batch_size: int, measured: str = "held out"):
+        self._name, self._steps, self._batch_size, self._measured = name, steps, batch_size, measured
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Takes a line of metrics.jsonl."""
@@ -102,18 +112,10 @@ class TrainingLines:
         if CONSOLE.is_terminal:
             rate = f"  {log.images_per_s:.0f} images/s" if math.isfinite(log.images_per_s) else ""
             numbers = f"loss {log.loss:.4f}{rate}" if math.isfinite(log.loss) else "compiling"
-            self._bars.show(self._name, step, self._steps, numbers)
+            progress.report(self._name, step, self._steps, numbers)
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-_bars: list[Bars] = []
-
-
-def current_bars() -> Bars | None:
-    """The bars of the command that runs; None with --quiet, and on all processes but 0."""
-    return _bars[-1] if _bars else None
 
 
 @contextlib.contextmanager
@@ -125,9 +127,5 @@ def show_progress(quiet: bool) -> Iterator[None]:
         yield
         return
     bars = Bars()
-    _bars.append(bars)
-    try:
-        with bars.progress if CONSOLE.is_terminal else contextlib.nullcontext(), progress.listening(bars.show):
-            yield
-    finally:
-        _bars.remove(bars)
+    with bars.progress if CONSOLE.is_terminal else contextlib.nullcontext(), progress.listening(bars.show):
+        yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import tyro
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, SamplerArgs
 from igpt_jax.cli.output import Drawn, check_result_path, save_images
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -72,7 +72,7 @@ class Restore(JoinedCommand):
         figures = [] if originals is None else [compared(*row) for row in zip(originals, damaged, restored)]
         if self.json:
             rows = [{"image": str(path), **row} for path, row in zip(self.images, figures, strict=True)]
-            print(json.dumps({"out": str(out), "images": rows}, indent=2))
+            print(json_text({"out": str(out), "images": rows}, indent=2))
             return
         print(out)
         for path, row in zip(self.images, figures):

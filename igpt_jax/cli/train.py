@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from igpt_jax.cli.common import Command, ConfiguredCommand, Flag, JoinedCommand
 from igpt_jax.cli.output import fail, print_figures
-from igpt_jax.cli.progress import TrainingLines, current_bars
+from igpt_jax.cli.progress import TrainingLines
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -32,7 +32,7 @@ class Train(JoinedCommand, ConfiguredCommand):
 
     def defaults(self) -> Command:
         if self.experiment is None:
-            raise InputError("train: no experiment; name a file such as my_experiment.py, or digits, which comes along")
+            raise InputError("train: no experiment; name a file such as my_experiment.py, or the built-in digits")
         return super().defaults()
 
     def run_directory(self) -> Path:
@@ -45,10 +45,10 @@ class Train(JoinedCommand, ConfiguredCommand):
         from igpt_jax.training.loop import Interrupted
         from igpt_jax.training.metric_log import NonFiniteError
 
-        cfg, bars = self.config, current_bars()
+        cfg = self.config
         measured = "validation" if cfg.data.validation else "held out"
-        lines = None if bars is None else TrainingLines(cfg.name, cfg.train.steps, cfg.data.batch_size, bars, measured)
-        shown = {} if lines is None else {"writers": [lines], "on_step": lines.on_step}
+        lines = TrainingLines(cfg.name, cfg.train.steps, cfg.data.batch_size, measured)
+        shown = {} if self.common.quiet else {"writers": [lines], "on_step": lines.on_step}
         try:
             trained = run.train(cfg, self.run_directory(), wandb=self.wandb, **shown)
             report = run.report(trained)

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from igpt_jax.config import Config
-from igpt_jax.config_json import from_json
+from igpt_jax.config_json import from_json, json_text
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.processes import any_process, on_process_zero
@@ -75,7 +75,7 @@ class CheckpointMeta:
             "class_names": self.class_names,
             "class_counts": self.class_counts,
         }
-        fields = json.loads(json.dumps(fields))  # tuples become lists
+        fields = json.loads(json_text(fields))  # tuples become lists
         return fields | {"sha256": _sha256(fields)}
 
     @classmethod
@@ -90,7 +90,7 @@ class CheckpointMeta:
         if fields.pop("sha256", None) != _sha256(fields):
             raise ValueError("wrong checksum of its description")
         try:
-            config = from_json(Config, json.dumps(fields["config"]), "its configuration")
+            config = from_json(Config, json_text(fields["config"]), "its configuration")
             palette = None if fields["palette"] is None else Palette(np.asarray(fields["palette"], np.float32))
             classes = tuple(fields.get("class_names", ())), tuple(fields.get("class_counts", ()))
             return cls(step, config, palette, fields["data"], fields["loop"], fields["checksums"], *classes)

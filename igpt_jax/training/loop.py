@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from igpt_jax import progress
 from igpt_jax.config import TrainConfig
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import put_batch
@@ -30,9 +32,6 @@ from igpt_jax.training.step import TrainState
 from igpt_jax.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
-
-SIGNALS_SAVE = False
-"""Whether a run in this process would save itself at a signal now."""
 
 
 class Evaluator(Protocol):
@@ -51,20 +50,26 @@ class Interrupted(Exception):
         self.signum, self.step = signum, step
 
 
+class _Stopped(Exception):
+    """The run is to save itself now."""
+
+
 @dataclass
 class StopRequest:
     """The signal that asked the run to stop, if any."""
 
     signum: int | None = None
+    asked: int = 0
 
-    def reached(self, step: int) -> bool:
-        """Whether to save after this step and stop. Asked after every step; all processes get the same answer."""
-        if jax.process_count() == 1:
-            return self.signum is not None
-        if not multihost_utils.reached_preemption_sync_point(step):
-            return False
-        self.signum = self.signum or signal.SIGTERM
-        return True
+    def check(self, *progress: object) -> None:
+        """Raises _Stopped if the run is to stop: on all processes at the same call.
+
+        Called after every step, and whenever an evaluator reports progress.
+        """
+        self.asked += 1
+        several = jax.process_count() > 1
+        if multihost_utils.reached_preemption_sync_point(self.asked) if several else self.signum is not None:
+            raise _Stopped
 
 
 @contextmanager
@@ -72,25 +77,29 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Records SIGTERM and Ctrl-C, so that the loop can save first. A second signal is not caught.
 
     With several processes, JAX's own handler of SIGTERM tells all of them and stays in place; a Ctrl-C is passed on to
-    it.
+    it. Python allows handlers in the main thread alone; in another, nothing is recorded.
     """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     several = jax.process_count() > 1
 
     def record(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT == request.signum:
+            raise KeyboardInterrupt
         request.signum = signum
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        if signum == signal.SIGTERM:
+            signal.signal(signum, signal.SIG_DFL)
         if several:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    record.answer = "the run saves itself, then stops"  # pyright: ignore[reportFunctionMemberAccess]
     caught = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
     before = {s: signal.signal(s, record) for s in caught}
-    global SIGNALS_SAVE
-    SIGNALS_SAVE = True
     try:
         yield request
     finally:
-        SIGNALS_SAVE = False
         for s, handler in before.items():
             signal.signal(s, handler)
 
@@ -102,7 +111,7 @@ class LoopState:
     partial_line: dict[str, Any] = field(default_factory=lambda: {"sums": {}, "count": 0})
     """`MetricLog.partial_line`."""
     evaluation_pending: bool = False
-    """Whether the run was stopped before the evaluation of its last step."""
+    """Whether the run was stopped before or during the evaluation of its last step."""
     best: dict[str, Any] | None = None
     """`BestWeights.state`; None in checkpoints older than this field."""
 
@@ -150,29 +159,33 @@ class TrainLoop:
         self.best.state = loop_state.best or self.best.state
         measured: dict[str, float] = {}
         with stop_on_signals() as stop:
-            if loop_state.evaluation_pending:
-                measured = self._evaluate(state, start)
-            for step in range(start + 1, self.cfg.steps + 1):
-                if self.best.waited_enough:
-                    log.info("no better %s for %d evaluations: the run ends", self.cfg.best, self.cfg.patience)
-                    break
-                self.watchdog.reset(f"training step {step}")
-                batch = put_batch(next(batches), self.mesh)
-                if step == start + 1:
-                    self._compile(state, batch)
-                with jax.transfer_guard("disallow"):
-                    state, metrics = self.train_step(state, batch)
-                self.log.push(step, metrics)
-                self.on_step(step, self.log)
-                self.checkpointer.check()
-                if stop.reached(step):
-                    self._save(state, step, evaluation_pending=True)  # there may be no time to evaluate
+            step = start
+            try:
+                if loop_state.evaluation_pending:
+                    measured = self._evaluate(state, start, stop)
+                for step in range(start + 1, self.cfg.steps + 1):
+                    if self.best.waited_enough:
+                        log.info("no better %s for %d evaluations: the run ends", self.cfg.best, self.cfg.patience)
+                        break
+                    self.watchdog.reset(f"training step {step}")
+                    batch = put_batch(next(batches), self.mesh)
+                    if step == start + 1:
+                        self._compile(state, batch)
+                    with jax.transfer_guard("disallow"):
+                        state, metrics = self.train_step(state, batch)
+                    self.log.push(step, metrics)
+                    self.on_step(step, self.log)
+                    self.checkpointer.check()
+                    stop.check()
+                    measured = self._evaluate(state, step, stop)
+                    # After the evaluation: a run killed during it resumes before it, and misses none.
+                    if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.waited_enough:
+                        self._save(state, step, evaluation_pending=False)
+            except _Stopped:
+                if step > start:  # there may be no time to evaluate
+                    self._save(state, step, evaluation_pending=True)
                     self.checkpointer.wait()
-                    raise Interrupted(stop.signum or signal.SIGTERM, step)
-                measured = self._evaluate(state, step)
-                # After the evaluation: a run killed during it resumes before it, and misses none.
-                if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.waited_enough:
-                    self._save(state, step, evaluation_pending=False)
+                raise Interrupted(stop.signum or signal.SIGTERM, step) from None
             self.log.flush()
             self.watchdog.reset("waiting for the last checkpoint")
             self.checkpointer.wait()
@@ -183,19 +196,19 @@ class TrainLoop:
         self.train_step.lower(state, batch).compile()
         barrier("the train step is compiled", self.cfg.watchdog_s)
 
-    def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Runs the evaluators that are due; 'evaluator/name' -> value."""
+    def _evaluate(self, state: TrainState, step: int, stop: StopRequest) -> dict[str, float]:
+        """Runs the evaluators that are due; 'evaluator/name' -> value. An interrupted evaluation logs nothing."""
         values: dict[str, float] = {}
         for name, (every, evaluator) in self.evaluators.items():
             if due(step, every, self.cfg.steps):
                 self.watchdog.reset(f"evaluating ({name}) at step {step}")
                 self.log.flush()
-                measured = {f"{name}/{key}": value for key, value in evaluator.run(state.eval_params, step)}
-                if measured:
-                    self.log.write(step, measured)
-                    self.best.update(step, state.eval_params, measured)
-                values |= measured
+                with progress.listening(stop.check):
+                    values |= {f"{name}/{key}": value for key, value in evaluator.run(state.eval_params, step)}
                 self.log.restart_clock()
+        if values:
+            self.log.write(step, values)
+            self.best.update(step, state.eval_params, values)
         return values
 
     def _save(self, state: TrainState, step: int, evaluation_pending: bool) -> None:

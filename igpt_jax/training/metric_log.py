@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from igpt_jax.config import Config
-from igpt_jax.config_json import flatten
+from igpt_jax.config_json import flatten, json_text, read_metrics
 from igpt_jax.errors import InputError
 from igpt_jax.files import replace_file
 
@@ -120,15 +119,15 @@ class JsonlWriter:
 
     def __init__(self, workdir: Path, from_step: int):
         """Drops the lines of steps after `from_step`, which a killed run left: those steps are repeated."""
-        self._path = workdir / METRICS
-        if self._path.exists():
-            lines = [line for line in self._path.read_text().splitlines() if _step_of(line) <= from_step]
-            with replace_file(self._path) as file:
-                file.write("".join(line + "\n" for line in lines).encode())
-        self._file = open(self._path, "a")  # noqa: SIM115 (open as long as the run)
+        path = workdir / METRICS
+        if path.exists():
+            lines = [json_text(line) + "\n" for line in read_metrics(path) if line["step"] <= from_step]
+            with replace_file(path) as file:
+                file.write("".join(lines).encode())
+        self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.write(json_text({"step": step, **scalars}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -138,20 +137,11 @@ class JsonlWriter:
 def last_evaluation(workdir: Path, step: int | None) -> dict[str, float]:
     """What the evaluators of a run measured last, up to a step: name -> value, with the step; empty if nothing."""
     path = workdir / METRICS
-    lines = path.read_text().splitlines() if path.is_file() else []
-    values: dict[str, float] = {}
-    for line in (line for line in lines if _step_of(line) <= (math.inf if step is None else step)):
-        record = json.loads(line)
+    for record in reversed(read_metrics(path) if path.is_file() else []):
         measured = {key.removeprefix("eval/"): value for key, value in record.items() if key.startswith("eval/")}
-        values = {"step": record["step"], **measured} if measured else values
-    return values
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # torn by a kill
+        if measured and (step is None or record["step"] <= step):
+            return {"step": int(record["step"]), **measured}
+    return {}
 
 
 class TensorBoardWriter:

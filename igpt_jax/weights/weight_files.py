@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.weights.table import Shape, Tensors, in_groups, reading
 
@@ -45,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes an object that `read_json` reads."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(values, indent=2) + "\n", encoding="utf-8")
 
 
 def open_weights(directory: Path, ignored: re.Pattern[str]) -> Tensors:
