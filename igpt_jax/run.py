@@ -19,6 +19,7 @@ import numpy as np
 
 from igpt_jax.config import Config
 from igpt_jax.config_json import to_json
+from igpt_jax.data.pipeline import require_workers
 from igpt_jax.data.sources.base import Source, Split, class_counts
 from igpt_jax.datasets import Data, check_classes, open_data, subset, with_absolute_source
 from igpt_jax.errors import InputError
@@ -158,6 +159,8 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     Raises:
       InputError: bad input of any kind.
     """
+    if cfg.compute.workers:
+        require_workers()
     require_same("the configuration", to_json(cfg))
     cfg = with_absolute_source(cfg)
     mesh = make_mesh(cfg.mesh)

@@ -163,6 +163,29 @@ def _start_worker(index: int, count: int) -> None:
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
+_TRIAL = "igpt trial"
+
+
+@functools.cache
+def require_workers() -> None:
+    """Starts a child process as workers are started, which would otherwise be waited for without end.
+
+    Raises:
+      InputError: it fails. Each child first imports the program.
+    """
+    if multiprocessing.current_process().name == _TRIAL:
+        os._exit(1)  # the program trains while the child imports it
+    trial = multiprocessing.get_context("spawn").Process(target=os.getpid, name=_TRIAL)
+    try:
+        trial.start()
+        trial.join()
+        reason = f"exit code {trial.exitcode}"
+    except OSError as error:
+        reason = str(error)
+    way_out = "put what the program does under `if __name__ == '__main__':`, in a file, or set workers to 0"
+    require(trial.exitcode == 0, "compute.workers", f"worker processes cannot start ({reason}); {way_out}")
+
+
 class _Prefetched(Iterator[Batch]):
     """Prepares elements ahead of time on threads or in worker processes.
 

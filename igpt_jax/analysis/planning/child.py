@@ -45,10 +45,13 @@ def run_in_child(function: Callable[..., T], *args: Any, plugins: Sequence[str |
     job = pickle.dumps((LOGGER.getEffectiveLevel(), [str(path) for path in plugins], function, args))
     pipes: Any = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     # In a session of its own, the child does not get the terminal's Ctrl-C: this process ends it.
-    with (
-        tempfile.TemporaryFile() as noise,
-        subprocess.Popen(command, env=environment, stderr=noise, start_new_session=True, **pipes) as child,
-    ):
+    with contextlib.ExitStack() as stack:
+        noise = stack.enter_context(tempfile.TemporaryFile())
+        try:
+            started = subprocess.Popen(command, env=environment, stderr=noise, start_new_session=True, **pipes)
+        except OSError as error:
+            raise CrashError(f"a child process cannot start: {error}") from None
+        child = stack.enter_context(started)
         assert child.stdin
         assert child.stdout
         try:
