@@ -64,12 +64,12 @@ class DataConfig:
     held out or set aside: variants of one picture must not be in both. For emoji with skin tones:
     `-(1f3f[b-f]|fe0f)`."""
     max_unreadable: Annotated[float, Interval(ge=0, le=1)] = 0.01
-    """Largest share of a folder's images that may be unreadable and skipped before the run stops. It may change when a
+    """Stop the run if more than this share of a folder's images is unreadable; fewer are skipped. It may change when a
     run continues."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
     frame_step: Positive = 1
-    """Of clips, every so many frames one is read."""
+    """For clips: read every n-th frame."""
 
     denoise: Literal["none", "tv", "bilateral", "nlmeans", "wavelet"] = "none"
     """Denoiser, run on the full-size picture (scikit-image)."""
@@ -87,7 +87,7 @@ class DataConfig:
     flip: bool = False
     """Mirror half of the training images left to right."""
     degrade: tuple[str, ...] = ()
-    """Damage for objective restore, made when all else is done; one of these is drawn for each picture. `KIND`,
+    """Degradations for objective restore, applied last; one of these is drawn for each picture. `KIND`,
     `KIND:STRENGTH` or `KIND:LOW-HIGH`, joined by + where several follow each other: `blur:1+gaussian:0.1`. Kinds are
     gaussian, poisson, salt_pepper, blur, jpeg, downsample, scratches, stains and grey."""
 
@@ -118,7 +118,7 @@ Share = Annotated[float, Interval(ge=0, lt=math.inf)]
 
 @dataclass(frozen=True)
 class OrdersConfig:
-    """For objective any_order: in which shares training images are read in which orders. They need not sum to 1."""
+    """For objective any_order: relative frequency of each kind of order in training. They need not sum to 1."""
 
     raster: Share = 0.25
     """Row by row."""
@@ -173,7 +173,7 @@ class TrainConfig:
     """loss for the nats per (masked) token, or another figure of the evaluation, as accuracy: the weights with the best
     one are kept in WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""
     patience: NotNegative = 0
-    """End the run after so many evaluations in a row without a better figure `best`; 0: never."""
+    """Early stopping: stop after this many evaluations without improvement of train.best; 0 disables."""
     sample_every: NotNegative = 0
     """Steps between pictures written while training; 0 for none."""
     watchdog_s: Annotated[float, Gt(0)] = 3600.0
@@ -260,13 +260,13 @@ class ProbeConfig:
     sgd_steps: Positive = 20_000
     """Steps of 256 images for the method sgd; the paper takes 1,000,000."""
     together: NotNegative = 0
-    """Also probe so many layers around the best one, side by side; the paper takes 5 (section 4.4)."""
+    """Also probe the concatenation of this many layers around the best one; the paper takes 5 (section 4.4)."""
     per_class: tuple[int, ...] = ()
-    """Also learn from so few labels of each class, with the best layer; the paper takes 4 25 400 (section 4.7)."""
+    """Low-label probes of the best layer: labels per class; the paper takes 4 25 400 (section 4.7)."""
     subsets: Positive = 5
     """Random subsets for each number of per_class."""
     train_images: Annotated[int | None, Ge(1)] = None
-    """At most so many training images, spread evenly."""
+    """At most this many training images, spread evenly."""
     others: tuple[Literal["neighbours", "support_vectors", "trees"], ...] = ("neighbours", "support_vectors", "trees")
     """Classifiers that are not linear, of pixels and of the features of the best layer."""
     attentive: bool = False
@@ -287,15 +287,15 @@ class Config:
     objective: str = "ar"
     """ar: next-pixel prediction in raster order. bert: prediction of masked pixels (both paper section 2.1). joint: ar
     or bert, as model.causal says, plus classification (section 2.3). any_order: next-pixel prediction in many orders.
-    ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a damaged one (data.degrade).
+    ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a degraded one (data.degrade).
     Or an objective of your own."""
     class_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
-    """Share of the training images whose class a class-conditional model (model.cond_classes) is not told, so that it
+    """Share of the training images whose class is hidden from a class-conditional model (model.cond_classes), so that it
     can draw without one, and with guidance."""
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
     name. A classification head, a class table, biases and position tables that are missing there start at zero. The
-    parameters that read a damaged picture (model.prefix_slots) start at random: with them the model does not compute
+    parameters that read a degraded picture (model.prefix_slots) start at random: with them the model does not compute
     the same as before, even at first."""
     init_grid: Literal["same", "interpolate"] = "same"
     """Which grid the weights in init_from may be of. same: model.grid. interpolate: another number of rows and columns,

@@ -39,7 +39,7 @@ class CommonArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessArgs:
-    """Several processes as one; Slurm, Open MPI, Kubernetes and Cloud TPU say all of it themselves."""
+    """Several processes as one run; found automatically under Slurm, Open MPI, Kubernetes and Cloud TPU."""
 
     coordinator: str | None = None
     """HOST:PORT that process 0 opens."""

@@ -27,7 +27,7 @@ class Convert(Command):
     palette: Path | None = None
     """A .npy of colours, instead of those that come with the weights."""
     grid: tuple[int, int] | None = None
-    """Rows and columns, if the weights do not say it and are not square."""
+    """Rows and columns, if the weights do not store them and the grid is not square."""
     allow_nonfinite: Flag = False
     """Convert weights that hold NaN or infinite numbers."""
 

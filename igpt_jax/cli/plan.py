@@ -30,7 +30,7 @@ class PlanRun(ConfiguredCommand):
     topology: str | None = None
     """Chip and shape: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4; or GPUs of one node: h100:8, h200:8."""
     slices: int = 1
-    """So many such slices, joined by the data-centre network."""
+    """Number of slices, joined by the data-centre network."""
     decoding: Flag = False
     """Decoding of data.batch_size images instead of a training step."""
     no_suggest: Flag = False
