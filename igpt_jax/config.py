@@ -290,8 +290,8 @@ class Config:
     ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a degraded one (data.degrade).
     Or an objective of your own."""
     class_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
-    """Share of the training images whose class is hidden from a class-conditional model (model.cond_classes), so that it
-    can draw without one, and with guidance."""
+    """Share of the training images whose class is hidden from a class-conditional model (model.cond_classes). It can
+    then draw without one, and with guidance."""
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
     name. A classification head, a class table, biases and position tables that are missing there start at zero. The
