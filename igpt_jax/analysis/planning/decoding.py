@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from igpt_jax.analysis.planning.memory import Memory
-from igpt_jax.analysis.planning.plan import Plan, abstract_arrays, compile_for, resolve_auto
+from igpt_jax.analysis.planning.plan import Memory, Plan, abstract_arrays, compile_for, resolve_auto
 from igpt_jax.analysis.planning.topology import Target
 from igpt_jax.config import ComputeConfig, Config, ModelConfig
 from igpt_jax.model import AXES, abstract_params, cache_row_bytes, compute_dtype
@@ -62,13 +61,7 @@ def bytes_read_per_slot(
 
 
 def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
-    """Compiles the decoding of data.batch_size new images for a target, and reads what it costs.
-
-    Weights are split as the mesh says, the images over data and fsdp.
-
-    Raises:
-      InputError: a BERT model; sizes that do not divide over the mesh, or the mesh over the devices.
-    """
+    """Compiles the decoding of data.batch_size new images for a target, and reads what it costs."""
     cfg = resolve_auto(cfg, target)
     n = cfg.data.batch_size
     mesh = make_mesh(cfg.mesh, list(target.devices))
@@ -94,9 +87,9 @@ def abstract_images(cfg: Config, mesh: Mesh) -> dict[str, Any]:
         shapes["order"] = (n, t), jnp.int32
     if cfg.model.cond_classes:
         shapes["class_id"] = (n,), jnp.int32
-    keys = abstract_arrays({"keys_B": ((n,), jax.random.key(0).dtype)}, mesh)
-    whole = replicated(mesh)
-    rules = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), Rules.of(replace(cfg.sampler, guidance=1.0))
-    )
-    return {"prompt": Prompt(**abstract_arrays(shapes, mesh)), "rules": rules, **keys}
+    rules, whole = Rules.of(replace(cfg.sampler, guidance=1.0)), replicated(mesh)
+    return {
+        "prompt": Prompt(**abstract_arrays(shapes, mesh)),
+        "rules": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), rules),
+        **abstract_arrays({"keys_B": ((n,), jax.random.key(0).dtype)}, mesh),
+    }

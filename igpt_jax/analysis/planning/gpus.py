@@ -6,7 +6,6 @@ Kernels are not tuned there, since tuning runs them: on a GPU, XLA may take othe
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
 from typing import Any
@@ -42,18 +41,8 @@ gpu_device_info {{
 """XLA's GpuTargetConfigProto of an H100 or H200 (figures: xla/backends/gpu/target_config/specs of openxla/xla)."""
 
 
-def check_compiler(topology: str) -> None:
-    """Raises InputError if JAX has no compiler for NVIDIA GPUs here."""
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        raise InputError(f"--topology {topology}: the GPU compiler is not installed; pip install 'igpt_jax[cuda12]'")
-
-
 def describe(topology: str, chip: str, count: int) -> tuple[Any, ...]:
-    """So many GPUs of one node. The process must be one that only plans: JAX is kept on the CPU in it.
-
-    Raises:
-      InputError: the compiler refuses it.
-    """
+    """Devices of `count` GPUs of one node. The process must be one that only plans: JAX is kept on the CPU in it."""
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # versions of libraries that only a run needs
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
     jax.config.update("jax_platforms", "cpu")
@@ -65,7 +54,7 @@ def describe(topology: str, chip: str, count: int) -> tuple[Any, ...]:
             platform="cuda", topology_name=chip, target_config=config, topology=f"1x1x{count}"
         )
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-        raise InputError(f"--topology {topology}: the GPU compiler refuses it: {first_line(error)}") from None
+        raise InputError(f"topology {topology}: the GPU compiler refuses it: {first_line(error)}") from None
     devices = tuple(described.devices)
     _answer_for(devices[0])
     return devices

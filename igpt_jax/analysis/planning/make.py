@@ -18,18 +18,15 @@ from igpt_jax.tpu_flags import EVERYWHERE, VARIABLE
 
 Suggestion = tuple[list[str], TrainingPlan]
 """Changes as command-line options, and the plan with them."""
+Answer = tuple[TrainingPlan | DecodingPlan, Suggestion | None]
 
 
-def make_plan(
-    cfg: Config, topology: str, slices: int, sampler: bool, search: bool
-) -> tuple[TrainingPlan | DecodingPlan, Suggestion | None]:
-    """The plan of a run on a topology, and changes with which it fits if it does not.
+def make_plan(cfg: Config, topology: str, slices: int, sampler: bool, search: bool) -> Answer:
+    """The plan of a run on so many slices of a topology, and changes with which it fits if it does not.
 
     Call it before anything that asks JAX for devices.
 
     Args:
-      topology: such as v5p:8x8x8.
-      slices: so many of them.
       sampler: decoding of data.batch_size images instead of a train step.
       search: whether to look for changes; not done for a sampler.
 
@@ -46,24 +43,20 @@ def make_plan(
         if "xla_tpu_enable_async_collective_fusion" not in str(error):
             raise
         raise InputError(
-            f"--topology {topology}: this version of the TPU compiler refuses flags in LIBTPU_INIT_ARGS for this chip; "
+            f"topology {topology}: this version of the TPU compiler refuses flags in LIBTPU_INIT_ARGS for this chip; "
             f"export {VARIABLE}='{EVERYWHERE}'"
         ) from None
 
 
 def make_plan_in_child(
     cfg: Config, topology: str, slices: int, sampler: bool, search: bool, plugins: Sequence[str | Path] = ()
-) -> tuple[TrainingPlan | DecodingPlan, Suggestion | None]:
-    """`make_plan` in a new process, in which the plugins were run before.
-
-    Raises:
-      InputError: as `make_plan`, or the compiler crashes.
-    """
+) -> Answer:
+    """`make_plan` in a new process, in which the plugins were run before; a crash of the compiler is an InputError."""
     check_topology(topology, slices)
     try:
         return run_in_child(make_plan, cfg, topology, slices, sampler, search, plugins=plugins)
     except CrashError as error:
         raise InputError(
-            f"--topology {topology}: the compiler crashed on this program ({error}); "
+            f"topology {topology}: the compiler crashed on this program ({error}); "
             "a model of another size, or another topology, may work"
         ) from None

@@ -6,7 +6,9 @@ formulas. Times are lower bounds at the chip's published rates. The command prin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+import time
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import jax
@@ -15,7 +17,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.analysis.planning.hlo import Collective, traffic
-from igpt_jax.analysis.planning.memory import Memory, compile_and_measure
 from igpt_jax.analysis.planning.network import TrafficRow, summarize, warnings
 from igpt_jax.analysis.planning.topology import Target
 from igpt_jax.config import ComputeConfig, Config, ModelConfig
@@ -25,6 +26,36 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import batch_sharding, bytes_at_one_device, check_splits, make_mesh
 from igpt_jax.training.flops import Flops, block_weights, slots, training_flops
 from igpt_jax.training.step import Program, make_program
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at one device. Parameters, moments, EMA and batch follow from their shapes; the rest the compiler says."""
+
+    params: int
+    batch: int
+    capacity: int
+    """What the compiler has to give, or what the chip has if the compiler does not say."""
+    moments: int = 0
+    """Of the optimizer, its step counts included."""
+    ema: int = 0
+    padding: int = 0
+    """What the device's tiles add to the arguments, less the arguments that the program does not read."""
+    outputs: int = 0
+    """Results that do not take the place of an argument."""
+    temporaries: int = 0
+    """All that lives within one execution: saved activations, gradients, gathered weights."""
+    code: int = 0
+
+    @property
+    def total(self) -> int:
+        """Everything but the capacity."""
+        return sum(astuple(self)) - self.capacity
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program can run there."""
+        return self.total <= self.capacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +118,8 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
     mesh, program = program_for(cfg, target)
     state, n = program.abstract, cfg.data.batch_size
     picture = ((n, *cfg.model.grid, cfg.data.channels), jnp.uint8)
-    arrays = {"image": picture, "label": ((n,), jnp.int32)} | ({"damaged": picture} if cfg.data.degrade else {})
-    batch = abstract_arrays(arrays, mesh)
+    shapes = {"image": picture, "label": ((n,), jnp.int32)} | ({"damaged": picture} if cfg.data.degrade else {})
+    batch = abstract_arrays(shapes, mesh)
     arguments = Memory(
         params=bytes_at_one_device(state.params),
         moments=bytes_at_one_device((state.opt_state, state.step)),
@@ -112,15 +143,8 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
             "dcn": sum(row.seconds for row in rows if row.dcn),
         }
         notes = tuple(warnings(*hlo, cfg.model, mesh))
-    return TrainingPlan(
-        **common,
-        slices=target.slices,
-        batch_size=n,
-        microbatches=cfg.train.microbatches,
-        flops=flops,
-        seconds=seconds,
-        notes=notes,
-    )
+    sizes: dict[str, Any] = {"slices": target.slices, "batch_size": n, "microbatches": cfg.train.microbatches}
+    return TrainingPlan(**common, **sizes, flops=flops, seconds=seconds, notes=notes)
 
 
 def compile_for(
@@ -130,8 +154,22 @@ def compile_for(
 
     `arguments` has the bytes of the program's arguments.
     """
-    hlo, memory, seconds = compile_and_measure(lowered, arguments)
-    read = None if hlo is None else traffic(hlo, len(target.devices) // target.slices)
+    started, read = time.monotonic(), None
+    try:
+        compiled = lowered.compile()
+        analysis: Any = compiled.memory_analysis()
+        memory = replace(
+            arguments,
+            padding=analysis.argument_size_in_bytes - arguments.total,
+            outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+            temporaries=analysis.temp_size_in_bytes,
+            code=analysis.generated_code_size_in_bytes,
+        )
+        read = traffic(compiled.as_text() or "", len(target.devices) // target.slices)
+    except jax.errors.JaxRuntimeError as error:
+        memory = memory_of_refusal(arguments, str(error))
+        if memory is None:
+            raise
     fields = {
         "topology": target.name,
         "devices": len(target.devices),
@@ -140,9 +178,28 @@ def compile_for(
         "compute": cfg.compute,
         "memory": memory,
         "collectives": summarize(read[0], mesh, target.chip) if read else (),
-        "compile_seconds": seconds,
+        "compile_seconds": time.monotonic() - started,
     }
     return fields, read
+
+
+_SIZE = r"([\d.]+)([KMGT])"
+_REFUSALS = {
+    "total": f"Used {_SIZE} of {_SIZE} hbm",
+    "temporaries": rf"temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)",
+}
+
+
+def memory_of_refusal(memory: Memory, message: str) -> Memory | None:
+    """The memory that a compiler's error gives when a program is too large; None for any other error."""
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    for what, pattern in _REFUSALS.items():
+        if match := re.search(pattern, message):
+            sizes = zip(match.group(1, 3), match.group(2, 4), strict=True)
+            needed, capacity = (int(float(n) * 1024 ** (1 + "KMGT".index(unit))) for n, unit in sizes)
+            return replace(memory, temporaries=needed - getattr(memory, what), capacity=min(capacity, memory.capacity))
+    return replace(memory, temporaries=memory.capacity)  # the message has no number: more than there is
 
 
 def resolve_auto(cfg: Config, target: Target) -> Config:
@@ -160,11 +217,7 @@ def resolve_auto(cfg: Config, target: Target) -> Config:
 
 
 def program_for(cfg: Config, target: Target) -> tuple[Mesh, Program]:
-    """The mesh over a target's devices and the programs of the run there.
-
-    Raises:
-      InputError: sizes that do not divide over the mesh, or the mesh over the devices.
-    """
+    """The mesh over a target's devices and the programs of the run there."""
     mesh = make_mesh(cfg.mesh, list(target.devices))
     check_splits(cfg.data.batch_size, cfg.train.microbatches, mesh)
     # Greys of the right number and shape: a plan does not depend on the colours.

@@ -36,7 +36,7 @@ def fsdp_for_state(cfg: Config, target: Target) -> int:
     """The smallest mesh.fsdp with which the state takes at most half of a device; else the largest that is possible."""
     largest = cfg.mesh.fsdp
     for i in range(len(target.devices).bit_length()):
-        split = with_fsdp(cfg, max(cfg.mesh.fsdp, 2**i))
+        split = _with_fsdp(cfg, max(cfg.mesh.fsdp, 2**i))
         try:
             state = program_for(resolve_auto(split, target), target)[1].abstract
         except InputError:
@@ -47,21 +47,19 @@ def fsdp_for_state(cfg: Config, target: Target) -> int:
     return largest
 
 
-def with_fsdp(cfg: Config, fsdp: int) -> Config:
-    """The run with its state split in so many ways, and its batch over the other devices too."""
+def _with_fsdp(cfg: Config, fsdp: int) -> Config:
     return cfg if fsdp == cfg.mesh.fsdp else replace(cfg, mesh=replace(cfg.mesh, data=-1, fsdp=fsdp))
 
 
 def candidates(cfg: Config, fsdp: int) -> Iterator[tuple[list[str], Config]]:
     """Changes that make a run smaller, each as command-line options and as the changed configuration."""
-    remats = ("none", "dots", "full")
-    parts = [cfg.train.microbatches * factor for factor in (2, 4, 8, 16)]
-    changes = [(remat, cfg.train.microbatches) for remat in remats[remats.index(cfg.compute.remat) :]]
-    changes += [("full", n) for n in parts if cfg.data.batch_size % n == 0]
-    for remat, n in changes:
+    remats, microbatches = ("none", "dots", "full"), cfg.train.microbatches
+    parts = [microbatches * factor for factor in (2, 4, 8, 16)]
+    changes = [(remat, microbatches) for remat in remats[remats.index(cfg.compute.remat) :]]
+    for remat, n in changes + [("full", n) for n in parts if cfg.data.batch_size % n == 0]:
         options = ["--mesh.data", "-1", "--mesh.fsdp", str(fsdp)] if fsdp != cfg.mesh.fsdp else []
         options += ["--compute.remat", remat] if remat != cfg.compute.remat else []
-        options += ["--train.microbatches", str(n)] if n != cfg.train.microbatches else []
+        options += ["--train.microbatches", str(n)] if n != microbatches else []
         if options:
             compute, train = replace(cfg.compute, remat=remat), replace(cfg.train, microbatches=n)
-            yield options, with_fsdp(replace(cfg, compute=compute, train=train), fsdp)
+            yield options, _with_fsdp(replace(cfg, compute=compute, train=train), fsdp)

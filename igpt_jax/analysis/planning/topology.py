@@ -53,14 +53,14 @@ def check_topology(topology: str, slices: int) -> tuple[Chip, tuple[int, ...]]:
     """
     chip, sides = parse_topology(topology)
     if slices < 1:
-        raise InputError(f"--slices {slices}: must be at least 1")
+        raise InputError(f"slices: must be at least 1, not {slices}")
+    if chip.is_gpu and slices > 1:
+        raise InputError(f"slices: must be 1 for GPUs (one node can be planned), not {slices}")
+    kind, extra, packages = "TPU", "tpu", ["libtpu"]
     if chip.is_gpu:
-        if slices > 1:
-            raise InputError(f"--slices {slices}: only one node of GPUs can be planned")
-        gpus.check_compiler(topology)
-        return chip, sides
-    if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {topology}: the TPU compiler is not installed; pip install 'igpt_jax[tpu]'")
+        kind, extra, packages = "GPU", "cuda12", ["jax_cuda12_plugin", "jax_cuda13_plugin"]
+    if not any(map(importlib.util.find_spec, packages)):
+        raise InputError(f"topology {topology}: the {kind} compiler is not installed; pip install 'igpt_jax[{extra}]'")
     return chip, sides
 
 
@@ -68,9 +68,6 @@ def describe(topology: str, slices: int = 1) -> Target:
     """The devices of a topology such as v5p:8x8x8, or of several such slices joined by the data-centre network.
 
     Call it before anything that asks JAX for devices. It keeps JAX on the CPU, since the programs of a plan never run.
-
-    Raises:
-      InputError: as `check_topology`, or the compiler refuses it.
     """
     chip, sides = check_topology(topology, slices)
     chips = math.prod(sides)
@@ -88,5 +85,5 @@ def describe(topology: str, slices: int = 1) -> Target:
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"--topology {topology}: the TPU compiler refuses it: {first_line(error)}") from None
+        raise InputError(f"topology {topology}: the TPU compiler refuses it: {first_line(error)}") from None
     return Target(topology, tuple(devices), chip.devices(len(devices) // (chips * slices)), slices)

@@ -13,9 +13,8 @@ from igpt_jax.analysis.chips import CHIPS, GB, Chip
 from igpt_jax.analysis.planning import suggest as suggesting
 from igpt_jax.analysis.planning.decoding import bytes_read_per_slot, plan_decoding
 from igpt_jax.analysis.planning.hlo import Collective
-from igpt_jax.analysis.planning.memory import memory_of_refusal
 from igpt_jax.analysis.planning.network import summarize, warnings
-from igpt_jax.analysis.planning.plan import plan_training, resolve_auto
+from igpt_jax.analysis.planning.plan import memory_of_refusal, plan_training, resolve_auto
 from igpt_jax.analysis.planning.suggest import candidates, fsdp_for_state, suggest
 from igpt_jax.analysis.planning.topology import Target
 from igpt_jax.cli import main
@@ -63,10 +62,10 @@ def data_parallel(here):
 
 
 def test_data_parallel_sums_the_gradient_and_the_loss(data_parallel):
-    """Every float32 gradient and the scalar loss, once; nothing else is sent."""
+    """Every float32 gradient, the loss and the figure that it is, once; nothing else is sent."""
     (row,) = data_parallel.collectives
     assert (row.kind, row.axes, row.dcn) == ("all-reduce", ("data",), False)
-    assert row.payload == 4 * (count_params(data_parallel.model) + 1)
+    assert row.payload == 4 * (count_params(data_parallel.model) + 2)
     assert row.waited_for == row.payload
     assert row.seconds == row.waited_seconds == pytest.approx(2 * row.payload * 7 / 8 / CPU.ici_rate)
 
@@ -121,8 +120,13 @@ def test_plans_print_and_serialise(data_parallel, capsys):
     assert fields["collectives"][0]["axes"] == ["data"]
 
 
-def test_decoding_on_eight_devices(here, capsys):
-    plan = plan_decoding(config(), here)
+@pytest.fixture(scope="module")
+def decoding(here):
+    return plan_decoding(config(), here)
+
+
+def test_decoding_on_eight_devices(here, decoding, capsys):
+    plan = decoding
     assert plan.memory.params == 4 * count_params(plan.model)
     assert plan.step_bytes == 4 * 24576 + 2 * 2 * 2 * 32 * 64 * 4
     assert plan.images_per_s == pytest.approx(16 / (64 * plan.step_bytes / CPU.hbm_rate))
@@ -136,12 +140,11 @@ def test_decoding_on_eight_devices(here, capsys):
             make_plan(config(batch_size=12), here)
 
 
-def test_decoding_in_another_order_and_by_class(here):
+def test_decoding_in_another_order_and_by_class(here, decoding):
     """The arguments that such a model's decoder has: an int32 a token, and one an image."""
-    plain = plan_decoding(config(), here)
     cfg = config(model={"any_order": True, "cond_classes": 3})
     plan = plan_decoding(dataclasses.replace(cfg, sampler=SamplerConfig(order="random")), here)
-    assert plan.memory.batch - plain.memory.batch == 16 // 8 * (64 * 4 + 4)
+    assert plan.memory.batch - decoding.memory.batch == 16 // 8 * (64 * 4 + 4)
 
 
 def test_auto_is_resolved_for_the_target(here):
@@ -274,7 +277,7 @@ def test_candidates_change_nothing_else():
         (["--model.preset", "s", "--topology", "v5e", "--data.batch-size", "4"], "counts of chips"),
         (["--model.preset", "s", "--topology", "v9:2x2"], "no chip 'v9'"),
         (["--model.preset", "s", "--topology", "v5x:2x2"], "did you mean 'v5p'|did you mean 'v5e'"),
-        (["--model.preset", "s", "--topology", "v5e:2x2", "--slices", "0"], "--slices 0"),
+        (["--model.preset", "s", "--topology", "v5e:2x2", "--slices", "0"], "slices: must be at least 1, not 0"),
         (["--model.preset", "huge", "--topology", "v5e:2x2"], "'huge' is none of"),
         (["missing.py", "--topology", "v5e:2x2"], "missing.py: no such file"),
         (["--model.preset", "s", "--topology", "v5e:2x2", "--slices", "two"], "--slices"),

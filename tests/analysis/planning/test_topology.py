@@ -41,7 +41,7 @@ def test_impossible_topologies_are_refused(monkeypatch):
 def test_shapes_that_no_slice_has_are_refused(topology, why):
     with pytest.raises(InputError) as error:
         parse_topology(topology)
-    assert str(error.value) == f"--topology {topology}: {why}"
+    assert str(error.value) == f"topology {topology}: {why}"
 
 
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:16x16", "v5p:2x2x1", "v5p:16x16x24", "tpu7x:12x4x4"])
@@ -52,7 +52,7 @@ def test_shapes_of_slices_are_read(topology):
 
 def test_gpus_need_their_compiler_and_one_node(monkeypatch):
     assert parse_topology("h200:8")[1] == (8,)
-    with pytest.raises(InputError, match="only one node of GPUs"):
+    with pytest.raises(InputError, match="must be 1 for GPUs"):
         describe("h200:8", 2)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"\[cuda12\]"):
