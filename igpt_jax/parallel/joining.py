@@ -15,8 +15,7 @@ import jax
 from igpt_jax.errors import InputError
 
 log = logging.getLogger(__name__)
-REPORT_S = 15.0  # a waiting process says so this often
-HEARTBEAT_S = 30  # JAX takes a process that is silent for this long for dead, and ends the others
+REPORT_S, HEARTBEAT_S = 15.0, 30  # a waiting process says so this often; after this silence one is dead for JAX
 
 
 class NotJoinedError(InputError):
