@@ -51,8 +51,8 @@ class Fetch(Command):
         else:
             kind, folder = "images", Path("data")
             files = dataset_files(str(self.dataset), self.splits or tuple(SPLITS))
-        self._report(f"the {kind} are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
         out = local_path(self.out or folder, "--out")
+        self._report(f"the {kind} are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
         print(fetch(files, out, self.base_url or BASE_URL, self._report, self._make_bar))
 
     def _report(self, line: str) -> None:

@@ -67,18 +67,20 @@ def start(
     missing = [name for name, value in options.items() if value is None]
     if given and missing:
         raise InputError(f"{', '.join(missing)}: missing; give all of {', '.join(options)} or none")
+    members = _checked(coordinator, num_processes, process_id) if given else None
     if xla_bridge.backends_are_initialized() or jax.distributed.is_initialized():
-        if not given:
+        if members is None:
             return  # a program has started JAX already and joins its processes itself, if it has several
         raise InputError("processes cannot be joined: this program has started JAX already")
     try:
-        if not given:
+        if members is None:
             detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
             address = os.environ.get("JAX_COORDINATOR_ADDRESS")
             coordinator, num_processes, process_id, _ = detect(address, None, None, None, None, round(join_timeout_s))
             if coordinator is None:
                 return
-        joining.join(*_checked(coordinator, num_processes, process_id), join_timeout_s)
+            members = _checked(coordinator, num_processes, process_id)
+        joining.join(*members, join_timeout_s)
     except (ValueError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
@@ -89,6 +91,7 @@ def _checked(coordinator: str | None, num_processes: int | None, process_id: int
     """The arguments, if they can be right."""
     if coordinator is None or num_processes is None or process_id is None:  # JAX_COORDINATOR_ADDRESS without a cluster
         raise InputError(f"processes cannot be joined at {coordinator}: num_processes or process_id is missing")
+    joining.parse_coordinator(coordinator)
     if num_processes < 1:
         raise InputError(f"num_processes {num_processes}: must be at least 1")
     if not 0 <= process_id < num_processes:
