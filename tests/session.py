@@ -115,6 +115,7 @@ def until_killed(folder):
 
 def main(index, folder, coordinator=None):
     """Process 0 has no coordinator: Slurm's variables say it."""
+    processes.joining.HEARTBEAT_S = 15  # after which JAX notices the kill
     processes.start(*([] if coordinator is None else [coordinator, 2, int(index)]))
     processes.start = lambda *args, **options: None  # every command would join them again
     app.signal = SimpleNamespace(signal=lambda *args: None, SIGTERM=None, SIG_DFL=None)  # JAX keeps SIGTERM to the end
