@@ -8,7 +8,7 @@ from igpt_jax.cli import progress as shown
 
 def reports(function):
     seen = []
-    with progress.listening(lambda *report: seen.append(report)):
+    with progress.listening(lambda what, done, total, numbers: seen.append((what, done, total))):
         function()
     return seen
 

@@ -1,13 +1,16 @@
 """Bad input is one line on stderr that names the thing, exit code 2, and nothing is written or overwritten."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from igpt_jax.cli import main
+from igpt_jax import InputError
+from igpt_jax.cli import app, main
+from igpt_jax.run import Extensions, prepare
 from tests.cli.conftest import DIGITS, PALETTE
-from tests.test_layering import ROOT
+from tests.small_run import CFG
 
 W = "WORKDIR"
 
@@ -16,77 +19,15 @@ W = "WORKDIR"
     ("command", "named"),
     [
         (["trian"], "did you mean 'train'"),
-        (["completion"], "name a shell"),
-        (["train"], "no experiment"),
         (["train", "nope.py"], "nope.py"),
-        (["train", "digit"], "digits"),
-        (["train", str(ROOT / "tests" / "conftest.py")], "config"),
         (["train", DIGITS, "--optim.lrr", "3"], "did you mean '--optim.lr'"),
-        (["train", DIGITS, "--data.flip", "True"], "written --data.flip or --data.no-flip"),
-        (["train", DIGITS, "digits"], "one argument too many: 'digits'"),
-        (["train", DIGITS, "--train.steps"], "--train.steps: needs"),
-        (["train", DIGITS, "--model.preset", "xxl"], "'xxl' is none of"),
-        (["train", DIGITS, "--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: addresses"),
-        (["train", DIGITS, "--init-from", "gs://bucket/run"], "addresses"),
-        (["train", DIGITS, "--data.source", "folder:gs://bucket/run"], "addresses"),
-        (["train", DIGITS, "--optim.lr", "fast"], "--optim.lr"),
         (["train", DIGITS, "--optim.lr", "-1"], "optim.lr"),
-        (["train", DIGITS, "--compute.dtype", "float8"], "--compute.dtype"),
-        (["train", DIGITS, "--data.batch-size", "-4"], "data.batch_size"),
-        (["train", DIGITS, "--data.batch-size", "9"], "data.batch_size"),
-        (["train", DIGITS, "--mesh.tensor", "2"], "vocab = 17 over tensor = 2"),
-        (["train", DIGITS, "--wandb"], "wandb"),
-        (["train", DIGITS, "--num-processes", "two"], "--num-processes"),
-        (["train", DIGITS, "--palette.path", "p.npy"], "palette.path"),
-        (["train", DIGITS, "--tiny", "--train.steps", "19", "--workdir", W], "beyond 19"),
-        (["train", DIGITS, "--mesh.data", "3"], "mesh"),
-        (["train", DIGITS, "--model.grid", "8"], "model.grid"),
-        (["train", DIGITS, "--data.source", "folder:/no/such"], "/no/such"),
-        (["train", DIGITS, "--data.source", "idx:/no/such"], "/no/such"),
-        (["train", DIGITS, "--data.source", "zip:x"], "data.source"),
-        (["train", DIGITS, "--palette.kind", "kmeans", "--model.vocab-size", "400"], "17"),
-        (["train", DIGITS, "--palette.kind", "file", "--palette.path", "/no/such.npy"], "/no/such.npy"),
         (["train", DIGITS, "--workdir", W], "model.n_layer"),
         (["sample"], "--model: missing"),
-        (["sample", "--model", W, "--workdir", W], "both name the weights"),
-        (["sample", "--model", "s3://bucket/run"], "addresses"),
-        (["sample", "--model", W, "--out", "gs://bucket/x.png"], "addresses"),
-        (["sample", "--model", W, "--classes", "3"], "class"),
-        (
-            ["sample", "--model", W, "--coordinator", "somewhere", "--num-processes", "2", "--process-id", "0"],
-            "HOST:PORT",
-        ),
-        (["sample", "--workdir", "/no/such"], "/no/such"),
-        (["sample", "--workdir", W, "--step", "7"], "there are 10, 20"),
         (["sample", "--workdir", W, "-n", "0"], "-n 0"),
-        (["sample", "--workdir", W, "-n", "x"], "'x' is not a whole number"),
-        (["sample", "--workdir", W, "--lookahead", "x"], "--lookahead: 'x' is none of a whole number, auto"),
-        (["sample", "--workdir", W, "--top-k", "x"], "--top-k: 'x' is not a whole number"),
-        (["sample", "--workdir", W, "--top-p", "7"], "top_p"),
-        (["sample", "--workdir", W, "--out", "x.jpg"], "x.jpg"),
-        (["sample", "--workdir", W, "--out", "/proc/nowhere/x.png"], "/proc/nowhere"),
-        (["complete", "--workdir", W], "no image"),
         (["complete", "/no/such.png", "--workdir", W], "/no/such.png"),
-        (["complete", DIGITS, "--workdir", W], "digits.py"),
-        (["complete", "x.png", "--workdir", W, "--rows", "9"], "--rows"),
-        (["complete", "x.png", "--workdir", W, "--rows", "8"], "leaves nothing to draw"),
-        (["complete", "x.png", "--workdir", W, "--rows", "1", "--mask", "m.png"], "--mask"),
-        (["eval", "--workdir", "."], "no weights are there"),
-        (["eval", "--workdir", W, "--images", "0"], "--images 0: must be at least 1"),
         (["info", "."], "no weights are there"),
-        (["convert", W, "--to", "huggingface", "--out", "gs://bucket/x"], "addresses"),
-        (["fetch", "igpt-s", "--out", "gs://bucket/x"], "addresses"),
-        (["palette", "digits", "--out", "gs://bucket/x"], "addresses"),
-        (["plan", "digits"], "--topology"),
-        (["plan", "--topology", "v5e:4x4"], "--model.preset"),
-        ([*PALETTE, "x", "--colors", "18"], "17"),
-        ([*PALETTE, "x", "--process-id", "0"], "--process-id"),
-        (["palette", "digits", "--out", "x", "--channels", "2"], "--channels"),
-        (["palette", "digits", "--out", "x", "--images", "0"], "--images 0"),
-        (["sample", "--model", W, "--out", "/proc/version"], "/proc/version: is a file"),
-        ([*PALETTE, "/proc/nowhere/x", "--colors", "9"], "/proc/nowhere"),
         (["palette", "digits", "--out", f"{DIGITS}/x"], "is a file"),
-        (["palette", "digits", "--out", "x", "--load", "/no/such.npy"], "/no/such.npy"),
     ],
     ids=lambda x: " ".join(x)[-60:] if isinstance(x, list) else None,
 )
@@ -102,11 +43,100 @@ def test_bad_input_is_one_line_and_code_2(workdir, tmp_path, monkeypatch, capsys
     assert not list(tmp_path.iterdir())
 
 
-def test_a_palette_of_the_wrong_shape_is_refused(tmp_path, capsys):
-    np.save(tmp_path / "p.npy", np.zeros((17, 3), np.float32))
-    command = ["train", DIGITS, "--palette.kind", "file", "--palette.path", str(tmp_path / "p.npy")]
-    assert main([*command, "--workdir", str(tmp_path / "run")]) == 2
-    assert "17 colours of 3 channels" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "digits", "digits"], "digits"),
+        (["train", "--train.steps"], "--train.steps"),
+        (["train", "--model.preset", "xxl"], "'xxl' .*--model.preset.* one of"),
+        (["train", "--optim.lr", "fast"], "--optim.lr: .*'fast'"),
+        (["train", "--compute.dtype", "float8"], "--compute.dtype"),
+        (["train", "--num-processes", "two"], "--num-processes: .*two"),
+        (["convert", "x"], "--to .*--out"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else None,
+)
+def test_what_cannot_be_parsed_is_one_line(words, named):
+    name, *words = words
+    with pytest.raises(InputError, match=named) as caught:
+        parse_and_check(name, words)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def parse_and_check(name, words):
+    """The command as it would run."""
+    return app._with_defaults(app.parse(app.COMMANDS[name], name, words, checked=name != "train"), name, words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"data": {"batch_size": 9}}, "data.batch_size"),
+        ({"mesh": {"tensor": 2}}, "vocab = 17 over tensor = 2"),
+        ({"mesh": {"data": 3}}, "mesh"),
+        ({"data": {"source": "folder:/no/such"}}, "/no/such"),
+        ({"data": {"source": "idx:/no/such"}}, "/no/such"),
+        ({"data": {"source": "zip:x"}}, "data.source"),
+        ({"data": {"source": "folder:gs://bucket/run"}}, "addresses"),
+        ({"init_from": "gs://bucket/run"}, "addresses"),
+        ({"palette": {"kind": "kmeans"}, "model": {"vocab_size": 400}}, "17"),
+        ({"palette": {"kind": "file", "path": "/no/such.npy"}}, "/no/such.npy"),
+        ({"palette": {"kind": "file", "path": "p.npy"}}, "17 colours of 3 channels"),
+    ],
+    ids=str,
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypatch, changes, named):
+    monkeypatch.chdir(tmp_path)
+    np.save("p.npy", np.zeros((17, 3), np.float32))
+    parts = {k: replace(getattr(CFG, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
+    with pytest.raises(InputError, match=named):
+        prepare(replace(CFG, **parts), tmp_path / "run", Extensions())
+    assert [path.name for path in tmp_path.iterdir()] == ["p.npy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", DIGITS, "--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: addresses"),
+        (["train", DIGITS, "--wandb"], "wandb"),
+        (["train", DIGITS, "--tiny", "--train.steps", "19", "--workdir", W], "beyond 19"),
+        (["sample", "--model", W, "--workdir", W], "both name the weights"),
+        (["sample", "--model", "s3://bucket/run"], "addresses"),
+        (["sample", "--model", W, "--out", "gs://bucket/x.png"], "addresses"),
+        (["sample", "--model", W, "--classes", "3"], "class"),
+        (["sample", "--workdir", "/no/such"], "/no/such"),
+        (["sample", "--workdir", W, "--step", "7"], "there are 10, 20"),
+        (["sample", "--workdir", W, "--out", "x.jpg"], "x.jpg"),
+        (["sample", "--workdir", W, "--top-p", "7"], "top_p"),
+        (["sample", "--workdir", W, "--out", "/proc/nowhere/x.png"], "/proc/nowhere"),
+        (["sample", "--model", W, "--out", "/proc/version"], "/proc/version: is a file"),
+        (["complete", "--workdir", W], "no image"),
+        (["complete", DIGITS, "--workdir", W], "digits.py"),
+        (["complete", "x.png", "--workdir", W, "--rows", "9"], "--rows"),
+        (["complete", "x.png", "--workdir", W, "--rows", "8"], "leaves nothing to draw"),
+        (["complete", "x.png", "--workdir", W, "--rows", "1", "--mask", "m.png"], "--mask"),
+        (["eval", "--workdir", W, "--images", "0"], "--images 0: must be at least 1"),
+        (["convert", W, "--to", "huggingface", "--out", "gs://bucket/x"], "addresses"),
+        (["fetch", "igpt-s", "--out", "gs://bucket/x"], "addresses"),
+        (["palette", "digits", "--out", "gs://bucket/x"], "addresses"),
+        (["plan", "digits"], "--topology"),
+        (["plan", "--topology", "v5e:4x4"], "--model.preset"),
+        ([*PALETTE, "x", "--colors", "18"], "17"),
+        (["palette", "digits", "--out", "x", "--images", "0"], "--images 0"),
+        ([*PALETTE, "/proc/nowhere/x", "--colors", "9"], "/proc/nowhere"),
+        (["palette", "digits", "--out", "x", "--load", "/no/such.npy"], "/no/such.npy"),
+    ],
+    ids=lambda x: " ".join(x)[-60:] if isinstance(x, list) else None,
+)
+def test_a_command_that_cannot_run_names_the_option(workdir, tmp_path, monkeypatch, words, named):
+    """Without what `main` does around it."""
+    monkeypatch.chdir(tmp_path)
+    name, *words = (str(workdir) if part is W else part for part in words)
+    with pytest.raises(InputError, match=named) as caught:
+        parse_and_check(name, words).run()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

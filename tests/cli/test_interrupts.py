@@ -1,4 +1,4 @@
-"""Signals and closed pipes, as a shell delivers them to a process of its own."""
+"""Signals, as a shell delivers them to a process of its own."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def igpt():
             process.kill()
 
 
-@pytest.mark.parametrize("after", [0.4, 0.8, 1.3, 2.0, 3.0])
+@pytest.mark.parametrize("after", [0.4, 1.6])
 def test_ctrl_c_in_the_first_seconds_is_one_line(igpt, tmp_path, after):
     """While modules are imported, devices opened and programs compiled: no traceback, no crash, never swallowed."""
     process = igpt(
@@ -80,31 +80,6 @@ def test_a_run_says_at_once_that_it_will_be_saved(igpt, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "SIGINT: the run is saved after this step" in err
+    assert "SIGINT: the run saves itself, then stops" in err
     assert "saved at step" in err
     assert "Traceback" not in err
-
-
-def test_ctrl_c_while_the_loop_is_imported_is_one_line():
-    """The thread that answers must not rely on a module that another thread is still importing."""
-    code = (
-        "import sys, time, types\n"
-        "from igpt_jax.cli.interrupts import acknowledge_signals, wait_for_acknowledgement\n"
-        "sys.modules['igpt_jax.training.loop'] = types.ModuleType('igpt_jax.training.loop')\n"
-        "acknowledge_signals()\n"
-        "try: print('ready', flush=True); time.sleep(60)\n"
-        "except KeyboardInterrupt: wait_for_acknowledgement(); time.sleep(5)\n"
-    )
-    with start(code) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert err.split() == ["igpt:", "interrupted"]
-    assert process.returncode == 130
-
-
-def test_a_closed_pipe_is_no_traceback(igpt):
-    process = igpt("train", "--help")
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(timeout=60) == 141
