@@ -1,6 +1,7 @@
 """Every test runs on eight fake CPU devices, with rank promotion an error and one shared compilation cache."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -51,6 +52,33 @@ def tiny():
     model = ImageGPT(ModelConfig.preset("tiny"))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
     return model, randomized(params, 0.2)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Objective -> the workdir of `small_run.config(objective)`, trained once for all workers; copy it to change it."""
+    from filelock import FileLock
+
+    from igpt_jax import train
+    from tests import small_run
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def workdir(objective="ar"):
+        path = root / f"run_{objective}"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                train(small_run.config(objective), f"{path}.partial").workdir.rename(path)
+        return path
+
+    return workdir
+
+
+@pytest.fixture
+def copy_of_run(trained, tmp_path):
+    """A copy of the run of objective ar, for a test to change."""
+    return shutil.copytree(trained(), tmp_path / "run")
 
 
 SLOW_FILES = ("test_processes", "test_kills", "test_workdir", "test_run", "test_cli", "test_resume", "test_plan")

@@ -66,9 +66,8 @@ def test_the_same_command_trains_no_further_and_more_patience_does(ended):
     assert [meta.step for meta in list_checkpoints(ended.workdir / "best")] == [10]
 
 
-def test_a_finished_run_that_is_asked_for_its_best_has_its_last(tmp_path):
-    assert run(tmp_path / "run", best="", patience=0).step == 10
-    assert run(tmp_path / "run", crash_at=11).step == 10
+def test_a_finished_run_that_is_asked_for_its_best_has_its_last(copy_of_run):
+    assert run(copy_of_run, crash_at=11).step == 10
 
 
 def test_figures_that_are_not_measured_are_refused(tmp_path):

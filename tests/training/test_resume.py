@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 
 import jax
@@ -22,15 +21,19 @@ from tests.processes import lines
 from tests.small_run import CFG, at_step, crash, state_bytes
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("straight") / "run"
-    train(CFG, workdir)
-    return workdir
+@pytest.fixture(scope="session")
+def straight(trained):
+    return trained()
 
 
-def test_interrupted_four_ways_and_continued(straight, tmp_path):
-    """SIGTERM, SIGINT, a crash between checkpoints, and a torn metrics file."""
+def test_interrupted_four_ways_and_continued(straight, tmp_path, monkeypatch):
+    """SIGTERM, SIGINT, a crash between checkpoints, and a torn metrics file.
+
+    Orbax must not ask JAX whether to stop: for the step of a save that has ended, JAX would forget where this process
+    is. Of a single process the loop does not ask, either.
+    """
+    asked = []
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", asked.append)
     workdir = tmp_path / "run"
     for step, signum in ((2, signal.SIGTERM), (5, signal.SIGINT)):
         with pytest.raises(Interrupted, match=f"saved at step {step}"):
@@ -46,6 +49,7 @@ def test_interrupted_four_ways_and_continued(straight, tmp_path):
     assert state_bytes(workdir, 10) == state_bytes(straight, 10)
     assert state_bytes(workdir, 6) == state_bytes(straight, 6)
     assert len(state_bytes(workdir, 10)) > 40
+    assert asked == []
 
 
 def test_the_control_differs(straight):
@@ -53,7 +57,8 @@ def test_the_control_differs(straight):
     assert state_bytes(straight, 9) != state_bytes(straight, 10)
 
 
-def test_a_finished_run_is_only_measured_again(straight):
+def test_a_finished_run_is_only_measured_again(copy_of_run):
+    straight = copy_of_run
     before = (straight / "metrics.jsonl").read_bytes()
     steps = []
     trained = train(CFG, straight, on_step=lambda step, log: steps.append(step))
@@ -107,9 +112,8 @@ def test_what_cannot_be_loaded_is_named(straight, tmp_path):
         train(CFG, tmp_path)
 
 
-def test_a_run_is_not_shortened_nor_given_another_palette(straight, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(straight, workdir)
+def test_a_run_is_not_shortened_nor_given_another_palette(copy_of_run):
+    workdir = copy_of_run
     with pytest.raises(InputError, match=r"train\.steps: .* checkpoint at step 10, beyond 9"):
         train(dataclasses.replace(CFG, train=dataclasses.replace(CFG.train, steps=9)), workdir)
     np.save(workdir / "palette.npy", np.linspace(-1, 0.9, 17, dtype=np.float32)[:, None])
@@ -126,14 +130,6 @@ def test_nan_stops_the_run_and_is_never_saved(tmp_path):
     saved = load_workdir(tmp_path / "run")
     assert saved.step == 1  # the warm-up's first step moves nothing; the second would have been saved too
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(saved.params))
-
-
-def test_only_the_loop_asks_whether_to_stop(tmp_path, monkeypatch):
-    """Asked by Orbax, for the step of a save that has ended, JAX would forget where this process is."""
-    asked = []
-    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", asked.append)
-    train(CFG, tmp_path / "run")
-    assert asked == []  # of a single process the loop itself does not ask JAX
 
 
 def test_other_images_are_noticed(straight):
