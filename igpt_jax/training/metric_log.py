@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import time
@@ -87,8 +88,14 @@ class MetricLog:
         self._clock_start, self._steps_timed = time.perf_counter(), 0
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for writer in self._writers:
-            writer.write(step, scalars)
+        try:
+            for writer in self._writers:
+                writer.write(step, scalars)
+        except OSError as error:
+            raise InputError(
+                f"the metrics of step {step} could not be written ({error.strerror}); make room, then the same command "
+                "continues from the last checkpoint"
+            ) from error
 
     def _add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
@@ -131,7 +138,8 @@ class JsonlWriter:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a line that could not be written
+            self._file.close()
 
 
 def last_evaluation(workdir: Path, step: int | None) -> dict[str, float]:
@@ -158,7 +166,8 @@ class TensorBoardWriter:
         self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 def require_wandb() -> Any:

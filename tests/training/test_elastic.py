@@ -15,9 +15,13 @@ from igpt_jax.parallel.mesh import fetch_whole, make_mesh, put_batch
 from igpt_jax.run import train
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.step import make_program
-from tests.small_run import CFG, state_bytes
+from tests.small_run import CFG, at_step, crash, state_bytes
 
-TWO_LAYERS = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, n_layer=2, vocab_size=18))
+TWO_LAYERS = dataclasses.replace(
+    CFG,
+    model=dataclasses.replace(CFG.model, n_layer=2, vocab_size=18),
+    train=dataclasses.replace(CFG.train, eval_every=100),
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,8 @@ def six_steps(tmp_path_factory):
     """Six steps on a mesh of 2 x 2 x 2."""
     workdir = tmp_path_factory.mktemp("six") / "run"
     cfg = dataclasses.replace(TWO_LAYERS, mesh=MeshConfig(2, 2, 2))
-    train(dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, steps=6)), workdir)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(cfg, workdir, on_step=at_step(7, crash))  # before an evaluation, which would have to be compiled
     return workdir
 
 
@@ -72,7 +77,14 @@ def test_the_end_depends_neither_on_the_mesh_nor_on_the_scan(six_steps, tmp_path
         workdir = shutil.copytree(six_steps, tmp_path / str(i))
         cfg = dataclasses.replace(TWO_LAYERS, mesh=MeshConfig(*sizes), compute=ComputeConfig(scan_layers=scan))
         seen = []
-        train(cfg, workdir, on_step=lambda step, log, seen=seen: seen.append(log.loss))
+
+        def on_step(step, log, seen=seen):
+            seen.append(log.loss)
+            if step == 9:
+                crash()
+
+        with pytest.raises(RuntimeError, match="crash"):
+            train(cfg, workdir, on_step=on_step)
         losses.append(seen[1:])
-    assert len(losses[0]) == 3
+    assert len(losses[0]) == 2
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
