@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
 from typing import Annotated, Any
@@ -138,15 +137,20 @@ def _run_command(name: str, args: list[str]) -> int:
             defaults = parse(kind, name, others, checked=False).defaults()
         parse(kind, name, ["--help"], default=defaults)
     as_typed = parse(kind, name, args, checked=checked)
-    quiet, verbose = as_typed.common.quiet, name in ("train", "plan")
     set_tpu_flags()
+    logger = logging.getLogger("igpt_jax")
+    before = logger.level
+    logger.setLevel(logging.INFO if name in ("train", "plan") else logging.WARNING)
+    if as_typed.common.quiet:
+        logger.setLevel(logging.ERROR)
     try:
-        with memory_errors(kind.less_memory):
-            import igpt_jax.parallel.processes  # noqa: F401 (imports JAX)
-    except OutOfMemoryError as error:
-        return fail(1, error)
-    with log_level(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING):
         return _run_parsed(as_typed, name, args)
+    except (MemoryError, ImportError) as error:  # of importing JAX
+        if (line := _out_of_memory(error, kind)) is None:
+            raise
+        return fail(1, line)
+    finally:
+        logger.setLevel(before)
 
 
 def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
@@ -156,7 +160,7 @@ def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
     try:
         if isinstance(as_typed, JoinedCommand):
             _join(as_typed)
-        with processes.naming_lost_processes(), memory_errors(as_typed.less_memory):
+        with processes.naming_lost_processes():
             command = _with_defaults(as_typed, name, args)
             with show_progress(command.common.quiet):
                 code = command.run() or 0
@@ -168,16 +172,17 @@ def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
         code = fail(2, error)
     except processes.FailedElsewhereError as error:
         code = fail(1, f"process 0 failed: {error}")
-    except OutOfMemoryError as error:
-        code = fail(1, error)
     except processes.LostProcessError as error:
         fail(os.EX_TEMPFAIL, error)
         processes.exit_now(os.EX_TEMPFAIL)  # JAX's shutdown barrier would wait for the lost ones
     except Exception as error:
-        if not processes.is_multiprocess() or isinstance(error, OutputError):
+        if line := _out_of_memory(error, type(as_typed)):
+            code = fail(1, line)
+        elif processes.is_multiprocess() and not isinstance(error, OutputError):
+            traceback.print_exc()
+            code = 1
+        else:
             raise
-        traceback.print_exc()
-        code = 1
     if code:
         processes.exit_if_others_continue(code)
     return code
@@ -215,32 +220,10 @@ def _join(command: JoinedCommand) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX catches it for runs that save themselves
 
 
-@contextlib.contextmanager
-def log_level(level: int) -> Iterator[None]:
-    """Which log lines of this package are shown, within the block."""
-    logger = logging.getLogger("igpt_jax")
-    before = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-class OutOfMemoryError(RuntimeError):
-    """The host or a device has too little memory."""
-
-
-@contextlib.contextmanager
-def memory_errors(way_out: str) -> Iterator[None]:
-    """Turns the errors of too little memory into one line with the way out."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemoryError(f"out of memory ({first_line(error, 200)}); {way_out}") from error
-    except Exception as error:
-        signs = ("RESOURCE_EXHAUSTED", "failed to map segment")
-        lines = [line for line in str(error).splitlines() if any(sign in line for sign in signs)]
-        if not lines:
-            raise
-        raise OutOfMemoryError(f"out of memory ({lines[0].strip()[:200]}); {way_out}") from error
+def _out_of_memory(error: Exception, command: type[Command]) -> str | None:
+    """One line with the way out if the host or a device has too little memory, else None."""
+    signs = ("RESOURCE_EXHAUSTED", "failed to map segment")
+    lines = [line for line in str(error).splitlines() if any(sign in line for sign in signs)]
+    if not lines and not isinstance(error, MemoryError):
+        return None
+    return f"out of memory ({(lines or [first_line(error)])[0].strip()[:200]}); {command.less_memory}"

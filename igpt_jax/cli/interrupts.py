@@ -29,7 +29,9 @@ def acknowledge_signals() -> None:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
-    sys.unraisablehook = _without_interrupts
+    # A Ctrl-C that came while Python could not raise it has been answered.
+    say = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if issubclass(found.exc_type, KeyboardInterrupt) else say(found)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores it
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -48,12 +50,6 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
             end()
         frame = frame.f_back
     raise KeyboardInterrupt
-
-
-def _without_interrupts(unraisable: sys.UnraisableHookArgs) -> None:
-    """Says nothing of a Ctrl-C that came while Python could not raise it: it has been answered."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
 
 
 def _watch(reader: int) -> None:
