@@ -13,13 +13,13 @@ resampled pictures.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from igpt_jax import InputError, SamplerConfig, load_pretrained, sample
+from igpt_jax.config_json import json_text
 from igpt_jax.data.sources.base import labels_of
 from igpt_jax.datasets import open_data, subset
 from igpt_jax.evaluation.quality import frechet_distance
@@ -70,7 +70,7 @@ def main() -> None:
         figures[name] = {"distance": frechet_distance(x, y), "error": float(np.std(again, ddof=1))}
         print(f"| {name} | {figures[name]['distance']:.2f} ± {figures[name]['error']:.2f} |", flush=True)
     if args.out is not None:
-        args.out.write_text(json.dumps({"images": n, "seed": args.seed, "rows": figures}, indent=2) + "\n")
+        args.out.write_text(json_text({"images": n, "seed": args.seed, "rows": figures}, indent=2) + "\n")
 
 
 def features(network: MLPClassifier, pictures: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax import SamplerConfig, inpaint, load_pretrained
+from igpt_jax.config_json import json_text
 from igpt_jax.datasets import open_data
 from igpt_jax.evaluation.holes import HOLES
 from igpt_jax.evaluation.orders import nats_in_order
@@ -83,7 +83,7 @@ def main() -> None:
         filled["palette's ceiling"] = pasted(images, known, palette.decode(np.asarray(palette.encode(images))))
         figures[name] = table(name, images, known, filled, nats)
     if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+        args.out.write_text(json_text(figures, indent=2) + "\n")
 
 
 def holes_of(make: Any, grid: tuple[int, ...], seed: tuple[int, int], n: int) -> np.ndarray:

@@ -15,13 +15,13 @@ budget, unless the best size is the smallest or largest tried.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from igpt_jax import Config, InputError, evaluate, load_pretrained, train
+from igpt_jax.config_json import json_text
 from igpt_jax.model import count_params
 from igpt_jax.plugins import load_config
 from igpt_jax.training.flops import training_flops
@@ -86,7 +86,7 @@ def main() -> None:
         best = lowest([run["parameters"] for run in runs], [run["nats"] for run in runs])
         print(f"best: {'at an end of the sizes' if best is None else f'{best / 1e6:.3f} M parameters'}")
         results.append({"flops": budget, "best": best, "runs": runs})
-    (args.workdir / "isoflop.json").write_text(json.dumps(results, indent=2) + "\n")
+    (args.workdir / "isoflop.json").write_text(json_text(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ same images in turn, --repeats times; the table has medians.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from igpt_jax import InputError, SamplerConfig, load_pretrained
+from igpt_jax.config_json import json_text
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"batch {batch}: {', '.join(ratios)}", flush=True)
     if args.out is not None:
         device = jax.devices()[0].device_kind
-        args.out.write_text(json.dumps({"device": device, "tokens": t, "passes": counted, "times": timed}) + "\n")
+        args.out.write_text(json_text({"device": device, "tokens": t, "passes": counted, "times": timed}) + "\n")
 
 
 def new_images(model: ImageGPT, n: int) -> tuple[Prompt, jax.Array]:

@@ -11,12 +11,12 @@ on validation images. A run keeps as many checkpoints as train.keep says.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from igpt_jax import ProbeConfig, evaluate, load_pretrained, probe
+from igpt_jax.config_json import json_text
 from igpt_jax.model import count_params
 
 
@@ -47,7 +47,7 @@ def main() -> None:
         cells.append(f"{accuracy[0]:.4f} ± {accuracy[1]:.4f}")
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
     if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=2) + "\n")
+        args.out.write_text(json_text(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

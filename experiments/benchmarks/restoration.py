@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from skimage import restoration
 
 from igpt_jax import SamplerConfig, load_pretrained, restore
 from igpt_jax.config import MeshConfig
+from igpt_jax.config_json import json_text
 from igpt_jax.data.degrade import make_damage, parse_spec
 from igpt_jax.datasets import open_data
 from igpt_jax.evaluation.quality import psnr_of_each, ssim_of_each
@@ -66,7 +66,7 @@ def main() -> None:
         results["palette's ceiling"] = ceiling
         figures[spec] = table(spec, clean, results)
     if args.out is not None:
-        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+        args.out.write_text(json_text(figures, indent=2) + "\n")
 
 
 def damage_all(spec: str, images: np.ndarray, seed: tuple[int, int]) -> np.ndarray:

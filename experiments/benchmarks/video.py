@@ -11,7 +11,6 @@ over clips.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import tyro
 
 import igpt_jax
 from igpt_jax.analysis.baselines.counts import blended_counts, histogram_nats
+from igpt_jax.config_json import json_text
 from igpt_jax.data.sources import Windows, open_source
 from igpt_jax.datasets import preprocess_for_eval
 from igpt_jax.objectives import token_nats
@@ -90,7 +90,7 @@ def main(args: Args) -> None:
         "nats_per_token": {name: likelihood_row(x, nats["model"]) for name, x in nats.items()},
         "next_frame_db": {name: decibels(x) for name, x in errors.items()},
     }
-    args.out.write_text(json.dumps(result, indent=2))
+    args.out.write_text(json_text(result, indent=2))
     print_tables(result)
 
 
