@@ -39,11 +39,9 @@ def changed(objective="ar", model=None, train=None, palette=None, init_from=None
     )
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("pretrained") / "run"
-    train(CFG, workdir)
-    return workdir
+@pytest.fixture
+def pretrained(trained):
+    return trained()
 
 
 def test_bert_run(tmp_path):
@@ -159,10 +157,10 @@ def test_no_run_continues_in_a_workdir_of_weights(pretrained, tmp_path):
     weights = load_pretrained(pretrained)
     save_pretrained(weights, tmp_path / "w")
     again = load_pretrained(tmp_path / "w")
-    assert (again.step, again.data) == (6, {})
+    assert (again.step, again.data) == (10, {})
     jax.tree.map(np.testing.assert_array_equal, again.params, weights.params)
-    same = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema_decay=None))
-    for cfg in (same, changed(train={"steps": 7}), dataclasses.replace(same, seed=3)):  # the settings are not to blame
+    same = dataclasses.replace(small_run.CFG, optim=dataclasses.replace(small_run.CFG.optim, ema_decay=None))
+    for cfg in (same, changed(train={"steps": 11}), dataclasses.replace(same, seed=3)):  # the settings are not to blame
         with pytest.raises(InputError, match="start from them in another --workdir with --init-from"):
             train(cfg, tmp_path / "w")
     with pytest.raises(InputError, match="holds something already"):
