@@ -1,5 +1,7 @@
 """The quickstart's run in its tiny form, for all tests of commands."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from igpt_jax.cli import main
@@ -15,3 +17,10 @@ def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "run"
     assert main(["train", "digits", "--tiny", "--workdir", str(path)]) == 0
     return path
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """`igpt train` ends after training: no cheap methods, no pictures."""
+    monkeypatch.setattr("igpt_jax.run.report", lambda trained: SimpleNamespace(figures=None, pictures=()))
+    monkeypatch.setattr("igpt_jax.cli.train.print_figures", lambda figures: None)

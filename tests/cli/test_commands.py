@@ -97,6 +97,7 @@ def test_lossless_files_are_measured_beside_the_model(workdir, capsys):
     assert 0.5 < measured["webp_bits_per_token"] < measured["png_bits_per_token"] < 8
 
 
+@pytest.mark.usefixtures("no_report")
 def test_class_names_are_stored_and_accepted(tmp_path, capsys):
     """Trained on folders of two classes, it draws by their names."""
     rng = np.random.default_rng(0)
@@ -122,6 +123,7 @@ def test_class_names_are_stored_and_accepted(tmp_path, capsys):
     assert "cat, dog" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_model_that_was_always_told_the_class_does_not_draw_without_one(tmp_path, capsys):
     run = str(tmp_path / "run")
     small = ["--tiny", "--train.steps", "2", "--optim.warmup-steps", "1", "--model.cond-classes", "10"]
@@ -202,6 +204,7 @@ def test_eval_measures_as_many_images_as_are_asked_for(workdir, capsys):
     assert nats[100]["model"] != nats[297]["model"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_fine_tuning_takes_the_sizes_of_the_weights(workdir, tmp_path, capsys):
     """The experiment's full form is wider and deeper than the weights; only a size that is typed counts."""
     start = ["train", DIGITS, "--init-from", str(workdir), "--train.steps", "2", "--optim.warmup-steps", "1"]
@@ -223,6 +226,7 @@ def test_fine_tuning_takes_the_sizes_of_the_weights(workdir, tmp_path, capsys):
     assert "d_model is 32 there and 64 here" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_fine_tuning_run_continues_where_its_weights_are_gone(workdir, tmp_path, monkeypatch):
     """In the directory that is named after the experiment, too."""
     monkeypatch.chdir(tmp_path)
@@ -234,6 +238,7 @@ def test_a_fine_tuning_run_continues_where_its_weights_are_gone(workdir, tmp_pat
     assert load_workdir("runs/digits").step == 7
 
 
+@pytest.mark.usefixtures("no_report")
 def test_held_out_numbers_and_time_left_appear_without_a_terminal(workdir, tmp_path, capsys):
     command = ["train", DIGITS, "--tiny", "--workdir", str(tmp_path / "run")]
     assert main(command) == 0
