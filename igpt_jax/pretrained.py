@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,48 +159,23 @@ def _require_checkpoints(workdir: Path) -> None:
 
 
 def require_finite(params: Any, origin: str) -> None:
-    """Raises InputError that names the parameters which hold NaN or Inf, on all processes alike.
+    """Raises InputError that names the parameters which hold NaN or Inf, and their layers, on all processes alike."""
 
-    They are looked for where they lie, layer by layer, so that memory holds little more than the weights.
-    """
-    by_name = {path_name(path): x for path, x in jax.tree.leaves_with_path(params)}
-    mesh = mesh_of(params)
-    measure = jax.jit(_by_layer, static_argnums=0, out_shardings=None if mesh is None else replicated(mesh))
-    bad_N = jax.device_get(measure(_any_nonfinite, by_name))
-    suspects = {name: x for name, x in by_name.items() if bad_N[name].any()}
-    faults = []
-    for name, counts_N2 in jax.device_get(measure(_count_nonfinite, suspects)).items():
-        for layer in np.flatnonzero(counts_N2.any(axis=1)):
-            words = [f"{n} {kind}" for n, kind in zip(counts_N2[layer], ("NaN", "Inf")) if n]
-            where = f"{name} (layer {layer})" if name.startswith("h/") else name
-            faults.append(f"{where}: {' and '.join(words)}")
+    def is_bad(x: jax.Array) -> jax.Array:
+        return ~jnp.isfinite(x).all()
+
+    def by_layer(path: Any, x: jax.Array) -> jax.Array:
+        # where the layers lie, one after another: XLA for CPU stores what is then reduced
+        return jax.lax.map(is_bad, x) if path_name(path).startswith("h/") else is_bad(x)[None]
+
+    places = None if (mesh := mesh_of(params)) is None else replicated(mesh)
+    bad = jax.device_get(jax.jit(partial(jax.tree.map_with_path, by_layer), out_shardings=places)(params))
+    faults = {path_name(path): np.flatnonzero(x).tolist() for path, x in jax.tree.leaves_with_path(bad) if x.any()}
+    names = [f"{name} (layers {layers})" if name.startswith("h/") else name for name, layers in faults.items()]
     with raise_on_all():  # without a mesh, every process has read its own files
-        if faults:
-            more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-            listed = "; ".join(faults[:_NAMED]) + more
-            raise InputError(
-                f"{origin}: holds numbers that are not finite: {listed}; --allow-nonfinite loads it anyway"
-            )
-
-
-_NAMED = 8  # tensors in one line
-
-
-def _by_layer(measure: Callable[[jax.Array], jax.Array], params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """[N, ...] for every parameter: the measure of each of N layers, or of all of it (N = 1) if it has none.
-
-    One layer after another, because XLA for CPU stores what is then summed up.
-    """
-    return {name: jax.lax.map(measure, x) if name.startswith("h/") else measure(x)[None] for name, x in params.items()}
-
-
-def _any_nonfinite(x: jax.Array) -> jax.Array:
-    return jnp.any(~jnp.isfinite(x))
-
-
-def _count_nonfinite(x: jax.Array) -> jax.Array:
-    """uint32 [2]: NaN and Inf."""
-    return jnp.stack([jnp.sum(bad, dtype=jnp.uint32) for bad in (jnp.isnan(x), jnp.isinf(x))])
+        if names:
+            listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+            raise InputError(f"{origin}: holds NaN or Inf: {listed}; allow_nonfinite loads it anyway")
 
 
 def save_pretrained(pretrained: Pretrained, workdir: Path) -> None:

@@ -28,13 +28,12 @@ from igpt_jax.files import local_path
 from igpt_jax.objectives import MakeObjective, identity
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh
-from igpt_jax.parallel.processes import is_process_zero, on_process_zero, raise_on_all, require_same
+from igpt_jax.parallel.processes import barrier, is_process_zero, on_process_zero, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
 from igpt_jax.training.best import BEST, BestWeights, figure_of
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.flops import rates_of
 from igpt_jax.training.loop import Evaluator, LoopState, TrainLoop
-from igpt_jax.training.memory import check_memory
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
 from igpt_jax.training.step import Program, TrainState, make_program
 from igpt_jax.training.watchdog import Watchdog
@@ -176,14 +175,14 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
     check_classes(cfg, data)
     initial = load_pretrained(cfg.init_from, mesh=mesh) if cfg.init_from and not continues else None
     # Process 0 fits it, because rounding may differ between machines.
-    centers = on_process_zero(lambda: choose_palette(cfg, data, workdir, initial).centers.tolist())
+    centers = on_process_zero(
+        lambda: choose_palette(cfg, data, workdir, initial).centers.tolist(), patience_s=cfg.train.watchdog_s
+    )
     palette = Palette(np.asarray(centers, np.float32))
     if initial is not None and initial.palette is not None and not palette.same_as(initial.palette):
         log.warning("the palette differs from that of %s, so token ids denote different colours", cfg.init_from)
     program = make_program(cfg, palette, mesh, extensions.objective)
     check_pictures(cfg, program.objective.pictures)
-    with raise_on_all():  # hosts may differ
-        check_memory(program.abstract)
     if initial is not None:
         check_initial(program.abstract, cfg, initial)
     measured, kind = (data.held_out, "held-out") if data.validation is None else (data.validation, "validation")
@@ -314,6 +313,7 @@ def report(trained: Trained, levels: Mapping[str, float] | None = None) -> Repor
       levels: losses of other methods, by name, which loss.png shows beside the curves.
     """
     context, workdir = trained.context, trained.workdir
+    barrier("the pictures", context.cfg.train.watchdog_s)  # hosts may have fitted cheap methods at different speeds
     with compilation_cache_in(workdir), Watchdog(context.cfg.train.watchdog_s) as watchdog:
         pictures = []
         for name in context.objective.pictures:

@@ -1,13 +1,15 @@
-"""What each of two processes does in one session: python -m tests.session PORT INDEX FOLDER.
+"""What each of two processes does in one session: python -m tests.session INDEX FOLDER [COORDINATOR].
 
 One start, one compilation cache in memory, and everything that two processes do together, one after another. Each part
 prints lines that tests/test_processes.py reads.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,14 +93,38 @@ def until_stopped(folder):
     say("stopped", run_command(*ARGS, *ENDLESS, "--workdir", folder / "endless"))
 
 
-def main(port, index, folder):
-    processes.start(f"127.0.0.1:{port}", 2, int(index))
+def late(index):
+    """Process 1 comes to the second barrier after its time."""
+    processes.barrier("roll call", 60)
+    if index == 1:
+        time.sleep(2)
+    try:
+        processes.barrier("second roll call", 1)
+    except processes.LostProcessError as error:
+        say("lost", error.lost)
+    processes.barrier("third roll call", 60)
+
+
+def until_killed(folder):
+    """Trains until the other process is killed."""
+    from tests.processes import ARGS, ENDLESS
+
+    processes.naming_lost_processes = functools.partial(processes.naming_lost_processes, 3)
+    run_command(*ARGS, *ENDLESS, "--workdir", folder / "killed")
+
+
+def main(index, folder, coordinator=None):
+    """Process 0 has no coordinator: Slurm's variables say it."""
+    processes.joining.HEARTBEAT_S = 15  # after which JAX notices the kill
+    processes.start(*([] if coordinator is None else [coordinator, 2, int(index)]))
     processes.start = lambda *args, **options: None  # every command would join them again
     app.signal = SimpleNamespace(signal=lambda *args: None, SIGTERM=None, SIG_DFL=None)  # JAX keeps SIGTERM to the end
     folder = Path(folder)
     for part in (lambda: agreement(int(index)), batches, lambda: commands(int(index), folder)):
         part()
     until_stopped(folder)
+    late(int(index))
+    until_killed(folder)
 
 
 if __name__ == "__main__":

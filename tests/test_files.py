@@ -6,7 +6,7 @@ import pytest
 
 from igpt_jax.files import local_path
 from igpt_jax.pretrained import load_workdir, save_pretrained
-from igpt_jax.weights.fetch import fetch
+from igpt_jax.weights.fetch import fetch, weight_files
 from igpt_jax.weights.load import check_new, convert, inspect, load_pretrained
 from tests.data.made import refused
 from tests.weights.made import pretrained
@@ -35,7 +35,7 @@ def test_the_line_says_what_it_was_for():
         lambda address: load_pretrained("nowhere", palette=address),
         lambda address: convert(pretrained(), "huggingface", address),
         lambda address: save_pretrained(pretrained(), address),
-        lambda address: fetch("igpt-s", address, base_url="http://127.0.0.1:9"),
+        lambda address: fetch(weight_files("igpt-s"), address, "http://127.0.0.1:9"),
     ],
     ids=["load", "config", "workdir", "new", "palette", "convert", "save", "fetch"],
 )

@@ -5,7 +5,6 @@ Most of it is one session of two processes (tests/session.py). What takes minute
 
 import contextlib
 import hashlib
-import json
 import re
 import signal
 import socket
@@ -18,9 +17,9 @@ from PIL import Image
 from igpt_jax import load_pretrained, sample
 from igpt_jax.cli import main
 from igpt_jax.parallel.mesh import make_mesh, put_batch, to_host
+from igpt_jax.run import Report
 from tests.processes import (
     ARGS,
-    ENDLESS,
     RUN,
     continue_args,
     finish,
@@ -28,7 +27,6 @@ from tests.processes import (
     lines,
     named_by_jax,
     popen,
-    start,
     wait_for,
 )
 from tests.small_run import CFG
@@ -41,9 +39,10 @@ pytestmark = pytest.mark.timeout(600)  # compiling in several processes on few c
 def session(tmp_path_factory):
     """(folder, [(exit code, what tests/session.py said, stderr, stdout) of each process]).
 
-    Two processes with four devices each. In the end the second one gets SIGTERM while it trains.
+    Two processes with four devices each. While they train, the second one gets SIGTERM, and later SIGKILL. Process 0
+    knows its number from Slurm's variables, the other one from arguments.
     """
-    folder, port = tmp_path_factory.mktemp("session"), free_port()
+    folder, port = tmp_path_factory.mktemp("session"), free_slurm_port()
     (folder / "holiday").mkdir()
     (folder / "holiday" / "beach.jpg").write_bytes(b"x")
     for i in range(2):
@@ -51,10 +50,18 @@ def session(tmp_path_factory):
         Image.fromarray(np.full((8, 8), 100 * i, np.uint8)).save(folder / str(i) / "photo.png")
     (folder / "0" / "experiments").symlink_to(ROOT / "experiments")
     env = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    running = [popen(["-m", "tests.session", port, i, folder], 4, **env) for i in range(2)]
-    wait_for(folder / "endless" / "metrics.jsonl", running)
-    running[1].send_signal(signal.SIGTERM)
+    job = {"JOB_ID": port - 61440, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": 0, "LOCALID": 0}
+    slurm = {f"SLURM_{name}": str(value) for name, value in job.items()}
+    running = [
+        popen(["-m", "tests.session", 0, folder], 4, **env, **slurm),
+        popen(["-m", "tests.session", 1, folder, f"localhost:{port}"], 4, **env),
+    ]
+    for workdir, signum in (("endless", signal.SIGTERM), ("killed", signal.SIGKILL)):
+        wait_for(folder / workdir / "metrics.jsonl", running)
+        running[1].send_signal(signum)
+    killed_at = time.monotonic()
     done = finish(running)
+    assert time.monotonic() - killed_at < 60
     return folder, [(code, re.findall(r">> (.*)", out), err, out) for code, out, err in done]
 
 
@@ -88,11 +95,23 @@ def test_every_global_batch_is_the_same_on_any_number_of_processes(session):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def train_alone():
+    """`igpt train` in this process, without the pictures and cheap methods at its end."""
+
+    def train(workdir, *more):
+        assert main([*map(str, [*ARGS, *more]), "--workdir", str(workdir)]) == 0
+        return workdir
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("igpt_jax.analysis.beside.beside", lambda figures, context: figures)
+        patch.setattr("igpt_jax.run.report", lambda trained, levels: Report(trained.step, ()))
+        yield train
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, train_alone):
     """The same run in one process with the same eight devices."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    assert main([*map(str, ARGS), "--workdir", str(workdir)]) == 0
-    return workdir
+    return train_alone(tmp_path_factory.mktemp("alone") / "run")
 
 
 def test_losses_do_not_depend_on_the_number_of_processes(session, alone):
@@ -136,58 +155,29 @@ def test_bad_input_of_one_process_ends_all_and_is_reported_once(session):
     assert not (folder / "no").exists()
 
 
-def test_a_signal_to_one_process_saves_all_and_another_number_continues(session, tmp_path):
+def test_a_signal_to_one_process_saves_all_and_another_number_continues(session, train_alone, tmp_path):
     """The second of two got SIGTERM; then one process continues. The losses are those of the run never stopped."""
     folder, done = session
     assert all("stopped 143" in said for _, said, _, _ in done)
-    assert [code for code, _, _, _ in done] == [0, 0], done
     [step] = {int(re.search(r"saved at step (\d+)", err)[1]) for _, _, err, _ in done}
     assert (folder / "endless" / "checkpoints" / str(step)).is_dir()
     for workdir in (folder / "endless", tmp_path / "straight"):
-        assert main([*map(str, [*ARGS, *continue_args(step + 2)]), "--workdir", str(workdir)]) == 0
+        train_alone(workdir, *continue_args(step + 2))
     for a, b in zip(lines(folder / "endless"), lines(tmp_path / "straight"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
 
 
-def test_when_one_is_killed_the_other_says_so_and_ends(tmp_path):
-    running = start(tmp_path / "run", 2, 1, *ENDLESS)
-    wait_for(tmp_path / "run" / "metrics.jsonl", running)
-    running[1].kill()
-    killed_at = time.monotonic()
-    done = finish(running)
-    assert done[1][0] == -signal.SIGKILL
-    code, _, err = done[0]
+def test_a_barrier_says_who_is_late_and_the_next_one_waits(session):
+    (_, first, *_), (_, second, *_) = session[1]
+    assert "lost [1]" in first
+    assert "lost []" in second  # when it comes, all have come
+
+
+def test_when_one_is_killed_the_other_says_so_and_ends(session):
+    (code, _, err, _), (killed, *_) = session[1]
+    assert killed == -signal.SIGKILL
     assert code in (75, -signal.SIGABRT), err  # the latter if JAX's own watch is first
     assert 1 in named_by_jax(err) or "lost process 1 of 2" in err, err
-    assert time.monotonic() - killed_at < 60
-
-
-LONE = """
-import sys
-import time
-from igpt_jax.parallel import processes
-i, port = map(int, sys.argv[1:])
-processes.start(f"127.0.0.1:{port}", 3, i)
-processes.barrier("roll call", 60)
-if i == 2:
-    print("no", file=sys.stderr)
-    processes.exit_if_others_continue(2, 1)
-try:
-    processes.barrier("second roll call", 5)
-except processes.LostProcessError as error:
-    print(error.lost)
-time.sleep(2 * i)
-processes.exit_if_others_continue(75, 1)
-"""
-
-
-def test_a_barrier_says_who_is_missing_and_a_failing_process_ends_alone():
-    port = free_port()
-    done = finish([popen(["-c", LONE, i, port], 1) for i in range(3)])
-    assert [code for code, _, _ in done][2] == 2
-    for code, out, err in done[:2]:
-        assert out.splitlines()[-1] == "[2]", err
-        assert code == 75
 
 
 HANG = """
@@ -214,42 +204,11 @@ def test_when_all_hang_all_say_where():
         assert code == 75
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--coordinator", "127.0.0.1:1"], "--num-processes, --process-id: missing"),
-        (["--coordinator", "127.0.0.1", "--num-processes", 2, "--process-id", 0], "HOST:PORT is needed"),
-    ],
-)
-def test_flags_that_belong_together(flags, message):
-    [(code, _, err)] = finish([popen(["-c", RUN, *ARGS, *flags], 1)])
-    assert code == 2
-    assert message in err
-
-
-JOIN = """
-import json
-import logging
-import sys
-from igpt_jax import InputError
-from igpt_jax.parallel import joining, processes
-joining.REPORT_S = 1
-logging.basicConfig(format="%(message)s")
-try:
-    processes.start(*json.loads(sys.argv[1]), join_timeout_s=float(sys.argv[2]))
-    processes.barrier("roll call", 60)
-    print(processes.process_label())
-except InputError as error:
-    sys.exit(f"bad input: {error}")
-"""
-
-
-def joining(number, of, port, timeout_s):
-    """A process that joins others. JAX reads the number of process 0 from Slurm's variables; others get flags."""
-    job = {"JOB_ID": port - 61440, "STEP_NODELIST": "localhost", "NTASKS": of, "PROCID": number, "LOCALID": 0}
-    env = {} if number else {f"SLURM_{name}": str(value) for name, value in job.items()}
-    flags = [f"localhost:{port}", of, number] if number else []
-    return popen(["-c", JOIN, json.dumps(flags), timeout_s], 1, **env)
+def test_the_command_line_gives_up_with_code_75_where_nobody_answers():
+    flags = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id", 1]
+    [(code, out, err)] = finish([popen(["-c", RUN, *ARGS, *flags, "--join-timeout-s", 1], 1)])
+    assert (code, out) == (75, "")
+    assert re.fullmatch("igpt.*: coordinator .* cannot be reached .*\n", err)
 
 
 def free_slurm_port():
@@ -257,21 +216,3 @@ def free_slurm_port():
     for port in range(65535, 61439, -1):
         with contextlib.suppress(OSError), socket.create_server(("", port)):
             return port
-
-
-def test_a_missing_process_is_named_and_jax_aborts_nobody():
-    """Until then those that wait say so. With all there, they join."""
-    port = free_slurm_port()
-    for code, out, err in finish([joining(i, 3, port, timeout_s) for i, timeout_s in ((0, 6), (2, 60))]):
-        *waiting, last = err.splitlines()
-        assert (code, out) == (1, "")
-        assert last.startswith(f"bad input: 1 of 3 processes (1) did not join at localhost:{port} within 6 s")
-        assert any("waiting for 1 of 3 processes (1) to join" in line for line in waiting)
-        assert all(line.startswith("waiting for ") for line in waiting)
-    for i, (code, out, err) in enumerate(finish([joining(i, 2, port, 60) for i in range(2)])):
-        assert code == 0, err
-        assert out == f"igpt[{i}]\n"
-
-
-def test_without_a_cluster_there_is_one_process_and_no_message():
-    assert finish([popen(["-c", JOIN, "[]", 60], 1)]) == [(0, "igpt\n", "")]

@@ -166,17 +166,15 @@ def _run_parsed(as_typed: Command, name: str, args: list[str]) -> int:
                 code = command.run() or 0
     except processes.InputErrorElsewhere:
         code = 2
-    except processes.joining.NotJoinedError as error:
-        code = fail(os.EX_TEMPFAIL, error)
+    except (processes.joining.NotJoinedError, processes.LostProcessError) as error:
+        fail(os.EX_TEMPFAIL, error)
+        processes.exit_now(os.EX_TEMPFAIL)  # JAX's shutdown barrier would wait for the lost ones
     except InputError as error:
         code = fail(2, error)
     except processes.FailedElsewhereError as error:
         code = fail(1, f"process 0 failed: {error}")
     except OutOfMemoryError as error:
         code = fail(1, error)
-    except processes.LostProcessError as error:
-        fail(os.EX_TEMPFAIL, error)
-        processes.exit_now(os.EX_TEMPFAIL)  # JAX's shutdown barrier would wait for the lost ones
     except Exception:
         if not processes.is_multiprocess():
             raise

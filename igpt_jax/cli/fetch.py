@@ -43,19 +43,17 @@ class Fetch(Command):
         if self.model is not None and self.splits is not None:
             raise InputError("fetch: --splits are of a --dataset; leave them out with a model")
         from igpt_jax.files import local_path
-        from igpt_jax.weights.fetch import BASE_URL, LAST_STEP, SPLITS, fetch, fetch_dataset
+        from igpt_jax.weights.fetch import BASE_URL, LAST_STEP, SPLITS, dataset_files, fetch, weight_files
 
-        kind, folder = ("images", Path("data"))
         if self.model is not None:
             kind, folder = "weights", Path("weights") / (self.model + "-bert" * self.bert)
-        out, url = local_path(self.out or folder, "--out"), self.base_url or BASE_URL
+            files = weight_files(self.model, self.bert, LAST_STEP if self.step is None else self.step)
+        else:
+            kind, folder = "images", Path("data")
+            files = dataset_files(str(self.dataset), self.splits or tuple(SPLITS))
+        out = local_path(self.out or folder, "--out")
         self._report(f"the {kind} are OpenAI's, licence Modified MIT: https://github.com/openai/image-gpt")
-        shown: dict[str, Any] = {"base_url": url, "report": self._report, "make_bar": self._make_bar}
-        if self.model is not None:
-            step = LAST_STEP if self.step is None else self.step
-            print(fetch(self.model, out, bert=self.bert, step=step, **shown))
-        elif self.dataset is not None:
-            print(fetch_dataset(self.dataset, out, splits=self.splits or tuple(SPLITS), **shown))
+        print(fetch(files, out, self.base_url or BASE_URL, self._report, self._make_bar))
 
     def _report(self, line: str) -> None:
         from tqdm import tqdm

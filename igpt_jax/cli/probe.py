@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
 from igpt_jax.config import ProbeConfig
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Probe(JoinedCommand):
     """Linear probe: how well a linear classifier reads classes off each layer's features, beside raw pixels."""
 
+    less_memory: ClassVar[str] = "fewer --layers, fewer --train-images or a smaller --batch-size need less"
     weights: Annotated[ModelArgs, Inline] = field(default_factory=ModelArgs)
     source: str | None = None
     """Images with classes (folder:PATH, idx:PATH, tfds:NAME); by default those of the run."""

@@ -15,15 +15,14 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from jax._src import clusters, distributed, xla_bridge  # what of these is used has no public name
-from jax.experimental import multihost_utils
 
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.parallel import joining
+from igpt_jax.parallel.joining import HEARTBEAT_S
 
-HEARTBEAT_S = 30
-"""JAX takes a process that is silent for this long for dead, and ends the others."""
+PATIENCE_S = 3600.0
+"""How long processes wait for what one of them does alone. JAX notices a dead one after HEARTBEAT_S."""
 
 LINGER_S = 5
 """How long process 0, which runs JAX's coordination service, outlives its own part if a process is lost."""
@@ -57,66 +56,57 @@ def start(
     """Joins the processes of this run. Call it before anything that asks JAX for devices.
 
     Without arguments, JAX looks for Slurm, Open MPI, Kubernetes and Cloud TPU. Without any of them, the run has one
-    process. With them, `coordinator` is the HOST:PORT that process 0 opens. A process that waits for others logs a
-    warning every 15 s, and waits for `join_timeout_s` seconds.
+    process. With them, `coordinator` is the HOST:PORT that process 0 opens.
 
     Raises:
-      InputError: some of the arguments are missing or out of range, processes are missing when the time is over (the
-        message names them), or they cannot reach each other.
+      InputError: some of the arguments are missing or out of range, or the processes cannot join each other.
+      NotJoinedError: some have not come after `join_timeout_s`; the program must end.
     """
-    options = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
+    options = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    given = [value for value in options.values() if value is not None]
     missing = [name for name, value in options.items() if value is None]
-    if missing and len(missing) < len(options):
+    if given and missing:
         raise InputError(f"{', '.join(missing)}: missing; give all of {', '.join(options)} or none")
-    members = None if coordinator is None else _checked(coordinator, num_processes, process_id)
+    members = _checked(coordinator, num_processes, process_id) if given else None
     if xla_bridge.backends_are_initialized() or jax.distributed.is_initialized():
         if members is None:
             return  # a program has started JAX already and joins its processes itself, if it has several
         raise InputError("processes cannot be joined: this program has started JAX already")
     try:
-        members = members or _from_cluster(join_timeout_s)
         if members is None:
-            return
-        joining.meet(*members, join_timeout_s)
-        jax.distributed.initialize(
-            *members, initialization_timeout=joining.HANDOVER_S, heartbeat_timeout_seconds=HEARTBEAT_S
-        )
-    except InputError:
-        raise
+            detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+            address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+            coordinator, num_processes, process_id, _ = detect(address, None, None, None, None, round(join_timeout_s))
+            if coordinator is None:
+                return
+            members = _checked(coordinator, num_processes, process_id)
+        joining.join(*members, join_timeout_s)
     except (ValueError, RuntimeError) as error:
-        reason, where = first_line(error, 300), members[0] if members else "process 0"
-        raise InputError(f"processes cannot be joined: {reason}; is {where} reachable?") from None
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"processes cannot be joined: {first_line(error, 300)}; is {coordinator} reachable?") from None
 
 
-def _from_cluster(timeout_s: float) -> tuple[str, int, int] | None:
-    """HOST:PORT of process 0, the number of processes and this one's, as JAX finds them; None without a cluster."""
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
-    coordinator, num_processes, process_id, _ = detect(address, None, None, None, None, round(timeout_s))
-    return None if coordinator is None else _checked(coordinator, num_processes, process_id)
-
-
-def _checked(coordinator: str, num_processes: int | None, process_id: int | None) -> tuple[str, int, int]:
+def _checked(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int]:
     """The arguments, if they can be right."""
+    if coordinator is None or num_processes is None or process_id is None:  # JAX_COORDINATOR_ADDRESS without a cluster
+        raise InputError(f"processes cannot be joined at {coordinator}: num_processes or process_id is missing")
     joining.parse_coordinator(coordinator)
-    if num_processes is None or process_id is None:  # JAX_COORDINATOR_ADDRESS is set, but there is no cluster
-        raise InputError(f"processes cannot be joined at {coordinator}: --num-processes, --process-id: missing")
     if num_processes < 1:
-        raise InputError(f"--num-processes {num_processes}: must be at least 1")
+        raise InputError(f"num_processes {num_processes}: must be at least 1")
     if not 0 <= process_id < num_processes:
-        numbers = f"from 0 to {num_processes - 1}, as --num-processes is {num_processes}"
-        raise InputError(f"--process-id {process_id}: must be {numbers}")
+        raise InputError(f"process_id {process_id}: must be from 0 to {num_processes - 1} (num_processes - 1)")
     return coordinator, num_processes, process_id
 
 
 def is_multiprocess() -> bool:
-    """Whether this is one of several processes. It does not open JAX's devices."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    """Whether this is one of several processes. It does not open JAX's devices, nor wait until all have joined."""
+    return jax.distributed.is_initialized() and distributed.global_state.num_processes > 1
 
 
 def process_label() -> str:
     """How a line on stderr begins: 'igpt', with the process's number if there are several."""
-    return f"igpt[{jax.process_index()}]" if is_multiprocess() else "igpt"
+    return f"igpt[{distributed.global_state.process_id}]" if is_multiprocess() else "igpt"
 
 
 def is_process_zero() -> bool:
@@ -124,33 +114,24 @@ def is_process_zero() -> bool:
     return jax.process_index() == 0
 
 
-ANSWER_S = 24 * 3600.0
-"""How long processes wait for what process 0 computes alone; if it is lost, its heartbeats end them sooner."""
+def on_process_zero(function: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    """Calls a function on process 0. All processes get its result as JSON keeps it, or its error.
 
-
-def on_process_zero(function: Callable[[], Any]) -> Any:
-    """Calls a function on process 0, for as long as it takes. All processes get its result, which must be JSON, or its
-    error.
+    The others wait for it without a collective, which would give up sooner.
 
     Raises:
       InputError: process 0 raised it.
       FailedElsewhereError: process 0 raised another error (there, that error itself).
+      LostProcessError: a process has not come after `patience_s`.
     """
-    if jax.process_count() == 1:
-        result = function()
-        json.dumps(result)  # raises TypeError here, too, for what could not be sent
-        return result
-    error, message = None, b""
+    error, message = None, ""
     if is_process_zero():
         try:
-            message = json.dumps({"result": function()}).encode()
+            message = json.dumps({"result": function()})
         except Exception as raised:
             error = raised
-            message = json.dumps({"error": str(raised), "input": isinstance(raised, InputError)}).encode()
-    barrier("process 0 has an answer", ANSWER_S)  # a collective would not wait that long
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    padded = np.frombuffer(message.ljust(size), np.uint8)
-    answer = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+            message = json.dumps({"error": str(raised), "input": isinstance(raised, InputError)})
+    answer = json.loads(_gather("the part of process 0", message, patience_s)[0])
     if error is not None:
         raise error
     if "error" in answer:
@@ -160,18 +141,14 @@ def on_process_zero(function: Callable[[], Any]) -> Any:
 
 @contextmanager
 def raise_on_all() -> Iterator[None]:
-    """If any process raises InputError here, all do; the first reports it.
-
-    Raises:
-      InputError: this process raised it, or another did.
-    """
+    """If any process raises InputError here, all do; the first reports it, the others InputErrorElsewhere."""
     error: InputError | None = None
     try:
         yield
     except InputError as raised:
         error = raised
-    failed = np.flatnonzero(_on_each(error is not None))
-    if failed.size and failed[0] != jax.process_index():
+    failed = _those_where(error is not None)
+    if failed and failed[0] != jax.process_index():
         raise InputErrorElsewhere(f"process {failed[0]} reports the error") from error
     if error is not None:
         raise error
@@ -179,22 +156,20 @@ def raise_on_all() -> Iterator[None]:
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set on any process."""
-    return bool(_on_each(flag).any())
+    return bool(_those_where(flag))
 
 
 def require_same(what: str, value: str) -> None:
     """Raises InputError on all processes if some have another value than process 0. It names them."""
-    others = np.flatnonzero(_on_each(value != on_process_zero(lambda: value)))
-    if others.size:
+    others = _those_where(value != on_process_zero(lambda: value))
+    if others:
         kind = InputError if is_process_zero() else InputErrorElsewhere
         raise kind(f"{what}: not the same on process 0 and on {_names(others)}")
 
 
-def _on_each(flag: bool) -> np.ndarray:
-    """bool [P]: the flag of every process."""
-    if jax.process_count() == 1:
-        return np.array([flag])
-    return np.asarray(multihost_utils.process_allgather(np.bool_(flag)))
+def _those_where(flag: bool) -> list[int]:
+    """The processes that have the flag set, ascending."""
+    return [i for i, value in enumerate(_gather("agreement", str(flag), PATIENCE_S)) if value == "True"]
 
 
 @contextmanager
@@ -226,33 +201,38 @@ def naming_lost_processes(patience_s: float = HEARTBEAT_S - 10) -> Iterator[None
 
 
 def barrier(where: str, patience_s: float) -> None:
-    """Waits until all processes have come here.
+    """Waits until all processes have come here. Raises LostProcessError if some have not come in time."""
+    _gather(where, "", patience_s)
 
-    Raises:
-      LostProcessError: some have not come in time.
-    """
+
+def _gather(where: str, value: str, patience_s: float) -> list[str]:
+    """The values of all processes, by JAX's coordination service. Raises LostProcessError as `barrier`."""
     if jax.process_count() == 1:
-        return
+        return [value]
     service: Any = distributed.global_state.client
     _calls[where] += 1
     key = f"igpt/{where}/{_calls[where]}"
+
+    def arrived() -> dict[int, str]:
+        return {int(name.rpartition("/")[2]): value for name, value in service.key_value_dir_get(f"{key}/")}
+
     try:
-        service.key_value_set(f"{key}/{jax.process_index()}", "")
+        service.key_value_set(f"{key}/{jax.process_index()}", value)
         service.wait_at_barrier(key, round(1000 * patience_s))
+        return [value for _, value in sorted(arrived().items())]
     except Exception as error:  # its class differs between versions
         try:
-            arrived = {int(name.rpartition("/")[2]) for name, _ in service.key_value_dir_get(f"{key}/")}
-            lost = sorted(set(range(jax.process_count())) - arrived)
+            lost = sorted(set(range(jax.process_count())) - arrived().keys())
         except Exception:
             lost = [0]  # it runs the service
         raise LostProcessError(f"lost process {_names(lost)}, waiting for it ({where})", lost) from error
 
 
+_calls: collections.Counter[str] = collections.Counter()  # of `_gather`, by place: JAX's keys and barriers serve once
+
+
 def _names(some: Iterable[int]) -> str:
     return f"{', '.join(map(str, some)) or '?'} of {jax.process_count()}"
-
-
-_calls: collections.Counter[str] = collections.Counter()  # of each barrier
 
 
 def exit_if_others_continue(code: int, patience_s: float = 10) -> None:
@@ -276,6 +256,6 @@ def exit_now(code: int) -> NoReturn:
     Process 0 waits a moment, because JAX aborts the others once it is gone, and they may still be writing messages.
     Nothing is flushed, as another thread may hang in a flush.
     """
-    if is_multiprocess() and is_process_zero():
+    if is_multiprocess() and distributed.global_state.process_id == 0:
         time.sleep(LINGER_S)
     os._exit(code)

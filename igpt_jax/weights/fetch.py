@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from filelock import FileLock, Timeout
 
@@ -27,209 +25,139 @@ except ImportError as error:
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/image-gpt/"
 SHARDS = {"igpt-s": 32, "igpt-m": 32, "igpt-l": 64}
-DATASETS = ("imagenet", "cifar10")
 STEPS, LAST_STEP = "131000, 262000, 524000, 1000000", 1_000_000
 PALETTE_SHA256 = "c614a3d27f02fd6cf02fbbaf9f02e2431fa202726f3e44750658a85eb226bebd"
 RECORD = "SHA256SUMS"
+RETRIES = 5
 
-TIMEOUT_S = 30.0
-WAITS_S = (1.0, 2.0, 4.0, 8.0)
-"""Pauses before a file is tried again."""
+
+class Files(NamedTuple):
+    """Files of the release that belong together."""
+
+    owner: str
+    """Whose they are: the files of all models have the same names."""
+    prefix: str
+    paths: Mapping[str, str]
+    """Name -> path on the server."""
+
+
+def weight_files(model: str, bert: bool = False, step: int = LAST_STEP) -> Files:
+    """A checkpoint's; `bert` is the model trained to predict masked pixels."""
+    if model not in SHARDS:
+        raise InputError(f"model: must be one of {', '.join(SHARDS)}; got {model!r}")
+    owner, prefix = model + "-bert" * bert, f"model.ckpt-{step}"
+    endings = ["index", "meta", *(f"data-{i:05d}-of-{SHARDS[model]:05d}" for i in range(SHARDS[model]))]
+    return Files(owner, prefix, {f"{prefix}.{end}": f"checkpoints/{owner}/{step}/{prefix}.{end}" for end in endings})
+
+
+def dataset_files(name: str, splits: Sequence[str] = tuple(SPLITS)) -> Files:
+    """Those of tokenised images (32 x 32 pixels, centre crops) and their labels."""
+    files = [f"{name}_{SPLITS[split]}{part}.npy" for split in splits for part in "XY"]
+    return Files(name, name, {file: f"datasets/{file}" for file in files})
 
 
 def fetch(
-    model: str,
+    files: Files,
     directory: str | Path,
-    *,
-    bert: bool = False,
-    step: int = LAST_STEP,
     base_url: str = BASE_URL,
     report: Callable[[str], None] = lambda line: None,
     make_bar: Callable[[str], Any] = lambda name: None,
 ) -> Path:
-    """Downloads a checkpoint and the colour palette: the files that `download.py` of the release downloads.
+    """Downloads files and the palette into a directory; what is there is verified. Returns the path with their prefix.
 
-    Files that are there are verified and not downloaded again. The release publishes no digests of the weights, so each
-    file's SHA-256 is recorded in SHA256SUMS when it first arrives and compared on every later call.
+    The release publishes no digests of the weights: each file's SHA-256 is recorded in SHA256SUMS when it arrives, and
+    compared from then on.
 
     Args:
-      model: igpt-s, igpt-m or igpt-l.
-      directory: for all files; it may hold other steps of the same model.
-      bert: the model trained to predict masked pixels instead of the autoregressive one.
-      step: of training, see `STEPS`.
       base_url: a mirror with the same folders.
-      report: is called with one line for each file that is verified or downloaded, and before each pause.
+      report: is called with a line for each file, and for each failed attempt.
       make_bar: file name -> a progress bar for `pooch.HTTPDownloader`, or None.
-
-    Returns:
-      The checkpoint's prefix, directory/model.ckpt-STEP.
-
-    Raises:
-      InputError: the server does not answer or does not have this checkpoint; a file has the wrong size or digest; the
-        directory holds another model, is an address or cannot be written; or another process downloads to it.
     """
-    if model not in SHARDS:
-        raise InputError(f"model {model!r}: choose one of {', '.join(SHARDS)}")
-    directory = local_path(directory, "--out")
-    variant, prefix = model + "-bert" * bert, f"model.ckpt-{step}"
-    endings = ["index", "meta", *(f"data-{i:05d}-of-{SHARDS[model]:05d}" for i in range(SHARDS[model]))]
-    paths = {f"{prefix}.{ending}": f"checkpoints/{variant}/{step}/{prefix}.{ending}" for ending in endings}
-    missing = f"try another --step ({STEPS})"
-    _download_all(directory, paths, variant, base_url, missing, report, make_bar)
-    return directory / prefix
-
-
-def fetch_dataset(
-    name: str,
-    directory: str | Path,
-    *,
-    splits: Sequence[str] = tuple(SPLITS),
-    base_url: str = BASE_URL,
-    report: Callable[[str], None] = lambda line: None,
-    make_bar: Callable[[str], Any] = lambda name: None,
-) -> Path:
-    """Downloads tokenised images of the release, their labels and the palette, as `fetch` does.
-
-    Args:
-      name: imagenet or cifar10, 32 x 32 pixels, centre crops.
-      splits: some of `SPLITS`.
-
-    Returns:
-      PREFIX for `data.source tokens:PREFIX`.
-
-    Raises:
-      InputError: as for `fetch`, or there is no such set or split.
-    """
-    if name not in DATASETS:
-        raise InputError(f"--dataset {name}: choose one of {', '.join(DATASETS)}")
-    if unknown := [split for split in splits if split not in SPLITS] or not splits:
-        raise InputError(f"--splits {unknown}: choose among {', '.join(SPLITS)}")
-    directory = local_path(directory, "--out")
-    files = [f"{name}_{SPLITS[split]}{part}.npy" for split in splits for part in "XY"]
-    paths = {file: f"datasets/{file}" for file in files}
-    _download_all(directory, paths, name, base_url, "is the address right?", report, make_bar)
-    return directory / name
-
-
-def _download_all(
-    directory: Path,
-    paths: Mapping[str, str],
-    owner: str,
-    base_url: str,
-    missing: str,
-    report: Callable[[str], None],
-    make_bar: Callable[[str], Any],
-) -> None:
-    """The palette, and files by name with their paths on the server."""
     if not base_url.startswith(("http://", "https://")):
-        raise InputError(f"base URL {base_url!r}: is no http or https address; the default is {BASE_URL}")
-    base_url = base_url.rstrip("/")
+        raise InputError(f"base URL: must be an http or https address such as {BASE_URL}; got {base_url!r}")
+    directory, base_url = local_path(directory, "--out"), base_url.rstrip("/")
     urls = {PALETTE: f"{base_url}/color-clusters/{PALETTE}"}  # first, because its digest is known
-    urls |= {name: f"{base_url}/{path}" for name, path in paths.items()}
+    urls |= {name: f"{base_url}/{path}" for name, path in files.paths.items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock", timeout=0):
-            _Download(directory, urls, _Record(directory / RECORD, owner), missing, report, make_bar).run()
+            known = _read_record(directory / RECORD, files.owner) | {PALETTE: PALETTE_SHA256}
+            _fetch_all(directory, urls, known, report, make_bar)
     except Timeout:
         raise InputError(f"{directory}: another process downloads to it; wait, or name another directory") from None
     except OSError as error:
         what = f"{error.filename or directory}: {error.strerror or error}"
         raise InputError(f"{what}; make room or name another directory; complete files are kept") from None
+    return directory / files.prefix
 
 
-@dataclass
-class _Download:
-    """One call of `fetch`, in a directory that this process has locked."""
+def _fetch_all(
+    directory: Path,
+    urls: Mapping[str, str],
+    known: dict[str, str],
+    report: Callable[[str], None],
+    make_bar: Callable[[str], Any],
+) -> None:
+    registry: dict[str, Any] = {name: known.get(name) for name in urls}
+    options: dict[str, Any] = {"registry": registry, "urls": urls, "retry_if_failed": RETRIES, "allow_updates": False}
+    files, record = pooch.create(directory, "", **options), directory / RECORD
+    pooch.get_logger().setLevel("WARNING")  # `report` says it
 
-    directory: Path
-    urls: dict[str, str]
-    record: _Record
-    missing: str
-    """The way out where a file is not on the server."""
-    report: Callable[[str], None]
-    make_bar: Callable[[str], Any]
-    connected: bool = False
-
-    def run(self) -> None:
-        for name in self.urls:
-            for leftover in self.directory.glob(f".{name}.*.tmp"):  # of a process that was killed
-                leftover.unlink()
-            done = self._verify(name) if (self.directory / name).exists() else self._retry(name, self._download)
-            self.report(f"{name}  {(self.directory / name).stat().st_size / 1e6:.1f} MB  {done}")
-
-    def _verify(self, name: str) -> str:
-        path, remedy = self.directory / name, "delete it and run the same command again"
-        recorded = name in self.record.digests or name == PALETTE
-        if not recorded and (size := self._retry(name, self._remote_size)) != path.stat().st_size:
-            raise InputError(f"{path}: has {path.stat().st_size} bytes, but {size} on the server; {remedy}")
-        self.record.check(name, pooch.file_hash(str(path)), str(path), remedy)
-        return "verified" if recorded else "recorded"
-
-    def _download(self, name: str) -> str:
-        with replace_file(self.directory / name) as file, contextlib.ExitStack() as stack:
-            # pooch leaves the response of a failed request open
+    def download(url: str, path: str, _: Any) -> None:
+        name = url.rpartition("/")[2]
+        Path(path).unlink()  # pooch made it for this user alone
+        with contextlib.ExitStack() as stack:  # pooch leaves the response of a failed request open
             hooks = {"response": lambda response, **_: stack.enter_context(response)}
-            options: dict[str, Any] = {"chunk_size": 1 << 18, "timeout": TIMEOUT_S, "hooks": hooks}
-            pooch.HTTPDownloader(self.make_bar(name), **options)(self.urls[name], file, None)
-            remedy = "it was not kept; try the same command again, or another address or directory"
-            self.record.check(name, pooch.file_hash(file.name), self.urls[name], remedy)
-        return "downloaded"
-
-    def _remote_size(self, name: str) -> int:
-        response = requests.head(self.urls[name], allow_redirects=True, timeout=TIMEOUT_S)
-        response.raise_for_status()
-        return int(response.headers.get("Content-Length", -1))
-
-    def _retry(self, name: str, request: Callable[[str], Any]) -> Any:
-        """request(name), again after a pause where that may help; InputError where it does not."""
-        url, waits = self.urls[name], list(WAITS_S)
-        while True:
             try:
-                answer = request(name)
-                self.connected = True
-                return answer
+                pooch.HTTPDownloader(make_bar(name), 1 << 18, timeout=30.0, hooks=hooks)(url, path, None)
             except requests.HTTPError as error:
                 status = getattr(error.response, "status_code", 0)
-                if status == 404 and name != PALETTE:
-                    raise InputError(f"{url}: is not on the server; {self.missing}") from None
-                why, transient = f"the server answers {status}", status >= 500 or status in (408, 429)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                why = f"no complete answer ({_root_cause(error)})"
-                # before any answer, the computer is offline or the address wrong: a pause does not help
-                transient = self.connected or isinstance(error, requests.exceptions.ChunkedEncodingError)
-            if not transient or not waits:
-                raise InputError(f"{url}: {why}; check network and address; the same command continues")
-            self.report(f"{name}: {why}; next try in {waits[0]:g} s")
-            time.sleep(waits.pop(0))
+                if status in (403, 404):  # which pooch would ask again
+                    raise FileNotFoundError(status) from None
+                report(f"{name}: the server answers {status}")
+                raise
+            except requests.RequestException as error:
+                report(f"{name}: no complete answer ({_root_cause(error)})")
+                raise
+        if name not in known:  # recorded before the file gets its name: one without a digest is never taken
+            known[name], text = pooch.file_hash(path), record.read_bytes()
+            with replace_file(record) as file:
+                file.write(text + b"\n" * (not text.endswith(b"\n")) + f"{known[name]}  {name}\n".encode())
+
+    for name, url in urls.items():
+        path, again = directory / name, "delete it and run the same command again"
+        there = path.exists()
+        if there and name not in known:
+            raise InputError(f"{path}: is not in {RECORD}, so it may be another file; {again}")
+        try:
+            files.fetch(name, downloader=cast(Any, download))
+        except FileNotFoundError as error:
+            way_out = f"checkpoints are those of steps {STEPS}" if "/checkpoints/" in url else "is the address right?"
+            raise InputError(f"{url}: the server does not give it ({error}); {way_out}") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            why = _root_cause(error)
+            raise InputError(f"{url}: {why}; check network and address; the same command continues") from None
+        except ValueError:  # of pooch, for another digest
+            origin, way_out = (path, again) if there else (url, "it was not kept; try another address or directory")
+            raise InputError(f"{origin}: does not have the SHA-256 of the release, or in {RECORD}; {way_out}") from None
+        report(f"{name}  {path.stat().st_size / 1e6:.1f} MB  {'verified' if there else 'downloaded'}")
 
 
-class _Record:
-    """SHA256SUMS, as `sha256sum -c` reads it. A comment names the model: files of all models have the same names."""
-
-    def __init__(self, path: Path, variant: str) -> None:
-        self.path, self.text, self.digests = path, f"# {variant}\n", dict[str, str]()
-        if path.exists():
-            self.text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        for number, line in enumerate(self.text.splitlines(), 1):
-            owner = re.fullmatch(r"# (igpt-\S+)", line)
-            if owner and owner[1] != variant:
-                raise InputError(f"{path.parent}: holds {owner[1]}; name another directory for {variant}")
-            if entry := re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line):
-                self.digests[entry[2]] = entry[1].lower()
-            elif line.strip() and not line.startswith("#"):
-                raise InputError(f"{path}: line {number} is not a line of sha256sum; delete that line")
-
-    def check(self, name: str, digest: str, origin: str, remedy: str) -> None:
-        """Compares a file's digest with the known one, or records it; InputError where they differ."""
-        if name == PALETTE and digest != PALETTE_SHA256:
-            raise InputError(f"{origin}: is not the palette of the release; {remedy}")
-        if self.digests.get(name, digest) != digest:
-            raise InputError(f"{origin}: does not have the digest in {RECORD}; {remedy}")
-        if name not in self.digests:
-            self.digests[name] = digest
-            self.text += "\n" * (not self.text.endswith("\n")) + f"{digest}  {name}\n"
-            with replace_file(self.path) as file:
-                file.write(self.text.encode("utf-8", "surrogateescape"))
+def _read_record(path: Path, owner: str) -> dict[str, str]:
+    """Name -> digest in SHA256SUMS, as `sha256sum -c` reads it; a comment names the owner."""
+    if not path.exists():
+        with replace_file(path) as file:
+            file.write(f"# {owner}\n".encode())
+    text, digests = path.read_text(encoding="utf-8", errors="surrogateescape"), {}
+    for number, line in enumerate(text.splitlines(), 1):
+        other = re.fullmatch(r"# (igpt-\S+)", line)
+        if other and other[1] != owner:
+            raise InputError(f"{path.parent}: holds {other[1]}; name another directory for {owner}")
+        if entry := re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line):
+            digests[entry[2]] = entry[1].lower()
+        elif line.strip() and not line.startswith("#"):
+            raise InputError(f"{path}: line {number} is not a line of sha256sum; delete that line")
+    return digests
 
 
 def _root_cause(error: BaseException) -> str:

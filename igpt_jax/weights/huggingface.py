@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError, first_line
@@ -21,7 +20,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.pretrained import Pretrained
 from igpt_jax.training.step import make_model
 from igpt_jax.weights import table
-from igpt_jax.weights.table import Row, Tensors
+from igpt_jax.weights.table import Row
 from igpt_jax.weights.weight_files import INSTEAD_OF_PICKLES, open_weights, read_json, write_json, write_weights
 
 PROCESSOR = "preprocessor_config.json"
@@ -88,52 +87,15 @@ _BUFFERS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 _SIZES = {"n_positions": 1024, "vocab_size": 513, "n_layer": 24, "n_head": 8, "n_embd": 512}
 
 
-def read_huggingface(
-    directory: str | Path,
-    *,
-    palette: Palette | None = None,
-    grid: tuple[int, ...] | None = None,
-    mesh: Mesh | None = None,
-    name: str | None = None,
-) -> Pretrained:
-    """Reads an `ImageGPTForCausalImageModeling` directory, as its `save_pretrained` or `write_huggingface` left it.
+def open_huggingface(
+    directory: Path, palette: Palette | None = None, grid: tuple[int, ...] | None = None, name: str | None = None
+) -> table.Opened:
+    """An `ImageGPTForCausalImageModeling` directory, as its `save_pretrained` or `write_huggingface` left it.
 
     The vocabulary there has one row more than colours: the last row is the start vector. If all biases are zero, as
-    in OpenAI's weights, they are left out.
-
-    Args:
-      directory: holds config.json, model.safetensors or its index and shards, and maybe preprocessor_config.json.
-      palette, grid: None takes those of preprocessor_config.json; without that file there is no palette and the grid
-        is a square.
-      mesh: as for `load_pretrained`.
-      name: of the configuration; None takes the directory's.
-
-    Raises:
-      InputError: a file is missing, damaged or a pickle; the model computes something else; or the tensors are not
-        those of one Image GPT.
+    in OpenAI's weights, they are left out; they are read here. `palette` and `grid` None take those of
+    preprocessor_config.json; without that file there is no palette and the grid is a square.
     """
-    tensors, shapes = _open(Path(directory), palette, grid, name)
-    rows = ROWS if shapes.config.model.use_bias else WEIGHT_ROWS
-    return replace(shapes, params=table.read_params(rows, shapes.model, tensors.read, mesh))
-
-
-def inspect_huggingface(
-    directory: str | Path, *, grid: tuple[int, ...] | None = None, name: str | None = None
-) -> Pretrained:
-    """What `read_huggingface` gives, with shapes in place of the parameters.
-
-    Of the weights, only biases are read: whether all are zero.
-
-    Raises:
-      InputError: as `read_huggingface`.
-    """
-    return _open(Path(directory), None, grid, name)[1]
-
-
-def _open(
-    directory: Path, palette: Palette | None, grid: tuple[int, ...] | None, name: str | None
-) -> tuple[Tensors, Pretrained]:
-    """The tensors, which are those of one Image GPT, and what it is; no weights are read."""
     origin = str(directory)
     processor = read_json(directory / PROCESSOR) if (directory / PROCESSOR).exists() else {}
     cfg = _read_config(directory / "config.json", processor, grid)
@@ -151,7 +113,8 @@ def _open(
     if palette is None and processor.get("clusters") is not None:
         palette = _read_palette(processor, directory / PROCESSOR)
     config = table.config_of(name or directory.absolute().name, cfg, palette, origin)
-    return tensors, Pretrained(make_model(config), abstract_params(cfg), palette, config, None)
+    shapes = Pretrained(make_model(config), abstract_params(cfg), palette, config, None)
+    return table.Opened(shapes, ROWS if cfg.use_bias else WEIGHT_ROWS, tensors.read)
 
 
 def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...] | None) -> ModelConfig:
@@ -206,15 +169,7 @@ def write_huggingface(source: Pretrained, directory: Path, max_shard_bytes: int 
     [V, x_0, ..., x_(T-2)].
 
     Args:
-      max_shard_bytes: size of one weight file. A larger model is written to several files with an index; memory holds
-        the tensors of one file.
-
-    Returns:
-      The directory.
-
-    Raises:
-      InputError: the model has parts that transformers' ImageGPT does not have; nothing is written then.
-      OSError: the directory cannot be written.
+      max_shard_bytes: of one weight file. Larger models become several, with an index; memory holds one file's tensors.
     """
     cfg, params = source.model.cfg, table.flat(source.params)
     unsupported = [] if cfg.causal else ["a BERT model (model.causal False)"]
@@ -251,12 +206,7 @@ def _processor_values(cfg: ModelConfig, palette: Palette | None) -> dict[str, An
 
 
 def fetch_snapshot(name: str) -> Path:
-    """Downloads the JSON files and safetensors of owner/name[@revision], unless cached, and returns their folder.
-
-    Raises:
-      InputError: huggingface_hub is not installed, there is no such repository or revision, it is gated, the Hub cannot
-        be reached, or it has no safetensors.
-    """
+    """Downloads the JSON files and safetensors of owner/name[@revision], unless cached, and returns their folder."""
     absent = f"{name}: is no file or directory here"
     try:
         from huggingface_hub import errors, snapshot_download  # pyright: ignore[reportMissingImports]

@@ -26,9 +26,9 @@ from igpt_jax.parallel.processes import raise_on_all
 from igpt_jax.pretrained import Pretrained, load_workdir, require_finite, save_pretrained, workdir_checkpoints
 from igpt_jax.training.checkpoint import CHECKPOINTS
 from igpt_jax.training.step import make_model
-from igpt_jax.weights.huggingface import fetch_snapshot, inspect_huggingface, read_huggingface, write_huggingface
-from igpt_jax.weights.openai import inspect_openai, read_openai, write_openai
-from igpt_jax.weights.table import config_of
+from igpt_jax.weights.huggingface import fetch_snapshot, open_huggingface, write_huggingface
+from igpt_jax.weights.openai import open_openai, write_openai
+from igpt_jax.weights.table import Opened, config_of, read_params
 from igpt_jax.weights.weight_files import refuse_pickles
 
 Format = Literal["workdir", "openai", "huggingface"]
@@ -56,13 +56,6 @@ def load_pretrained(
       mesh: where the parameters go, split as `parallel.mesh` says; None places them whole on the first device. It may
         be a mesh of one's own (`usable_mesh`); that of the arrays then has the axes data, fsdp and tensor.
       allow_nonfinite: load weights that hold NaN or Inf, too.
-
-    Returns:
-      The model, its float32 parameters, and the palette if there is one.
-
-    Raises:
-      InputError: there are no weights of these kinds; they are damaged, not finite or not one Image GPT; an argument
-        does not apply to their kind; or the palette has another number of colours than the model.
     """
     if mesh is not None:
         check_mesh(least=1)  # arrays of one kind of axes cannot be used under the other
@@ -78,10 +71,8 @@ def load_pretrained(
                 loaded = replace(loaded, palette=colors)
             return loaded
         with raise_on_all():
-            if kind == "openai":
-                loaded = read_openai(where, palette=colors, grid=grid, mesh=mesh)
-            else:
-                loaded = read_huggingface(where, palette=colors, grid=grid, mesh=mesh, name=name)
+            opened = _open(kind, where, colors, grid, name)
+            loaded = replace(opened.shapes, params=read_params(opened, mesh))
         if not allow_nonfinite:
             require_finite(loaded.params, str(path))
         return loaded
@@ -91,9 +82,6 @@ def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] 
     """What `load_pretrained` gives, with shapes and types (jax.ShapeDtypeStruct) in place of the parameters.
 
     No weights are read. A name on the Hub is downloaded, as `load_pretrained` would.
-
-    Raises:
-      InputError: as `load_pretrained`.
     """
     with raise_on_all():
         kind, where, name = _find(path, step, grid)
@@ -103,18 +91,15 @@ def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] 
         more = meta.palette, meta.config, meta.step, meta.data, meta.class_names, meta.class_counts
         return Pretrained(make_model(meta.config), abstract_params(cfg), *more)
     with raise_on_all():
-        if kind == "openai":
-            return inspect_openai(where, grid=grid)
-        return inspect_huggingface(where, grid=grid, name=name)
+        return _open(kind, where, None, grid, name).shapes
 
 
-def _find(
-    path: str | Path, step: int | None, grid: tuple[int, ...] | None
-) -> tuple[Literal["workdir", "openai", "huggingface"], Path, str | None]:
-    """The kind of the weights, the path to read them from, and their name if they are from the Hub.
+def _open(kind: Format, where: Path, palette: Palette | None, grid: tuple[int, ...] | None, name: str | None) -> Opened:
+    return open_openai(where, palette, grid) if kind == "openai" else open_huggingface(where, palette, grid, name)
 
-    Raises InputError if there are none, or an option does not apply to their kind.
-    """
+
+def _find(path: str | Path, step: int | None, grid: tuple[int, ...] | None) -> tuple[Format, Path, str | None]:
+    """The kind of the weights, the path to read them from, and their name if they are from the Hub."""
     kind, where = _kind(path)
     if kind == "workdir" and grid is not None:
         raise InputError(f"{path}: a workdir knows its grid; leave --grid out")
@@ -181,9 +166,6 @@ def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
 
     Returns:
       The path to load them from: `out`, or for OpenAI's format the checkpoint's prefix in it.
-
-    Raises:
-      InputError: `out` holds something already or cannot be written, or the format has no place for the model.
     """
     if to not in _WRITERS:
         raise InputError(f"format {to!r}: choose one of {', '.join(_WRITERS)}")

@@ -11,12 +11,11 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
 
 from igpt_jax.config import ModelConfig
 from igpt_jax.errors import InputError
@@ -51,58 +50,36 @@ _SHARD_BYTES = 1 << 28
 """Tensors are written in groups of about this size, so that memory holds one group."""
 
 
-def read_openai(
-    prefix: str | Path,
-    *,
-    palette: Palette | None = None,
-    grid: tuple[int, ...] | None = None,
-    mesh: Mesh | None = None,
-) -> Pretrained:
-    """Reads a checkpoint PREFIX.index with its data shards, as the release's Saver wrote them.
+def open_openai(prefix: Path, palette: Palette | None = None, grid: tuple[int, ...] | None = None) -> table.Opened:
+    """A checkpoint PREFIX.index with its data shards, as the release's Saver wrote them.
 
-    Optimizer slots and counters are ignored. Without `model/sos` it is a BERT model.
-
-    Args:
-      prefix: path and name of the files up to .index. If it ends in a number, as model.ckpt-131000, that is the step.
-      palette: None reads `kmeans_centers.npy` beside the checkpoint, if it is there.
-      grid, mesh: as for `load_pretrained`.
-
-    Raises:
-      InputError: TensorFlow is not installed; the files are damaged; or they do not hold the tensors of one Image GPT.
+    Optimizer slots and counters are ignored. Without `model/sos` it is a BERT model. If the prefix ends in a number, as
+    model.ckpt-131000, that is the step. `palette` None reads `kmeans_centers.npy` beside the checkpoint, if there.
     """
-    with _reading(prefix):
-        reader, shapes = _open(Path(prefix), palette, grid)
-        return replace(shapes, params=table.read_params(ROWS, shapes.model, reader.get_tensor, mesh))
-
-
-def inspect_openai(prefix: str | Path, *, grid: tuple[int, ...] | None = None) -> Pretrained:
-    """What `read_openai` gives, with shapes in place of the parameters. No weights are read.
-
-    Raises:
-      InputError: as `read_openai`.
-    """
-    with _reading(prefix):
-        return _open(Path(prefix), None, grid)[1]
-
-
-def _reading(prefix: str | Path) -> contextlib.AbstractContextManager[None]:
-    return table.reading(prefix, "its .index or .data files are damaged or missing")
-
-
-def _open(prefix: Path, palette: Palette | None, grid: tuple[int, ...] | None) -> tuple[Any, Pretrained]:
-    """TensorFlow's reader, and what the tensors' names and shapes say; no weights are read."""
     origin = str(prefix)
-    reader = _tensorflow().train.load_checkpoint(origin)
-    names = sorted(name for name in reader.get_variable_to_shape_map() if not _BOOKKEEPING.search(name))
-    shapes = {name: tuple(reader.get_variable_to_shape_map()[name]) for name in names}
-    types = {name: reader.get_variable_to_dtype_map()[name].name for name in names}
-    cfg = _infer_config(shapes, grid, origin)
-    table.check(ROWS, cfg, table.Tensors(shapes, types, reader.get_tensor), origin)
-    if palette is None and (prefix.parent / PALETTE).exists():
-        palette = Palette.load(prefix.parent / PALETTE)
-    config = table.config_of(prefix.absolute().parent.name, cfg, palette, origin)
+
+    def reading() -> contextlib.AbstractContextManager[None]:
+        return table.reading(prefix, "its .index or .data files are damaged or missing")
+
+    with reading():
+        reader = _tensorflow().train.load_checkpoint(origin)
+        names = sorted(name for name in reader.get_variable_to_shape_map() if not _BOOKKEEPING.search(name))
+        shapes = {name: tuple(reader.get_variable_to_shape_map()[name]) for name in names}
+        types = {name: reader.get_variable_to_dtype_map()[name].name for name in names}
+        cfg = _infer_config(shapes, grid, origin)
+        table.check(ROWS, cfg, table.Tensors(shapes, types, reader.get_tensor), origin)
+        if palette is None and (prefix.parent / PALETTE).exists():
+            palette = Palette.load(prefix.parent / PALETTE)
+        config = table.config_of(prefix.absolute().parent.name, cfg, palette, origin)
     step = re.search(r"-(\d+)$", prefix.name)
-    return reader, Pretrained(make_model(config), abstract_params(cfg), palette, config, int(step[1]) if step else None)
+    params = abstract_params(cfg)
+
+    def read(name: str) -> np.ndarray:
+        with reading():
+            return reader.get_tensor(name)
+
+    known = Pretrained(make_model(config), params, palette, config, int(step[1]) if step else None)
+    return table.Opened(known, ROWS, read)
 
 
 def _infer_config(shapes: Mapping[str, table.Shape], grid: tuple[int, ...] | None, origin: str) -> ModelConfig:
@@ -128,10 +105,6 @@ def write_openai(source: Pretrained, directory: Path) -> Path:
     """Writes DIRECTORY/model.ckpt-STEP (index and data shards) and the palette, and returns the checkpoint's prefix.
 
     Biases that are all zero are left out, because the release has none.
-
-    Raises:
-      InputError: TensorFlow is not installed, or the release's layout cannot hold the model; nothing is written then.
-      OSError: the directory cannot be written.
     """
     cfg, params = source.model.cfg, table.flat(source.params)
     if unsupported := _unsupported(cfg, params):

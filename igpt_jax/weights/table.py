@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 
 from igpt_jax.config import Config, DataConfig, ModelConfig
 from igpt_jax.errors import InputError, first_line
-from igpt_jax.model import AXES, ImageGPT, abstract_params, mlp_width
+from igpt_jax.model import AXES, abstract_params, mlp_width
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import with_shardings
+from igpt_jax.pretrained import Pretrained
 
 Params = Any
 Shape = tuple[int, ...]
@@ -67,6 +68,16 @@ class Tensors:
 
     shapes: Mapping[str, Shape]
     types: Mapping[str, str]
+    read: Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Weights of another format, of which no values are read yet."""
+
+    shapes: Pretrained
+    """Shapes in place of the parameters."""
+    rows: Sequence[Row]
     read: Callable[[str], np.ndarray]
 
 
@@ -127,10 +138,7 @@ def times(grid: Iterable[Any]) -> str:
 
 
 def model_of(n_ctx: int, grid: tuple[Any, ...] | None, origin: str, **fields: Any) -> ModelConfig:
-    """The configuration of a model with n_ctx positions; without `grid` they are a square.
-
-    Raises InputError if the grid has another number of tokens, or there is no such model.
-    """
+    """The configuration of a model with n_ctx positions; without `grid` they are a square."""
     grid = grid or (math.isqrt(n_ctx), math.isqrt(n_ctx))
     if not all(type(n) is int for n in grid) or math.prod(grid) != n_ctx:
         raise InputError(f"{origin}: {n_ctx} positions are not {times(grid)}; say how many rows and columns (--grid)")
@@ -141,10 +149,7 @@ def model_of(n_ctx: int, grid: tuple[Any, ...] | None, origin: str, **fields: An
 
 
 def config_of(name: str, cfg: ModelConfig, palette: Palette | None, origin: str) -> Config:
-    """The configuration of weights from elsewhere: name, model, objective and channels are set, the rest is default.
-
-    Raises InputError if the palette has another number of colours than the model.
-    """
+    """The configuration of weights from elsewhere: name, model, objective and channels are set, the rest is default."""
     if palette is not None and palette.size != cfg.vocab_size:
         raise InputError(
             f"{origin}: the model was made for {cfg.vocab_size} colours, and the palette has {palette.size}; name the "
@@ -163,19 +168,18 @@ def flat(params: Params) -> dict[str, Any]:
     return flatten_dict(params, sep="/")
 
 
-def read_params(
-    rows: Iterable[Row], model: ImageGPT, read: Callable[[str], np.ndarray], mesh: Mesh | None = None
-) -> Params:
-    """The parameter tree, float32, read tensor by tensor. Call `check` first.
+def read_params(opened: Opened, mesh: Mesh | None = None) -> Params:
+    """The parameter tree, float32, read tensor by tensor. `mesh` is as for `load_pretrained`.
 
     On CPU the arrays use the very buffers that are filled here, without a copy. Elsewhere, one stacked parameter at a
-    time is in host memory. `mesh` is as for `load_pretrained`.
+    time is in host memory.
     """
-    wanted, leaves = flat(with_shardings(abstract_params(model.cfg), mesh, AXES)), {}
-    for row in (row for row in rows if row.when(model.cfg)):
+    cfg, leaves = opened.shapes.model.cfg, {}
+    wanted = flat(with_shardings(abstract_params(cfg), mesh, AXES))
+    for row in (row for row in opened.rows if row.when(cfg)):
         buffers = [_aligned(wanted[path].shape) for path in row.ours]
-        for i, name in row.names(model.cfg):
-            for buffer, part in zip(buffers, row.split(read(name), model.cfg), strict=True):
+        for i, name in row.names(cfg):
+            for buffer, part in zip(buffers, row.split(opened.read(name), cfg), strict=True):
                 buffer[... if i is None else i] = part
         for path in row.ours:
             buffer = buffers.pop(0)

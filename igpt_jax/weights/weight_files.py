@@ -50,10 +50,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def open_weights(directory: Path, ignored: re.Pattern[str]) -> Tensors:
-    """The tensors of a directory whose names are not ignored: all shapes and types at once, values one by one.
-
-    Raises InputError if there are no weights, or only pickles; a file is damaged; or two files hold the same tensor.
-    """
+    """The tensors of a directory whose names are not ignored: all shapes and types at once, values one by one."""
     shapes: dict[str, Shape] = {}
     types: dict[str, str] = {}
     files: dict[str, Path] = {}
@@ -105,7 +102,6 @@ def write_weights(
     """Writes float32 tensors to one file, or to several with an index. One file's tensors are in memory at a time.
 
     The tensors come in the order of `shapes`. A file is larger than max_shard_bytes if a single tensor is.
-    Raises OSError if a file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file

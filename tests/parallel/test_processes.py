@@ -6,8 +6,9 @@ import jax
 import pytest
 from jax._src import distributed
 
+from igpt_jax import InputError
 from igpt_jax.parallel import processes
-from igpt_jax.parallel.processes import LostProcessError, barrier, naming_lost_processes, on_process_zero
+from igpt_jax.parallel.processes import LostProcessError, any_process, barrier, naming_lost_processes, on_process_zero
 
 
 class Service:
@@ -27,7 +28,7 @@ class Service:
 
     def wait_at_barrier(self, key, timeout_ms):
         for process in self.others:
-            self.key_value_set(f"{key}/{process}", "")
+            self.values.setdefault(f"{key}/{process}", "")
         if self.late or len(self.others) < 2:
             raise RuntimeError(f"not all came within {timeout_ms} ms")
 
@@ -40,6 +41,46 @@ def service(monkeypatch):
     monkeypatch.setattr(distributed.global_state, "client", service)
     monkeypatch.setattr(processes, "_calls", processes.collections.Counter())
     return service
+
+
+def test_long_work_on_process_zero_keeps_nobody_in_a_collective(service, monkeypatch):
+    """A collective gives up after half a minute; here there is none, and as much patience as is asked for."""
+    waits = []
+    original = service.wait_at_barrier
+    monkeypatch.setattr(service, "wait_at_barrier", lambda key, ms: waits.append(ms) or original(key, ms))
+    assert on_process_zero(lambda: [1, "x"], patience_s=7) == [1, "x"]
+    assert not any_process(False)
+    assert any_process(True)
+    assert waits == [7000, 1000 * processes.PATIENCE_S, 1000 * processes.PATIENCE_S]
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    service.values["igpt/the part of process 0/2/0"] = json.dumps({"error": "no", "input": True})
+    with pytest.raises(processes.InputErrorElsewhere, match="no"):
+        on_process_zero(lambda: pytest.fail("not here"))
+
+
+def test_one_process_too_gets_what_json_keeps(monkeypatch):
+    """So that what cannot be sent to others is noticed without others."""
+    assert on_process_zero(lambda: (1, None)) == [1, None]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        on_process_zero(lambda: json)
+
+    def bad():
+        raise InputError("bad")
+
+    with pytest.raises(InputError, match="bad"):
+        on_process_zero(bad)
+
+
+def test_who_fails_alone_does_not_wait_for_those_who_go_on(service, monkeypatch):
+    """JAX's shutdown barrier would wait for them, and they for this one in a collective."""
+    codes = []
+    monkeypatch.setattr(processes, "is_multiprocess", lambda: True)
+    monkeypatch.setattr(processes, "exit_now", codes.append)
+    processes.exit_if_others_continue(2, 1)
+    assert codes == []  # they end too
+    service.others = (1,)
+    processes.exit_if_others_continue(2, 1)
+    assert codes == [2]
 
 
 def lost_at(where):
@@ -76,10 +117,3 @@ def test_other_failures_stay_what_they_are(service, message, others, late):
     with pytest.raises(jax.errors.JaxRuntimeError, match=message), naming_lost_processes():
         raise jax.errors.JaxRuntimeError(message)
     assert bool(service.values) == bool(others)
-
-
-def test_what_process_zero_answers_must_be_json_with_one_process_too():
-    """Otherwise a run of several processes would be the first to find out."""
-    assert on_process_zero(lambda: [1, "a", None]) == [1, "a", None]
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        on_process_zero(lambda: json)

@@ -41,7 +41,7 @@ def serve():
 def waits(monkeypatch):
     """Seconds that were to be waited; nobody waits."""
     seconds = []
-    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=seconds.append))
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
 

@@ -25,7 +25,6 @@ class Server(ThreadingHTTPServer):
         self.cut: dict[str, list[int]] = {}  # bytes of each answer in turn before the connection ends
         self.reset = False  # a cut connection ends with a reset
         self.status: dict[str, list[int]] = {}  # answered in turn before anything else
-        self.redirect = ""
 
     @property
     def url(self):
@@ -44,9 +43,6 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def do_HEAD(self):
-        self.do_GET()
-
     def answer(self, status, **headers):
         self.send_response(status)
         for key, value in headers.items():
@@ -57,26 +53,23 @@ class Handler(BaseHTTPRequestHandler):
         server, name = self.server, self.path.rpartition("/")[2]
         server.log.append((self.command, name))
         body = server.files.get(self.path)
-        if server.redirect:
-            return self.answer(302, Location=server.redirect + self.path.removeprefix("/image-gpt/"))
         if server.status.get(name):
             return self.answer(server.status[name].pop(0), Content_Length=0)
         if body is None:
             return self.answer(404, Content_Length=0)
         self.answer(200, Content_Length=len(body))
-        if self.command == "GET":
-            cut = server.cut[name].pop(0) if server.cut.get(name) else None
-            self.wfile.write(body[:cut])
-            if cut is not None and server.reset:  # closing sends RST
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        cut = server.cut[name].pop(0) if server.cut.get(name) else None
+        self.wfile.write(body[:cut])
+        if cut is not None and server.reset:  # closing sends RST
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def path_of(name, variant="igpt-s", step=1_000_000):
     return f"/image-gpt/checkpoints/{variant}/{step}/{name}"
 
 
-def run(server, directory, **options):
-    return module.fetch("igpt-s", directory, base_url=server.url, **options)
+def run(server, directory, bert=False, step=1_000_000, **options):
+    return module.fetch(module.weight_files("igpt-s", bert, step), directory, server.url, **options)
 
 
 def check(server, directory, names=NAMES):
@@ -86,4 +79,4 @@ def check(server, directory, names=NAMES):
         assert (directory / name).read_bytes() == served[name], name
     assert {p.name for p in directory.iterdir()} - {".lock"} == {PALETTE, *names, "SHA256SUMS"}
     lines = [line for line in (directory / "SHA256SUMS").read_text().splitlines() if not line.startswith("#")]
-    assert sorted(lines) == sorted(f"{hashlib.sha256(served[name]).hexdigest()}  {name}" for name in (PALETTE, *names))
+    assert sorted(lines) == sorted(f"{hashlib.sha256(served[name]).hexdigest()}  {name}" for name in names)

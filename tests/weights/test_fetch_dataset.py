@@ -67,4 +67,4 @@ def test_bad_input(images, tmp_path, capsys):
         assert not (tmp_path / "x").exists()
     del images.files["/image-gpt/datasets/cifar10_vaX.npy"]
     assert fetch(images, tmp_path / "data") == 2
-    assert "cifar10_vaX.npy: is not on the server; is the address right?" in capsys.readouterr().err
+    assert "cifar10_vaX.npy: the server does not give it (404); is the address right?" in capsys.readouterr().err

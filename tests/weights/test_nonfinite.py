@@ -9,22 +9,20 @@ import pytest
 from igpt_jax.config import MeshConfig
 from igpt_jax.model import AXES
 from igpt_jax.parallel.mesh import make_mesh, shardings
-from igpt_jax.pretrained import load_workdir, require_finite, save_pretrained
+from igpt_jax.pretrained import require_finite
 from igpt_jax.weights.load import convert, load_pretrained
 from tests.data.made import refused
 from tests.weights.made import assert_same_bits, pretrained
 
-EXPECTED = (
-    "h/ln_2/g (layer 0): 1 Inf; h/mlp/c_fc/w (layer 1): 2 NaN and 1 Inf; sos: 32 NaN; wpe: 1 Inf; "
-    "--allow-nonfinite loads it anyway"
-)
+EXPECTED = "h/ln_2/g (layers [0]), h/mlp/c_fc/w (layers [0, 1]), sos, wpe; allow_nonfinite loads it anyway"
 
 
-def damaged(**model):
+def damaged():
     """Weights with NaN and Inf of both signs in four tensors."""
-    weights = pretrained(vocab_size=22, **model)
+    weights = pretrained(vocab_size=22)
     params = jax.tree.map(np.array, weights.params)
     params["h"]["mlp"]["c_fc"]["w"][1, 3, 4:7] = np.nan, -np.nan, np.inf
+    params["h"]["mlp"]["c_fc"]["w"][0, -1, -1] = np.nan
     params["h"]["ln_2"]["g"][0, 5] = -np.inf
     params["wpe"][-1, -1] = np.inf
     params["sos"][:] = np.nan
@@ -33,22 +31,17 @@ def damaged(**model):
 
 @pytest.mark.parametrize("kind", ["workdir", "openai", "huggingface"])
 def test_every_kind_of_weights_is_refused_unless_it_is_asked_for(tmp_path, kind):
+    """A run's own checkpoint, too, and no older one is taken."""
     if kind == "openai":
         pytest.importorskip("tensorflow")
     weights = damaged()
     path = convert(weights, kind, tmp_path / "a")
     for mesh in (None, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
-        line = refused("not finite", load_pretrained, path, mesh=mesh)
+        line = refused("holds NaN or Inf", load_pretrained, path, mesh=mesh)
         origin = f"{path} at step 7" if kind == "workdir" else str(path)
-        assert line == f"{origin}: holds numbers that are not finite: {EXPECTED}"
+        assert line == f"{origin}: holds NaN or Inf: {EXPECTED}"
         again = load_pretrained(path, mesh=mesh, allow_nonfinite=True)
         assert_same_bits(weights.params, again.params)
-
-
-def test_a_runs_own_checkpoint_is_refused_and_no_older_one_taken(tmp_path):
-    save_pretrained(damaged(), tmp_path / "w")
-    refused("sos: 32 NaN", load_workdir, tmp_path / "w")
-    assert load_workdir(tmp_path / "w", allow_nonfinite=True).step == 7
 
 
 def test_a_single_bad_number_anywhere_counts_on_every_mesh():
@@ -56,22 +49,21 @@ def test_a_single_bad_number_anywhere_counts_on_every_mesh():
     require_finite(weights.params, "x")
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     places = shardings(weights.params, mesh, AXES)
-    for value in (np.nan, -np.inf):
-        for name, layer in (("wte", ""), ("ln_f/g", ""), ("h/attn/c_proj/w", " (layer 0)")):
-            params = jax.tree.map(np.array, weights.params)
-            leaf = params
-            for key in name.split("/"):
-                leaf = leaf[key]
-            leaf.flat[-1] = value
-            kind = "NaN" if np.isnan(value) else "Inf"
-            for tree in (jax.tree.map(jax.numpy.asarray, params), jax.device_put(params, places)):
-                line = refused("", require_finite, tree, "x")
-                assert f"finite: {name}{layer}: 1 {kind}; --allow" in line
+    for value, name, layer in (
+        (np.nan, "wte", ""),
+        (-np.inf, "ln_f/g", ""),
+        (np.nan, "h/attn/c_proj/w", " (layers [0])"),
+    ):
+        params = jax.tree.map(np.array, weights.params)
+        leaf = params
+        for key in name.split("/"):
+            leaf = leaf[key]
+        leaf.flat[-1] = value
+        for tree in (jax.tree.map(jax.numpy.asarray, params), jax.device_put(params, places)):
+            assert f"Inf: {name}{layer}; allow" in refused("", require_finite, tree, "x")
 
 
 def test_a_long_list_is_cut():
     params = jax.tree.map(lambda x: jax.numpy.full(x.shape, np.nan), pretrained(vocab_size=22).params)
     line = refused("", require_finite, params, "x")
-    tensors = sum(2 if path[0].key == "h" else 1 for path, _ in jax.tree.leaves_with_path(params))
-    assert f"; and {tensors - 8} more; --allow-nonfinite" in line
-    assert len(line) < 500
+    assert f" and {len(jax.tree.leaves(params)) - 8} more; allow_nonfinite" in line

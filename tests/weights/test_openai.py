@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from igpt_jax.weights.load import load_pretrained
-from igpt_jax.weights.openai import read_openai, write_openai
+from igpt_jax.weights.openai import write_openai
 from tests.data.made import refused
 from tests.model.numpy_forward import forward
 from tests.test_layering import ROOT
@@ -209,7 +209,7 @@ def test_zero_biases_are_dropped_and_others_refused(tmp_path):
         return x * 0 if path[-1].key == "b" else x
 
     silent = dataclasses.replace(weights, params=jax.tree.map_with_path(zeroed, weights.params))
-    again = read_openai(write_openai(silent, tmp_path / "o"))
+    again = load_pretrained(write_openai(silent, tmp_path / "o"))
     assert not again.model.cfg.use_bias
     assert not any(path[-1].key == "b" for path, _ in jax.tree.leaves_with_path(again.params))
     np.testing.assert_array_equal(again.params["h"]["attn"]["q_proj"]["w"], weights.params["h"]["attn"]["q_proj"]["w"])
@@ -244,6 +244,7 @@ def test_a_grid_that_is_no_square_comes_back_when_it_is_given(tmp_path):
     assert_same(weights, load_pretrained(prefix, grid=(5, 18)))
 
 
+@pytest.mark.extra
 def test_tensorflow_takes_no_gpu():
     """In a process that has not imported it yet; the GPUs, if any, are JAX's."""
     pytest.importorskip("tensorflow")

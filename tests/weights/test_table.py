@@ -79,7 +79,7 @@ def test_parameters_are_the_very_buffers_that_were_filled(monkeypatch):
         return buffer
 
     monkeypatch.setattr(table, "_aligned", remembered)
-    again = table.read_params(huggingface.ROWS, weights.model, tensors.__getitem__)
+    again = table.read_params(table.Opened(weights, huggingface.ROWS, tensors.__getitem__))
     gc.collect()
     assert len(buffers) == len(jax.tree.leaves(again))
     assert {(x.unsafe_buffer_pointer(), x.shape) for x in jax.tree.leaves(again)} == set(buffers)
@@ -96,7 +96,7 @@ def test_one_tensor_of_theirs_is_held_at_a_time():
         held.append(weakref.ref(copy))
         return copy
 
-    table.read_params(huggingface.ROWS, weights.model, read)
+    table.read_params(table.Opened(weights, huggingface.ROWS, read))
     assert len(held) == len(tensors)
 
 
@@ -104,6 +104,6 @@ def test_a_donated_parameter_is_not_overwritten_behind_anyone():
     """A loaded array may be passed to a step that donates it; the result is right all the same."""
     weights = pretrained()
     tensors = dict(table.write_tensors(openai.ROWS, weights.model.cfg, table.flat(weights.params)))
-    again = table.read_params(openai.ROWS, weights.model, tensors.__getitem__)
+    again = table.read_params(table.Opened(weights, openai.ROWS, tensors.__getitem__))
     twice = jax.jit(lambda p: jax.tree.map(lambda x: x * 2, p), donate_argnums=0)(again)
     assert_same_bits(jax.tree.map(lambda x: x * 2, weights.params), twice)

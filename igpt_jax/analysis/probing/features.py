@@ -16,7 +16,6 @@ from igpt_jax.evaluation.base import EvalContext, image_keys
 from igpt_jax.keys import fold_in
 from igpt_jax.objectives import batch_tokens
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
-from igpt_jax.training.memory import memory_of_the_host
 
 
 class Features(NamedTuple):
@@ -48,7 +47,7 @@ class FeatureReader:
             raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
         if model.cfg.has_conditioning:
             raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
-        self._context, self._params, self._slots = context, params, slots
+        self._context, self._params = context, params
         self._vectors = model.cfg.n_ctx if slots else len(layers)
         self.draws = objective.feature_draws
         """How many draws a held-out image has, of a model that sees masked images."""
@@ -100,21 +99,3 @@ class FeatureReader:
         if not kept:
             raise InputError(f"data.source: no image of {source.name} has a label, which a probe learns")
         return Features(values_MNLD[:, :kept], np.concatenate(pixels), np.concatenate(labels))
-
-    def check_memory(self, images: int) -> None:
-        """Checks that the host can hold the features of so many images.
-
-        Raises:
-          InputError: it cannot; the message has both sizes and the way out.
-        """
-        needed, available = images * self._vectors * self._context.model.cfg.d_model * 4, memory_of_the_host()
-        if needed > available:
-            what, advice = (
-                ("every slot", "take fewer --train-images")
-                if self._slots
-                else (f"{self._vectors} layers", "name fewer --layers, or take fewer --train-images")
-            )
-            raise InputError(
-                f"out of memory: features of {what} of {images} images take {needed / 1e9:.1f} GB, and there are "
-                f"{available / 1e9:.1f}; {advice}"
-            )

@@ -83,7 +83,7 @@ def probe(
 
     Raises:
       InputError: these are not the images or the objective of the run; the images have no labels or one class; there is
-        no such layer; the features do not fit into memory; the model restores.
+        no such layer; the model restores.
     """
     settings = settings or ProbeConfig()
     layers = settings.layers
@@ -130,8 +130,6 @@ def _read_parts(
     """The features of all images, and the checks of their labels."""
     reader, data = FeatureReader(context, params, layers, slots), context.data
     rest, aside = split_validation(subset(data.train, settings.train_images), VALIDATION)
-    copies = 2 if slots else 1  # the last fit puts both parts of the training images together
-    reader.check_memory(copies * (len(rest) + len(aside)) + reader.draws * len(data.held_out))
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
     bench = _Bench(
         reader.read(rest),
