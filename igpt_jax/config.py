@@ -256,13 +256,13 @@ class ProbeConfig:
     sgd_steps: Positive = 20_000
     """Steps of 256 images for the method sgd; the paper takes 1,000,000."""
     together: NotNegative = 0
-    """Also probe so many layers around the best one, side by side; the paper takes 5 (section 4.4)."""
+    """Also probe the concatenation of this many layers around the best one; the paper takes 5 (section 4.4)."""
     per_class: tuple[int, ...] = ()
-    """Also learn from so few labels of each class, with the best layer; the paper takes 4 25 400 (section 4.7)."""
+    """Low-label probes of the best layer: labels per class; the paper takes 4 25 400 (section 4.7)."""
     subsets: Positive = 5
     """Random subsets for each number of per_class."""
     train_images: Annotated[int | None, Ge(1)] = None
-    """At most so many training images, spread evenly."""
+    """At most this many training images, spread evenly."""
     others: tuple[Literal["neighbours", "support_vectors", "trees"], ...] = ("neighbours", "support_vectors", "trees")
     """Classifiers that are not linear, of pixels and of the features of the best layer."""
     attentive: bool = False

@@ -72,24 +72,24 @@ def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise InputError(
-            f"--topology {topology}: no chip {name!r}; there are {', '.join(CHIPS)}{nearest(name, CHIPS)} "
+            f"topology {topology}: no chip {name!r}; there are {', '.join(CHIPS)}{nearest(name, CHIPS)} "
             "(v5e:16x16 is a topology)"
         )
     chip = CHIPS[name]
     example = f"as in {name}:" + "x".join("4" * chip.torus)
     if chip.is_gpu:
         if not re.fullmatch(r"[1-8]", shape):
-            raise InputError(f"--topology {topology}: a node has 1 to 8 GPUs, as in {name}:8")
+            raise InputError(f"topology {topology}: a node has 1 to 8 GPUs, as in {name}:8")
         return chip, (int(shape),)
     if not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise InputError(f"--topology {topology}: the shape is counts of chips, {example}")
+        raise InputError(f"topology {topology}: the shape is counts of chips, {example}")
     sides = tuple(map(int, shape.split("x")))
     if len(sides) != chip.torus:
         alike = " and ".join(other for other in CHIPS if CHIPS[other].torus == chip.torus)
-        raise InputError(f"--topology {topology}: slices of {alike} are {chip.torus}-D, {example}")
+        raise InputError(f"topology {topology}: slices of {alike} are {chip.torus}-D, {example}")
     if chip.torus == 2 and shape not in _FLAT:
-        raise InputError(f"--topology {topology}: slices of {name} are {', '.join(_FLAT)}")
+        raise InputError(f"topology {topology}: slices of {name} are {', '.join(_FLAT)}")
     if chip.torus == 3 and shape not in _PARTS_OF_A_CUBE and (0 in sides or any(side % 4 for side in sides)):
         shapes = ", ".join(_PARTS_OF_A_CUBE)
-        raise InputError(f"--topology {topology}: slices of {name} are {shapes}, or multiples of 4, as in {name}:4x4x8")
+        raise InputError(f"topology {topology}: slices of {name} are {shapes}, or multiples of 4, as in {name}:4x4x8")
     return chip, sides

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,123 +20,102 @@ from igpt_jax.version import __version__
 PICTURES = ("loss", "probe/probe", "samples", "completions", "inpaintings", "restorations", "reconstructions")
 """PNGs of a workdir that are shown, in this order, without the suffix."""
 
+Part = tuple[str, Any]
+"""("title", "run" or "end", text), ("table", rows: a list of dicts with the same keys), ("picture", its path), or
+("settings", lines)."""
 
-@dataclass(frozen=True)
-class RunSummary:
-    """What a workdir says of its run."""
-
-    workdir: Path
-    cfg: Config
-    figures: dict[str, float]
-    """The last evaluation while training; `step` among them."""
-    probe: dict[str, Any] | None
-    """What igpt probe has written there."""
-    pictures: tuple[Path, ...]
+_STYLE = (
+    "body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
+    "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}img{max-width:100%;margin:.5em 0}"
+    "pre{font-size:13px}"
+)
 
 
-def read_run(workdir: Path) -> RunSummary:
-    """Reads the files of a run.
+def page(workdirs: Iterable[Path], out: Path) -> str:
+    """The page about these runs: HTML with the pictures inside, or Markdown (.md) with links relative to `out`."""
+    rows, parts = zip(*map(_read_run, workdirs), strict=True)
+    whole = [("title", "Runs"), ("table", rows), *(part for of_run in parts for part in of_run)]
+    whole.append(("end", f"igpt_jax {__version__}"))
+    if out.suffix == ".md":
+        return "\n\n".join(_markdown(kind, content, out.parent) for kind, content in whole) + "\n"
+    return "\n".join(_html(kind, content) for kind, content in whole) + "\n"
 
-    Raises:
-      InputError: the directory is no workdir, or one of its files is damaged.
-    """
+
+def _markdown(kind: str, content: Any, folder: Path) -> str:
+    if kind == "table":
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in _lines(content, ["---"])) or "nothing measured yet"
+    if kind == "picture":
+        return f"![{content.stem}]({os.path.relpath(content, folder)})"
+    if kind == "settings":
+        return "\n".join(f"    {line}" for line in content)
+    return {"title": "# ", "run": "## ", "end": ""}[kind] + content
+
+
+def _html(kind: str, content: Any) -> str:
+    if kind == "table":
+        tagged = zip(["th", *["td"] * len(content)], _lines(content), strict=False)
+        rows = ("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) for tag, cells in tagged)
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows) or 'nothing measured yet'}</table>"
+    if kind == "picture":
+        data = base64.b64encode(content.read_bytes()).decode()
+        return f"<figure><img alt='{content.stem}' src='data:image/png;base64,{data}'></figure>"
+    if kind == "settings":
+        return f"<h3>Settings that are not the default</h3><pre>{html.escape(chr(10).join(content))}</pre>"
+    head = f"<!doctype html><meta charset='utf-8'><title>Runs</title><style>{_STYLE}</style>" if kind == "title" else ""
+    tag = {"title": "h1", "run": "h2", "end": "p"}[kind]
+    return f"{head}<{tag}>{html.escape(content)}</{tag}>"
+
+
+def _lines(rows: Sequence[dict[str, str]], rule: Sequence[str] = ()) -> list[list[str]]:
+    """The cells of a table, its head first; `rule` is repeated for each column below it."""
+    rules = [[*rule] * len(rows[0])] if rows and rule else []
+    return [list(rows[0]), *rules, *(list(row.values()) for row in rows)] if rows else []
+
+
+def _read_run(workdir: Path) -> tuple[dict[str, str], list[Part]]:
+    """The run in the table of all runs, and its part of the page."""
     try:
         text = (workdir / "config.json").read_text(encoding="utf-8")
-        probe = workdir / "probe" / "probe.json"
-        probed = json.loads(probe.read_text(encoding="utf-8")) if probe.exists() else None
+        file = workdir / "probe" / "probe.json"
+        probe = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     except FileNotFoundError:
         raise InputError(f"{workdir}: holds no run; name workdirs of igpt train") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{workdir}: {error}") from None
-    pictures = tuple(path for name in PICTURES if (path := workdir / f"{name}.png").exists())
-    cfg = from_json(Config, text, str(workdir / "config.json"))
-    return RunSummary(workdir, cfg, last_evaluation(workdir, None), probed, pictures)
-
-
-def markdown(runs: list[RunSummary], out: Path) -> str:
-    """The page in Markdown; pictures are linked relative to where the page will lie."""
-    parts = ["# Runs", _table([_row(run) for run in runs])]
-    for run in runs:
-        parts.append(f"## {run.workdir}")
-        parts.append(_table(_figure_rows(run)))
-        if run.probe is not None:
-            parts.append(_table(_probe_rows(run.probe)))
-        parts += [f"![{p.stem}]({os.path.relpath(p, out.parent)})" for p in run.pictures]
-        parts.append("\n".join(f"    {key} {value}" for key, value in _changed(run.cfg).items()))
-    return "\n\n".join([*parts, f"igpt_jax {__version__}\n"])
-
-
-def html_page(runs: list[RunSummary]) -> str:
-    """The page in HTML, with all pictures inside."""
-    style = (
-        "body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
-        "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}img{max-width:100%;margin:.5em 0}"
-        "pre{font-size:13px}"
-    )
-    parts = [f"<!doctype html><meta charset='utf-8'><title>Runs</title><style>{style}</style><h1>Runs</h1>"]
-    parts.append(_html_table([_row(run) for run in runs]))
-    for run in runs:
-        parts += [f"<h2>{html.escape(str(run.workdir))}</h2>", _html_table(_figure_rows(run))]
-        if run.probe is not None:
-            parts += ["<h3>Probe</h3>", _html_table(_probe_rows(run.probe))]
-        for path in run.pictures:
-            content = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f"<figure><img alt='{path.stem}' src='data:image/png;base64,{content}'></figure>")
-        lines = "\n".join(f"{key} {value}" for key, value in _changed(run.cfg).items())
-        parts.append(f"<h3>Settings that are not the default</h3><pre>{html.escape(lines)}</pre>")
-    return "\n".join([*parts, f"<p>igpt_jax {__version__}</p>\n"])
-
-
-def _row(run: RunSummary) -> dict[str, str]:
-    """The run in the table of all runs."""
-    nats = next((n for n in run.figures if n.startswith("nats_per") and not n.endswith("_se")), None)
-    best = pixels = ""
-    if run.probe is not None:
-        best = f"{run.probe['layers'][str(run.probe['best_layer'])]['accuracy']:.4f}"
-        pixels = f"{row['accuracy']:.4f}" if (row := run.probe.get("best_pixels")) else ""
-    return {
-        "run": run.workdir.name,
-        "experiment": run.cfg.name,
-        "step": f"{run.figures.get('step', 0):.0f}",
-        "loss": "" if nats is None else f"{run.figures[nats]:.4f} {nats.replace('_', ' ')}",
-        "probe, best layer": best,
-        "raw pixels, best classifier": pixels,
-        "paper": FIGURES.get(run.cfg.name, ""),
-    }
-
-
-def _figure_rows(run: RunSummary) -> list[dict[str, str]]:
-    """What was measured last, on validation or held-out images; standard errors beside their figures."""
-    names = [name for name in run.figures if name != "step" and not name.endswith("_se")]
-    kind = "validation images" if run.cfg.data.validation else "held-out images"
-    errors = {name: run.figures.get(f"{name}_se") for name in names}
-    shown = {n: f"{run.figures[n]:.4f}" + ("" if e is None else f" ± {e:.4f}") for n, e in errors.items()}
-    return [{kind: name.replace("_", " "), "": value} for name, value in shown.items()]
-
-
-def _probe_rows(probe: dict[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"probe": r["name"], "chosen": r["setting"], "held out": f"{r['accuracy']:.4f} ± {r['error']:.4f}"}
-        for r in probe["rows"]
-    ]
-
-
-def _changed(cfg: Config) -> dict[str, Any]:
-    """The settings that are not the default."""
+    cfg, figures = from_json(Config, text, str(workdir / "config.json")), last_evaluation(workdir, None)
+    parts: list[Part] = [("run", str(workdir)), ("table", _figure_rows(cfg, figures))]
+    if probe is not None:
+        parts.append(("table", [_probe_row(row) for row in probe["rows"]]))
+    parts += [("picture", path) for name in PICTURES if (path := workdir / f"{name}.png").exists()]
     default = flatten(Config())
-    return {key: value for key, value in flatten(cfg).items() if value != default[key]}
+    parts.append(("settings", [f"{key} {value}" for key, value in flatten(cfg).items() if value != default[key]]))
+
+    loss = next((n for n in figures if n.startswith("nats_per") and not n.endswith("_se")), None)
+    best = probe and probe["layers"][str(probe["best_layer"])]
+    pixels = probe and probe.get("best_pixels")
+    row = {
+        "run": workdir.name,
+        "experiment": cfg.name,
+        "step": f"{figures.get('step', 0):.0f}",
+        "loss": f"{_number(figures[loss])} {loss.replace('_', ' ')}" if loss else "",
+        "probe, best layer": _number(best and best["accuracy"]),
+        "raw pixels, best classifier": _number(pixels and pixels["accuracy"]),
+        "paper": FIGURES.get(cfg.name, ""),
+    }
+    return row, parts
 
 
-def _table(rows: list[dict[str, str]]) -> str:
-    if not rows:
-        return "nothing measured yet"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _figure_rows(cfg: Config, figures: dict[str, float]) -> list[dict[str, str]]:
+    """What was measured last, on validation or held-out images; standard errors beside their figures."""
+    names = [name for name in figures if name != "step" and not name.endswith("_se")]
+    kind = "validation images" if cfg.data.validation else "held-out images"
+    return [{kind: name.replace("_", " "), "": _number(figures[name], figures.get(f"{name}_se"))} for name in names]
 
 
-def _html_table(rows: list[dict[str, str]]) -> str:
-    if not rows:
-        return "<p>nothing measured yet</p>"
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = ("".join(f"<td>{html.escape(value)}</td>" for value in row.values()) for row in rows)
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{cells}</tr>' for cells in body)}</table>"
+def _probe_row(row: dict[str, Any]) -> dict[str, str]:
+    return {"probe": row["name"], "chosen": row["setting"], "held out": _number(row["accuracy"], row["error"])}
+
+
+def _number(value: float | None, error: float | None = None) -> str:
+    """Four digits; nothing for null, as numbers are written that are not finite."""
+    return " ± ".join(f"{number:.4f}" for number in (value, error) if number is not None)

@@ -64,8 +64,7 @@ def fine_tuning(name: str, data: DataConfig, *, classes: int, steps: int, eval_e
     The paper publishes neither rates nor numbers of steps; these are ours.
 
     Args:
-      data: the set, its validation share and its augmentation.
-      steps: at most so many.
+      steps: at most.
       eval_every: steps between two measurements of the validation accuracy; five without a better one end the run.
     """
     return Config(

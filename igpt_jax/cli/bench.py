@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from igpt_jax.cli.common import Command, ConfiguredCommand, Flag
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -35,7 +35,7 @@ class Bench(ConfiguredCommand, _Action):
     repeats: int = 10
     """Timed runs of each; two more warm up."""
     budget: float = math.inf
-    """Seconds for everything; what there is no time for is said."""
+    """Seconds for everything; items skipped for lack of time are reported."""
     out: Path | None = None
     """A .jsonl file to which a line for each figure is added."""
     traces: Path | None = None
@@ -72,17 +72,18 @@ class Bench(ConfiguredCommand, _Action):
         here = machine()
         for measured in measure(items, self.repeats, self.budget, traces):
             figures = here | measured
-            print(json.dumps(figures), flush=True) if self.json else print_figures(figures)
+            line = json_text(figures, indent=None)
+            print(line, end="", flush=True) if self.json else print_figures(figures)
             if out is not None:
-                write_line(out, figures)
+                write_line(out, line)
 
 
-def write_line(path: Path, figures: dict[str, Any]) -> None:
-    """Adds a line of JSON to a file."""
+def write_line(path: Path, line: str) -> None:
+    """Appends to a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(figures) + "\n")
+            file.write(line)
     except OSError as error:
         raise InputError(f"--out {path}: {error.strerror or error}") from None
 
@@ -94,12 +95,8 @@ def print_figures(figures: dict[str, Any]) -> None:
 
     table = Table(title=f"igpt bench {figures['what']}", title_justify="left", show_header=False)
     for name, value in figures.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{operation} {share:.0%}" for operation, share in value.items())
         if value is not None and name != "what":
-            table.add_row(name.replace("_", " "), _in_words(value))
+            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
     Console().print(table)
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {share:.0%}" for name, share in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

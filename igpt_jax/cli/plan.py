@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from igpt_jax.cli.common import ConfiguredCommand, Flag
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from igpt_jax.analysis.planning.decoding import DecodingPlan
-    from igpt_jax.analysis.planning.plan import Plan, TrainingPlan
+    from igpt_jax.analysis.planning.plan import DecodingPlan, Plan, TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class PlanRun(ConfiguredCommand):
     topology: str | None = None
     """Chip and shape: v5e:16x16, v5p:8x8x8, v6e:16x16, tpu7x:4x4x4; or GPUs of one node: h100:8, h200:8."""
     slices: int = 1
-    """So many such slices, joined by the data-centre network."""
+    """How many such slices, joined by the data-centre network."""
     decoding: Flag = False
     """Decoding of data.batch_size images instead of a training step."""
     no_suggest: Flag = False
@@ -51,13 +50,13 @@ class PlanRun(ConfiguredCommand):
         from igpt_jax.plugins import experiment_file
 
         search = not (self.decoding or self.no_suggest)
-        own = [] if self.experiment is None else [experiment_file(self.experiment)]  # it may register parts, too
-        plan, suggestion = make_plan_in_child(
-            self.config, self.topology, self.slices, self.decoding, search, [*self.common.plugin, *own]
-        )
+        plugins = [*self.common.plugin]
+        if self.experiment is not None:
+            plugins.append(experiment_file(self.experiment))  # it may register parts, too
+        plan, suggestion = make_plan_in_child(self.config, self.topology, self.slices, self.decoding, search, plugins)
         if self.json:
             more = {"suggestion": {"options": suggestion[0], "plan": as_dict(suggestion[1])}} if suggestion else {}
-            print(json.dumps(as_dict(plan) | more, indent=2))
+            print(json_text(as_dict(plan) | more), end="")
         else:
             print_plan(plan)
             if suggestion:
@@ -69,10 +68,10 @@ class PlanRun(ConfiguredCommand):
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """Fields and derived figures of a plan."""
-    derived = ("fits", "mfu_bound", "mfu_waiting", "step_bytes")
+    """Fields and derived figures."""
     fields = dataclasses.asdict(plan)
     fields["memory"]["total"] = plan.memory.total
+    derived = ("fits", "mfu_bound", "mfu_waiting", "step_bytes")
     return fields | {name: getattr(plan, name) for name in derived if hasattr(plan, name)}
 
 
@@ -85,7 +84,7 @@ def print_plan(plan: TrainingPlan | DecodingPlan) -> None:
     """The plan as tables."""
     from rich.console import Console
 
-    from igpt_jax.analysis.planning.decoding import DecodingPlan
+    from igpt_jax.analysis.planning.plan import DecodingPlan
 
     console = Console(soft_wrap=True, highlight=False)
     if isinstance(plan, DecodingPlan):

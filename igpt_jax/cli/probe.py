@@ -43,11 +43,12 @@ class Probe(JoinedCommand):
             raise InputError(f"--out {out}: {file} is a file; name a directory")
         weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
         figures = probe(weights, self.settings)
-        print_rows(figures, self.json)
-        on_process_zero(lambda: write(figures, out))
+        text = json_text(dataclasses.asdict(figures))
+        print(text, end="") if self.json else print_rows(figures)
+        on_process_zero(lambda: write(figures, text, out))
 
 
-def write(figures: ProbeFigures, out: Path) -> None:
+def write(figures: ProbeFigures, text: str, out: Path) -> None:
     """probe.json, and probe.png if matplotlib is there and more than one layer was probed."""
     import importlib.util
 
@@ -58,7 +59,7 @@ def write(figures: ProbeFigures, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with replace_file(out / "probe.json") as file:
-            file.write((json_text(dataclasses.asdict(figures))).encode())
+            file.write(text.encode())
         if len(figures.layers) > 1 and importlib.util.find_spec("matplotlib") is not None:
             levels = {row.name: row.accuracy for row in figures.rows if row.name in RAW_PIXELS}
             layers = {number: (row.accuracy, row.error) for number, row in figures.layers.items()}
@@ -67,11 +68,8 @@ def write(figures: ProbeFigures, out: Path) -> None:
         raise InputError(f"--out {out}: {error.strerror or error}") from None
 
 
-def print_rows(figures: ProbeFigures, as_json: bool) -> None:
-    """A table, or JSON."""
-    if as_json:
-        print(json_text(dataclasses.asdict(figures)), end="")
-        return
+def print_rows(figures: ProbeFigures) -> None:
+    """A table; figures that are unknown (NaN) are left empty."""
     from rich.console import Console
     from rich.table import Table
 
@@ -82,7 +80,8 @@ def print_rows(figures: ProbeFigures, as_json: bool) -> None:
         table.add_column(column, justify="right" if number else "left", no_wrap=number)
     for row in figures.rows:
         mark = " *" if row is figures.layers.get(figures.best_layer) else ""
-        validation = "" if math.isnan(row.validation) else f"{row.validation:.4f}"
-        table.add_row(row.name + mark, row.setting, validation, f"{row.accuracy:.4f} ± {row.error:.4f}")
+        validation, error = ("" if math.isnan(value) else f"{value:.4f}" for value in (row.validation, row.error))
+        held_out = f"{row.accuracy:.4f}" + (error and f" ± {error}")
+        table.add_row(row.name + mark, row.setting, validation, held_out)
     Console().print(table)
     print("* best on validation images")

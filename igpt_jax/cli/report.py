@@ -22,7 +22,7 @@ class Report(Command):
 
     def run(self) -> None:
         """Reads the workdirs and writes the page."""
-        from igpt_jax.analysis.page import html_page, markdown, read_run
+        from igpt_jax.analysis.page import page
         from igpt_jax.files import replace_file
 
         out = local_path(self.out, "--out")
@@ -30,8 +30,7 @@ class Report(Command):
             raise InputError("report: name one workdir or several")
         if out.suffix not in (".html", ".md"):
             raise InputError(f"--out {out}: must end in .html or .md")
-        runs = [read_run(local_path(name, "report")) for name in self.workdirs]
-        text = html_page(runs) if out.suffix == ".html" else markdown(runs, out)
+        text = page([local_path(name, "report") for name in self.workdirs], out)
         try:
             with replace_file(out) as file:
                 file.write(text.encode())

@@ -1,18 +1,19 @@
 """igpt bench as a user types it: figures that agree with each other, and bad input."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from igpt_jax.analysis.bench import BENCHES, Effort
-from igpt_jax.analysis.bench.measure import time_runs
-from igpt_jax.analysis.bench.profile import Span, own_time, slowest, trace
+from igpt_jax.analysis.bench import BENCHES
+from igpt_jax.analysis.bench.measure import Budget, Span, own_time, slowest, time_runs, trace
 from igpt_jax.cli import main
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.training.flops import training_flops
 from tests.cli.conftest import DIGITS
+from tests.test_layering import ROOT
 
 SMALL = [DIGITS, "--tiny", "--repeats", "3", "--json"]
 
@@ -24,6 +25,7 @@ def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
     assert [figures["what"] for figures in printed] == ["kernels", "train", "sample", "data"]
     assert [json.loads(line) for line in out.read_text().splitlines()] == printed
     kernels, train, drawn, _ = printed
+    assert (train["commit"] is not None) == ((ROOT / ".git").exists() and shutil.which("git") is not None)
     assert kernels["reference_error"] == 0
     assert 0 < kernels["chunked_error"] < 1e-5
     for figures in printed[1:]:
@@ -38,7 +40,7 @@ def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
     assert json.loads(out.read_text().splitlines()[4])["lookahead"] == 4
 
 
-def test_what_there_is_no_time_for_is_said(capsys):
+def test_what_there_is_no_time_for_is_reported(capsys):
     """Without an experiment, the paper's S, M and L."""
     assert main(["bench", "all", "--budget", "0.000001", "--json"]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -50,12 +52,12 @@ def test_what_there_is_no_time_for_is_said(capsys):
 
 
 def test_out_of_memory_is_a_line_and_the_rest_goes_on(monkeypatch, capsys):
-    def too_large(cfg, effort):
+    def too_large(cfg, budget):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GB")
 
     monkeypatch.setitem(BENCHES, "train", too_large)
-    monkeypatch.setitem(BENCHES, "sample", lambda cfg, effort: {"what": "sample", "median_s": 1.0})
-    monkeypatch.setitem(BENCHES, "kernels", lambda cfg, effort: {"what": "kernels"})
+    monkeypatch.setitem(BENCHES, "sample", lambda cfg, budget: {"what": "sample", "median_s": 1.0})
+    monkeypatch.setitem(BENCHES, "kernels", lambda cfg, budget: {"what": "kernels"})
     assert main(["bench", "all", *SMALL]) == 0
     printed = {line["what"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert printed["train"]["skipped"].startswith("out of memory with ")
@@ -102,8 +104,8 @@ def test_traces_of_each_item_and_their_slowest_operations(tmp_path, capsys):
 
 
 def test_runs_end_with_the_time_but_for_the_first():
-    assert len(time_runs(lambda: None, Effort(5), "")) == 5
-    assert len(time_runs(lambda: None, Effort(5, until=0), "")) == 1
+    assert len(time_runs(lambda: None, Budget(5), "")) == 5
+    assert len(time_runs(lambda: None, Budget(5, until=0), "")) == 1
 
 
 def test_a_table_without_json(capsys):
@@ -119,7 +121,7 @@ def test_a_table_without_json(capsys):
         (["all", "--budget", "0"], "--budget 0: must be more than 0"),
         (["train", DIGITS, "--repeats", "0"], "--repeats 0: must be at least 1"),
         (["train", DIGITS, "--tiny", "--data.batch-size", "3"], "data.batch_size: 3 images at once do not split over"),
-        (["train", "denoise", "--tiny"], "bench: models that read a damaged picture are not timed"),
+        (["train", "denoise", "--tiny"], "bench: models that read a degraded picture are not timed"),
         (["sample", DIGITS, "--tiny", "--model.no-causal"], "a BERT model sees all pixels at once"),
     ],
 )

@@ -19,7 +19,8 @@ def runs(workdir, tmp_path):
     row = {"name": "layer 1 <b>", "setting": "C 1", "validation": 0.9, "accuracy": 0.875, "error": 0.01}
     (tmp_path / "one" / "probe").mkdir()
     other = row | {"name": "layer 0", "validation": 0.8, "accuracy": 0.9375}  # better, but not on validation images
-    probed = {"rows": [other, row], "layers": {"0": other, "1": row}, "best_layer": 1}
+    few = row | {"name": "few labels", "validation": None, "error": None}  # of one subset
+    probed = {"rows": [other, row, few], "layers": {"0": other, "1": row}, "best_layer": 1}
     probed["best_pixels"] = row | {"name": "raw pixels, extra trees", "accuracy": 0.625}
     (tmp_path / "one" / "probe" / "probe.json").write_text(json.dumps(probed))
     config = json.loads((tmp_path / "two" / "config.json").read_text()) | {"name": "imagenet_s"}
@@ -39,6 +40,7 @@ def test_html_holds_figures_and_pictures(runs, capsys):
     assert page.count(f"{last(runs / 'one'):.4f} nats per token") == 2
     assert page.count("data:image/png;base64,") == 4
     assert "0.8750 ± 0.0100" in page
+    assert "<td>few labels</td><td>C 1</td><td>0.8750</td>" in page
     assert "<td>0.8750</td><td>0.6250</td>" in page
     assert "<td>0.9375</td>" not in page
     assert "layer 1 &lt;b&gt;" in page

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from igpt_jax.analysis.planning.gpus import CUDNN_VERSION
+from igpt_jax.analysis.planning.topology import CUDNN_VERSION
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Mask
 from igpt_jax.model.attention.cudnn import cudnn

@@ -5,8 +5,8 @@ product of matrices and in a copy, measured in the same process, since published
 precisions.
 """
 
-from igpt_jax.analysis.bench.measure import Effort, machine, spread
-from igpt_jax.analysis.bench.programs import Run, sample_run, train_run
+from igpt_jax.analysis.bench.measure import machine
+from igpt_jax.analysis.bench.programs import sample_run, train_run
 from igpt_jax.analysis.bench.suite import BENCHES, Item, measure, paper_sizes
 
-__all__ = ["BENCHES", "Effort", "Item", "Run", "machine", "measure", "paper_sizes", "sample_run", "spread", "train_run"]
+__all__ = ["BENCHES", "Item", "machine", "measure", "paper_sizes", "sample_run", "train_run"]

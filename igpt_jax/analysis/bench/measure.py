@@ -1,22 +1,24 @@
-"""Timing, and what belongs beside a time: the machine, and the rates it reaches in a product and a copy."""
+"""Timing, and what belongs beside a time: the machine, its rates in a product and a copy, and traces of one run."""
 
 from __future__ import annotations
 
 import functools
 import math
+import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import igpt_jax
 from igpt_jax import progress
-from igpt_jax.analysis.bench.profile import slowest, trace
 from igpt_jax.version import __version__
 
 WARM_UP = 2
@@ -31,7 +33,7 @@ def machine() -> dict[str, Any]:
         "devices": jax.device_count(),
         "jax": jax.__version__,
         "igpt_jax": __version__,
-        "commit": _commit(Path(__file__).parents[2]),
+        "commit": _commit(Path(igpt_jax.__file__).parents[1]),
     }
 
 
@@ -66,13 +68,13 @@ def machine_rates(dtype: jnp.dtype) -> dict[str, float]:
     n, size = (8192, 2**28) if large else (2048, 2**25)
     a, x = jnp.ones((n, n), dtype), jnp.ones(size, jnp.float32)
     product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda x: x + 1)
-    product_s = min(time_runs(lambda: product(a).block_until_ready(), Effort(5), "measuring this machine"))
-    copy_s = min(time_runs(lambda: copy(x).block_until_ready(), Effort(5), "measuring this machine"))
+    product_s = min(time_runs(lambda: product(a), Budget(5), "measuring this machine"))
+    copy_s = min(time_runs(lambda: copy(x), Budget(5), "measuring this machine"))
     return {"matmul_flops_per_s": 2 * n**3 / product_s, "memory_bytes_per_s": 2 * x.nbytes / copy_s}
 
 
 @dataclass(frozen=True)
-class Effort:
+class Budget:
     """How long to measure."""
 
     runs: int = 10
@@ -83,29 +85,87 @@ class Effort:
     """Where traces go; None for none."""
 
 
-def time_runs(run: Callable[[], Any], effort: Effort, title: str) -> list[float]:
-    """Seconds of each timed run, of at least one."""
-    seconds, n = list[float](), WARM_UP + effort.runs
+def time_runs(run: Callable[[], Any], budget: Budget, title: str) -> list[float]:
+    """Seconds of each timed run until its results are there, of at least one run."""
+    seconds, n = list[float](), WARM_UP + budget.runs
     for i in range(n):
-        if len(seconds) > WARM_UP and time.monotonic() > effort.until:
+        if len(seconds) > WARM_UP and time.monotonic() > budget.until:
             break
         progress.report(title, i, n)
         begin = time.perf_counter()
-        run()
+        jax.block_until_ready(run())
         seconds.append(time.perf_counter() - begin)
     progress.report(title, n, n)
     return seconds[WARM_UP:]
 
 
-def profile(run: Callable[[], Any], effort: Effort, name: str) -> dict[str, Any]:
-    """Traces one more run into `effort.traces` / name: {slowest_NAME: share of the time by operation}, or nothing."""
-    if effort.traces is None:
+def profile(run: Callable[[], Any], budget: Budget, name: str) -> dict[str, Any]:
+    """Traces one more run into `budget.traces` / name: {slowest_NAME: share of the time by operation}, or nothing."""
+    if budget.traces is None:
         return {}
-    trace(run, effort.traces / name)
-    return {f"slowest_{name}": slowest(effort.traces / name)}
+    trace(run, budget.traces / name)
+    return {f"slowest_{name}": slowest(budget.traces / name)}
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median, 10th and 90th percentile."""
     low, median, high = np.percentile(seconds, [10, 50, 90])
     return {"median_s": float(median), "p10_s": float(low), "p90_s": float(high), "runs": len(seconds)}
+
+
+SHOWN = 6
+"""Operations that are named."""
+
+_NUMBER = re.compile(r"(\.\d+)+$")
+
+
+class Span(NamedTuple):
+    """One execution of an operation, in nanoseconds from the begin of the trace."""
+
+    name: str
+    begin: int
+    end: int
+
+
+def trace(run: Callable[[], Any], directory: Path) -> None:
+    """Runs once, and adds what happened below `directory`, for xprof (`.xplane.pb`) and Perfetto (`.trace.json.gz`)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # calls of Python functions, which would fill the trace
+    with jax.profiler.trace(directory, profiler_options=options):
+        jax.block_until_ready(run())
+
+
+def slowest(directory: Path) -> dict[str, float]:
+    """Name -> its share of the time of all operations, in the newest trace below `directory`; most time first.
+
+    Operations of one name count together, whatever their number (`dot.3` and `dot.12`). A loop counts without what runs
+    inside it. Empty if nothing ran that XLA compiled.
+    """
+    path = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    total = Counter[str]()
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            spans = [
+                Span(_NUMBER.sub("", str(value)), int(event.start_ns), int(event.end_ns))
+                for event in line.events
+                for name, value in event.stats
+                if name == "hlo_op"
+            ]
+            total.update(own_time(spans))
+    everything = sum(total.values())
+    return {name: time / everything for name, time in total.most_common(SHOWN)}
+
+
+def own_time(spans: Iterable[Span]) -> Counter[str]:
+    """Name -> nanoseconds without those of the spans inside. Spans are of one thread: inside each other or apart."""
+    total, around = Counter[str](), list[Span]()
+    for span in sorted(spans, key=lambda span: (span.begin, -span.end)):
+        while around and around[-1].end <= span.begin:
+            around.pop()
+        time = span.end - span.begin
+        total[span.name] += time
+        if around:
+            total[around[-1].name] -= time
+        around.append(span)
+    return total

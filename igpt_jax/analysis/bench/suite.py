@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from igpt_jax.analysis.bench.kernels import bench_kernels
-from igpt_jax.analysis.bench.measure import Effort
-from igpt_jax.analysis.bench.programs import bench_data, bench_sample, bench_train
+from igpt_jax.analysis.bench.measure import Budget
+from igpt_jax.analysis.bench.programs import bench_data, bench_kernels, bench_sample, bench_train
 from igpt_jax.config import Config, DataConfig, ModelConfig, SamplerConfig
 
-BENCHES: dict[str, Callable[[Config, Effort], dict[str, Any]]] = {
+BENCHES: dict[str, Callable[[Config, Budget], dict[str, Any]]] = {
     "kernels": bench_kernels,
     "train": bench_train,
     "sample": bench_sample,
@@ -24,7 +23,7 @@ BENCHES: dict[str, Callable[[Config, Effort], dict[str, Any]]] = {
 
 
 class Item(NamedTuple):
-    """One thing to be measured."""
+    """A name in `BENCHES` and what it measures."""
 
     bench: str
     cfg: Config
@@ -64,9 +63,9 @@ def measure(items: Sequence[Item], runs: int, budget_s: float, traces: Path | No
             yield named | {"skipped": f"the budget of {budget_s:g} s is over"}
             continue
         where = None if traces is None else traces / f"{done:02}-{name}-{cfg.model.n_layer}x{cfg.model.d_model}"
-        effort = Effort(runs, time.monotonic() + left / (len(items) - done), where)
+        budget = Budget(runs, time.monotonic() + left / (len(items) - done), where)
         try:
-            yield BENCHES[name](cfg, effort)
+            yield BENCHES[name](cfg, budget)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

@@ -8,39 +8,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from igpt_jax.analysis.planning.groups import ints, parse_groups
-
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute", "collective-broadcast")
 
-_SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(([^)]*)\)?(.*)")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_CALLED = re.compile(
-    r"(?:calls|body|true_computation|false_computation|called_computations|branch_computations)=(\{[^}]*\}|[^,\s]*)"
-)
-_TO_APPLY = re.compile(r"to_apply=([^,\s]*)")
+_CALLED = r"(?:calls|body|\w+_computations?)=(\{[^}]*\}|[^,\s]*)"
 # A fusion of this name is never cut into pieces. A loop and an iteration peeled off it share its channel.
 _SCATTER = "all-reduce-scatter"
-
-
-class Shape(NamedTuple):
-    """An array's element type and dims."""
-
-    dtype: str
-    dims: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Without the padding of a device's tiles."""
-        bits = re.search(r"\d+", self.dtype)
-        width = int(bits[0]) / 8 if bits else int(self.dtype == "pred")  # tokens and the like have no bytes
-        return math.ceil(math.prod(self.dims) * width)
 
 
 @dataclass(frozen=True)
@@ -65,46 +48,71 @@ class Collective:
 
 
 class _Op(NamedTuple):
+    root: str | None
     name: str
     result: str
     opcode: str
     inner: str
     """What the parentheses hold: the operands, or the value of a constant."""
     attrs: str
-    root: bool
 
     @property
     def operands(self) -> list[str]:
         return _NAME.findall(self.inner)
 
+    @property
+    def constant(self) -> int | None:
+        return int(self.inner) if self.opcode == "constant" and re.fullmatch(r"-?\d+", self.inner) else None
+
+    def find(self, pattern: str) -> str:
+        """What the group of the pattern matches in the attributes; empty without a match."""
+        match = re.search(pattern, self.attrs)
+        return match[1] if match else ""
+
 
 _Computation = dict[str, _Op]
+"""Name -> instruction."""
 
 
 def traffic(text: str, devices: int) -> tuple[list[Collective], list[str]]:
     """The collectives in the text of an optimised HLO module, and the loops of unknown length (counted as one).
 
     Args:
-      text: of a module, as `compiled.as_text()` gives it.
       devices: how many a slice has; the program numbers those of one slice.
 
     Raises:
       ValueError: the text has no entry computation.
     """
     computations, entry = _parse(text)
-    visits, unknown_loops = _visits(computations, entry)
+    visits, fused, unknown_loops = Counter[str](), dict[str, bool](), list[str]()
+
+    def visit(name: str, times: int, inside: bool) -> None:
+        visits[name] += times
+        fused[name] = inside
+        for op in computations[name].values():
+            if op.opcode in ("async-done", "async-update"):
+                continue  # they name the same computation as their start
+            iterations = trip_count(op, computations, computations[name]) if op.opcode == "while" else 1
+            if not iterations:
+                unknown_loops.append(op.name)
+            overlaps = inside or op.opcode in ("fusion", "async-start", "call-start")
+            # What is applied to pairs of elements, as in a sum, is no call. The TPU compiler starts collectives on the
+            # sparse cores by a call. All branches of a conditional are counted.
+            called = _CALLED.replace("calls", "calls|to_apply") if op.opcode in ("call", "call-start") else _CALLED
+            for callee in filter(computations.get, _NAME.findall(" ".join(re.findall(called, op.attrs)))):
+                visit(callee, times * (iterations or 1), overlaps)
+
+    visit(entry, 1, False)
     collectives: list[Collective] = []
     pieces: dict[str, Collective] = {}  # collectives inside fusions, by channel: several pieces are one
-    for name, (times, fused) in visits.items():
+    for name, times in visits.items():
         for op in computations[name].values():
-            one = _collective(op, name, computations[name], times, fused, devices)
-            if one is None:
-                continue
-            channel = _attribute(r"channel_id=(\d+)", op)
-            if fused and channel and not name.startswith(_SCATTER):
+            one = _collective(op, name, computations[name], times, fused[name], devices)
+            channel = op.find(r"channel_id=(\d+)")
+            if one and fused[name] and channel and not name.startswith(_SCATTER):
                 # The piece that runs least often is in the outermost loop, where the collective itself belongs.
                 pieces[channel] = min(pieces.get(channel, one), one, key=lambda piece: piece.times)
-            else:
+            elif one:
                 collectives.append(one)
     return [*collectives, *pieces.values()], unknown_loops
 
@@ -116,74 +124,30 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
         if head := _COMPUTATION.match(line):
             current = computations[head[2]] = {}
             entry = head[2] if head[1] else entry
-        elif current is not None and (head := _INSTRUCTION.match(line)):
-            root, name, result, opcode = head.groups()
-            closes = _closing(line, head.end() - 1)
-            current[name] = _Op(name, result, opcode, line[head.end() : closes], line[closes + 1 :], bool(root))
+        elif current is not None and (instruction := _INSTRUCTION.match(line)):
+            current[instruction[2]] = _Op(*instruction.groups())
     if not entry:
         raise ValueError("no HLO module: there is no ENTRY computation")
     return computations, entry
 
 
-def _closing(line: str, opens: int) -> int:
-    depth = 0
-    for i in range(opens, len(line)):
-        depth += {"(": 1, ")": -1}.get(line[i], 0)
-        if depth == 0:
-            return i
-    return len(line)
-
-
-def _visits(computations: dict[str, _Computation], entry: str) -> tuple[dict[str, tuple[int, bool]], list[str]]:
-    """How often each computation runs, and whether it overlaps with others: in a fusion, or with a start and a done.
-
-    Also the names of the loops whose number of iterations is unknown. All branches of a conditional are counted.
-    """
-    visits: dict[str, tuple[int, bool]] = {}
-    unknown_loops: list[str] = []
-
-    def visit(name: str, times: int, fused: bool) -> None:
-        visits[name] = (visits.get(name, (0, fused))[0] + times, fused)
-        for op in computations[name].values():
-            iterations = trip_count(op, computations, computations[name]) if op.opcode == "while" else 1
-            if not iterations:
-                unknown_loops.append(op.name)
-            if op.opcode in ("async-done", "async-update"):
-                continue  # they name the same computation as their start
-            for callee in filter(computations.get, _callees(op)):
-                visit(callee, times * (iterations or 1), fused or op.opcode in ("fusion", "async-start", "call-start"))
-
-    visit(entry, 1, False)
-    return visits, unknown_loops
-
-
-def _callees(op: _Op) -> list[str]:
-    """The computations that an instruction runs, without those that it applies to pairs of elements, as a sum does."""
-    called = _CALLED.findall(op.attrs)
-    if op.opcode in ("call", "call-start"):  # the TPU compiler starts collectives on the sparse cores so
-        called += _TO_APPLY.findall(op.attrs)
-    return _NAME.findall(" ".join(called))
-
-
 def trip_count(loop: _Op, computations: dict[str, _Computation], around: _Computation) -> int | None:
     """Iterations of a while loop: the compiler's note, or from `counter < constant`, its start and its step."""
-    note = _attribute(r'"known_trip_count":\{"n":"(\d+)"\}', loop)
-    if note:
+    if note := loop.find(r'"known_trip_count":\{"n":"(\d+)"\}'):
         return int(note)
-    condition, body = (computations[_attribute(rf"{part}=%?([\w.\-]+)", loop)] for part in ("condition", "body"))
-    compare = next((op for op in reversed(condition.values()) if op.opcode == "compare"), None)
+    condition, body = (computations[loop.find(rf"{part}=%?([\w.\-]+)")] for part in ("condition", "body"))
+    compare = next((op for op in condition.values() if op.opcode == "compare"), None)
     if compare is None or "direction=LT" not in compare.attrs:
         return None
     counter, bound = (_origin(condition, name) for name in compare.operands)
-    index, end = _attribute(r"\bindex=(\d+)", counter), _constant(bound)
-    if not index or end is None:
+    if not (index := counter.find(r"\bindex=(\d+)")) or bound.constant is None:
         return None
-    start = _constant(_element(around, loop.operands[0], int(index)))
+    # If start or step is not in sight, they are 0 and 1, as in every loop that JAX writes.
+    start = _element(around, loop.operands[0], int(index))
     update = _element(body, next(op.name for op in body.values() if op.root), int(index))
     added = update.operands if update and update.opcode == "add" else []
-    steps = filter(None, (_constant(_origin(body, name)) for name in added))
-    # If start or step is not in sight, they are 0 and 1, as in every loop that JAX writes.
-    return math.ceil((end - (start or 0)) / next(steps, 1))
+    step = next(filter(None, (_origin(body, name).constant for name in added)), 1)
+    return math.ceil((bound.constant - ((start and start.constant) or 0)) / step)
 
 
 def _origin(computation: _Computation, name: str) -> _Op:
@@ -200,18 +164,14 @@ def _element(computation: _Computation, name: str, index: int) -> _Op | None:
     return _origin(computation, op.operands[index]) if op.opcode == "tuple" else None
 
 
-def _constant(op: _Op | None) -> int | None:
-    return int(op.inner) if op and op.opcode == "constant" and re.fullmatch(r"-?\d+", op.inner) else None
-
-
-def _attribute(pattern: str, op: _Op) -> str:
-    """What the group of a pattern matches in an instruction's attributes; empty without a match."""
-    match = re.search(pattern, op.attrs)
-    return match[1] if match else ""
-
-
-def _shapes(text: str) -> list[Shape]:
-    return [Shape(dtype, tuple(ints(dims))) for dtype, dims in _SHAPE.findall(text)]
+def arrays(text: str) -> list[tuple[int, tuple[int, ...]]]:
+    """(bytes, dims) of each array in the text of a type, without the padding of a device's tiles."""
+    found = []
+    for dtype, text_dims in _ARRAY.findall(text):
+        bits, dims = re.search(r"\d+", dtype), tuple(_ints(text_dims))
+        width = int(bits[0]) / 8 if bits else int(dtype == "pred")  # tokens and the like have no bytes
+        found.append((math.ceil(math.prod(dims) * width), dims))
+    return found
 
 
 def _collective(
@@ -222,20 +182,71 @@ def _collective(
     # The TPU compiler gives what goes between slices to the host: each device sends its share and receives the result.
     dcn = kind == "send" and "megascale" in op.attrs
     if dcn:
-        kind = _attribute(r'_xla_megascale_transfer_type="(\w+)"', op).lower().replace("_", "-") or kind
+        kind = op.find(r'_xla_megascale_transfer_type="(\w+)"').lower().replace("_", "-") or kind
     elif kind not in KINDS:
         return None
     elif fused and kind == "all-reduce" and name.startswith(_SCATTER):
         kind = "reduce-scatter"  # the TPU compiler writes it as a fusion of an all-reduce and a slice
     groups = np.zeros((1, 1), int) if dcn else parse_groups(op.attrs, devices)
-    size = sum(shape.bytes for operand in op.operands for shape in _shapes(computation[operand].result))
+    size = sum(n for operand in op.operands for n, _ in arrays(computation[operand].result))
     return Collective(
         kind=kind,
         payload=size * (groups.shape[1] if kind == "all-gather" else 1),
         times=times,
         groups=groups,
-        dims=max(_shapes(op.result), key=lambda shape: shape.bytes).dims,
+        dims=max(arrays(op.result), key=lambda array: array[0])[1],
         overlapped=dcn or fused or op.opcode.endswith("-start"),
-        where=_attribute(r'(?:op_name|_xla_host_transfer_rendezvous)="([^"]*)"', op),
+        where=op.find(r'(?:op_name|_xla_host_transfer_rendezvous)="([^"]*)"'),
         dcn=dcn,
     )
+
+
+def parse_groups(attrs: str, devices: int) -> np.ndarray:
+    """int [G, g] from an instruction's attributes: explicit, iota or mesh-axes groups, or the pairs of a permute.
+
+    Without groups, all devices are one.
+
+    Raises:
+      ValueError: groups in an unknown form.
+    """
+    if explicit := re.search(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}", attrs):
+        rows = [_ints(row) for row in re.findall(r"\{([\d,]+)\}", explicit[1])]
+        return np.array(rows or [range(devices)])
+    if mesh := re.search(r"replica_groups=(?:@\w+)?mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? ?\{([^}]*)\}", attrs):
+        return _mesh_groups(*mesh.groups())
+    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=(\[.*)", attrs):
+        return _device_ids(iota[2]).reshape(_ints(iota[1]))
+    if "replica_groups=" in attrs:
+        raise ValueError(f"replica groups in an unknown form: {attrs[:200]}")
+    return np.arange(devices)[None]
+
+
+def _ints(text: str) -> list[int]:
+    return [int(x) for x in text.split(",") if x]
+
+
+def _device_ids(text: str) -> np.ndarray:
+    """'[4,2]T(1,0)' -> 0..7 reshaped to [4, 2] and transposed; '3,2,1,0' as it is."""
+    iota = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota is None:
+        return np.array(_ints(text))
+    ids = np.arange(math.prod(_ints(iota[1]))).reshape(_ints(iota[1]))
+    return ids.transpose(_ints(iota[2])) if iota[2] else ids
+
+
+def _mesh_groups(axes: str, device_ids: str | None, along: str) -> np.ndarray:
+    """mesh['a'=2,'b'=4] {'b'}, or {'b':(2)2} for a part of an axis: of size 2, with a part of size 2 before it."""
+    parts = {name: rest for name, *rest in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", along)}
+    dims: list[int] = []  # each axis as three dims: before the part, the part, after it
+    for name, size in ((name, int(size)) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)):
+        before, part = (int(text or default) for text, default in zip(parts.get(name, (size, 1)), (1, size)))
+        dims += [before, part, size // (before * part)]
+    ids = _device_ids(device_ids) if device_ids else np.arange(math.prod(dims))
+    parts_last = sorted(range(len(dims)), key=lambda dim: dim % 3 == 1)
+    return ids.reshape(dims).transpose(parts_last).reshape(-1, math.prod(dims[1::3]))
+
+
+def axes_crossed(groups: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The axes of a row-major mesh (axis -> size) along which the members of some group (int [G, g]) differ."""
+    indices = np.unravel_index(groups, tuple(mesh.values()))
+    return tuple(axis for axis, index in zip(mesh, indices, strict=True) if (index != index[:, :1]).any())

@@ -1,4 +1,4 @@
-"""Which networks the collectives of a program cross, and lower bounds of the time that they take."""
+"""How long the collectives of a program take at least on the networks of a target, and what slows it down."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.analysis.chips import Chip
-from igpt_jax.analysis.planning.groups import axes_crossed
-from igpt_jax.analysis.planning.hlo import Collective
+from igpt_jax.analysis.planning.hlo import Collective, axes_crossed
 from igpt_jax.config import ModelConfig
 from igpt_jax.tpu_flags import OVERLAP
 
@@ -24,15 +23,15 @@ class TrafficRow:
     axes: tuple[str, ...]
     dcn: bool
     """Whether it crosses from slice to slice."""
-    count: int
+    count: int = 0
     """Executions per step."""
-    payload: int
+    payload: int = 0
     """Bytes per step at one device: the results of all-gathers, the arguments of others."""
-    waited_for: int
+    waited_for: int = 0
     """The part of the payload that overlaps with no other work."""
-    seconds: float
+    seconds: float = 0.0
     """Lower bound, at the chip's published rate over the links that the group can use."""
-    waited_seconds: float
+    waited_seconds: float = 0.0
     """The part of the seconds that overlaps with no other work."""
 
 
@@ -45,14 +44,14 @@ def summarize(collectives: list[Collective], mesh: Mesh, chip: Chip) -> tuple[Tr
         if not key[1]:
             continue
         payload, seconds = one.payload * one.times, lower_bound(one, groups, mesh, chip) * one.times
-        before = rows.get(key, TrafficRow(*key, 0, 0, 0, 0.0, 0.0))
+        before = rows.get(key, TrafficRow(*key))
         rows[key] = replace(
             before,
             count=before.count + one.times,
             payload=before.payload + payload,
-            waited_for=before.waited_for + (0 if one.overlapped else payload),
+            waited_for=before.waited_for + payload * (not one.overlapped),
             seconds=before.seconds + seconds,
-            waited_seconds=before.waited_seconds + (0.0 if one.overlapped else seconds),
+            waited_seconds=before.waited_seconds + seconds * (not one.overlapped),
         )
     return tuple(sorted(rows.values(), key=lambda row: -row.seconds))
 
@@ -60,9 +59,9 @@ def summarize(collectives: list[Collective], mesh: Mesh, chip: Chip) -> tuple[Tr
 @functools.cache
 def places(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     """Of each device: int [D], its slice, and int [D, dims], its coordinates in the slice's torus."""
-    devices = list(mesh.devices.flat)
-    slices = [getattr(device, "slice_index", 0) or 0 for device in devices]
-    return np.array(slices), np.array([getattr(device, "coords", (i,)) for i, device in enumerate(devices)])
+    devices = list(enumerate(mesh.devices.flat))
+    slices = [getattr(device, "slice_index", 0) or 0 for _, device in devices]
+    return np.array(slices), np.array([getattr(device, "coords", (i,)) for i, device in devices])
 
 
 def mesh_groups(one: Collective, mesh: Mesh) -> np.ndarray:
@@ -92,15 +91,14 @@ def lower_bound(one: Collective, groups: np.ndarray, mesh: Mesh, chip: Chip) -> 
 
 def warnings(collectives: list[Collective], unknown_loops: list[str], model: ModelConfig, mesh: Mesh) -> Iterator[str]:
     """What slows the program down, one line each."""
-    for one in collectives:
-        all_layers = len(one.dims) > 2 and one.dims[0] == model.n_layer > 1
-        if one.kind == "all-gather" and all_layers:
+    gathers = [one for one in collectives if one.kind == "all-gather"]
+    for one in gathers:
+        if len(one.dims) > 2 and one.dims[0] == model.n_layer > 1:
             how = "overlapped with other work" if one.overlapped else "while the device waits"
             axes = " and ".join(axes_crossed(mesh_groups(one, mesh), mesh.shape))
             yield f"gathers the weights {list(one.dims)} of all layers over {axes} at once, {how}: {one.where}"
-    gathers = [one for one in collectives if one.kind == "all-gather" and one.times > 1]
-    payload = sum(one.payload * one.times for one in gathers)
-    waited_for = sum(one.payload * one.times for one in gathers if not one.overlapped)
+    repeated = [(one.payload * one.times, one.overlapped) for one in gathers if one.times > 1]
+    payload, waited_for = sum(n for n, _ in repeated), sum(n for n, overlapped in repeated if not overlapped)
     if mesh.devices.flat[0].platform == "tpu" and waited_for > payload / 2:
         share = f"{waited_for / payload:.0%} of the all-gathers"
         yield f"the device waits for {share}; where libtpu takes them, LIBTPU_INIT_ARGS='{OVERLAP}' may help"

@@ -1,4 +1,4 @@
-"""Plans of training runs on accelerators elsewhere: the run's own train step is compiled for them and read.
+"""Plans of training and decoding on accelerators elsewhere: the run's own program is compiled for them and read.
 
 The compiler says how much memory it takes, the collectives are read from the compiled program, FLOPs come from
 formulas. Times are lower bounds at the chip's published rates. The command prints them.
@@ -6,7 +6,9 @@ formulas. Times are lower bounds at the chip's published rates. The command prin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+import time
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import jax
@@ -15,16 +17,57 @@ import numpy as np
 from jax.sharding import Mesh
 
 from igpt_jax.analysis.planning.hlo import Collective, traffic
-from igpt_jax.analysis.planning.memory import Memory, compile_and_measure
 from igpt_jax.analysis.planning.network import TrafficRow, summarize, warnings
 from igpt_jax.analysis.planning.topology import Target
 from igpt_jax.config import ComputeConfig, Config, ModelConfig
-from igpt_jax.model import ImageGPT
+from igpt_jax.model import AXES, ImageGPT, abstract_params, cache_row_bytes, compute_dtype
 from igpt_jax.model.attention import Case, pick_backend
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import batch_sharding, bytes_at_one_device, check_splits, make_mesh
+from igpt_jax.parallel.mesh import (
+    batch_sharding,
+    batch_ways,
+    bytes_at_one_device,
+    check_splits,
+    make_mesh,
+    replicated,
+    traced_on,
+    with_shardings,
+)
+from igpt_jax.sampling.decode import decode, segment_ends
+from igpt_jax.sampling.prompt import Prompt
+from igpt_jax.sampling.rules import rules_of
 from igpt_jax.training.flops import Flops, block_weights, slots, training_flops
-from igpt_jax.training.step import Program, make_program
+from igpt_jax.training.step import Program, make_model, make_program
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at one device. Parameters, moments, EMA and batch follow from their shapes; the rest the compiler says."""
+
+    params: int
+    batch: int
+    capacity: int
+    """What the compiler has to give, or what the chip has if the compiler does not say."""
+    moments: int = 0
+    """Of the optimizer, its step counts included."""
+    ema: int = 0
+    padding: int = 0
+    """What the device's tiles add to the arguments, less the arguments that the program does not read."""
+    outputs: int = 0
+    """Results that do not take the place of an argument."""
+    temporaries: int = 0
+    """All that lives within one execution: saved activations, gradients, gathered weights."""
+    code: int = 0
+
+    @property
+    def total(self) -> int:
+        """Everything but the capacity."""
+        return sum(astuple(self)) - self.capacity
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program can run there."""
+        return self.total <= self.capacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +130,8 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
     mesh, program = program_for(cfg, target)
     state, n = program.abstract, cfg.data.batch_size
     picture = ((n, *cfg.model.grid, cfg.data.channels), jnp.uint8)
-    arrays = {"image": picture, "label": ((n,), jnp.int32)} | ({"damaged": picture} if cfg.data.degrade else {})
-    batch = abstract_arrays(arrays, mesh)
+    shapes = {"image": picture, "label": ((n,), jnp.int32)} | ({"degraded": picture} if cfg.data.degrade else {})
+    batch = abstract_arrays(shapes, mesh)
     arguments = Memory(
         params=bytes_at_one_device(state.params),
         moments=bytes_at_one_device((state.opt_state, state.step)),
@@ -112,15 +155,8 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
             "dcn": sum(row.seconds for row in rows if row.dcn),
         }
         notes = tuple(warnings(*hlo, cfg.model, mesh))
-    return TrainingPlan(
-        **common,
-        slices=target.slices,
-        batch_size=n,
-        microbatches=cfg.train.microbatches,
-        flops=flops,
-        seconds=seconds,
-        notes=notes,
-    )
+    sizes: dict[str, Any] = {"slices": target.slices, "batch_size": n, "microbatches": cfg.train.microbatches}
+    return TrainingPlan(**common, **sizes, flops=flops, seconds=seconds, notes=notes)
 
 
 def compile_for(
@@ -130,8 +166,22 @@ def compile_for(
 
     `arguments` has the bytes of the program's arguments.
     """
-    hlo, memory, seconds = compile_and_measure(lowered, arguments)
-    read = None if hlo is None else traffic(hlo, len(target.devices) // target.slices)
+    started, read = time.monotonic(), None
+    try:
+        compiled = lowered.compile()
+        analysis: Any = compiled.memory_analysis()
+        memory = replace(
+            arguments,
+            padding=analysis.argument_size_in_bytes - arguments.total,
+            outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+            temporaries=analysis.temp_size_in_bytes,
+            code=analysis.generated_code_size_in_bytes,
+        )
+        read = traffic(compiled.as_text() or "", len(target.devices) // target.slices)
+    except jax.errors.JaxRuntimeError as error:
+        memory = memory_of_refusal(arguments, str(error))
+        if memory is None:
+            raise
     fields = {
         "topology": target.name,
         "devices": len(target.devices),
@@ -140,9 +190,28 @@ def compile_for(
         "compute": cfg.compute,
         "memory": memory,
         "collectives": summarize(read[0], mesh, target.chip) if read else (),
-        "compile_seconds": seconds,
+        "compile_seconds": time.monotonic() - started,
     }
     return fields, read
+
+
+_SIZE = r"([\d.]+)([KMGT])"
+_REFUSALS = {
+    "total": f"Used {_SIZE} of {_SIZE} hbm",
+    "temporaries": rf"temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)",
+}
+
+
+def memory_of_refusal(memory: Memory, message: str) -> Memory | None:
+    """The memory that a compiler's error gives when a program is too large; None for any other error."""
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    for what, pattern in _REFUSALS.items():
+        if match := re.search(pattern, message):
+            sizes = zip(match.group(1, 3), match.group(2, 4), strict=True)
+            needed, capacity = (int(float(n) * 1024 ** (1 + "KMGT".index(unit))) for n, unit in sizes)
+            return replace(memory, temporaries=needed - getattr(memory, what), capacity=min(capacity, memory.capacity))
+    return replace(memory, temporaries=memory.capacity)  # the message has no number: more than there is
 
 
 def resolve_auto(cfg: Config, target: Target) -> Config:
@@ -160,11 +229,7 @@ def resolve_auto(cfg: Config, target: Target) -> Config:
 
 
 def program_for(cfg: Config, target: Target) -> tuple[Mesh, Program]:
-    """The mesh over a target's devices and the programs of the run there.
-
-    Raises:
-      InputError: sizes that do not divide over the mesh, or the mesh over the devices.
-    """
+    """The mesh over a target's devices and the programs of the run there."""
     mesh = make_mesh(cfg.mesh, list(target.devices))
     check_splits(cfg.data.batch_size, cfg.train.microbatches, mesh)
     # Greys of the right number and shape: a plan does not depend on the colours.
@@ -176,3 +241,69 @@ def abstract_arrays(shapes: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh) 
     """Abstract arrays of these shapes and types, split over the mesh like a batch."""
     sharding = batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in shapes.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingPlan(Plan):
+    """What drawing a batch of images costs."""
+
+    images: int
+    weight_bytes: int
+    """Block weights that one slot reads at one device, in the compute type."""
+    cache_bytes: int
+    """Keys and values that one slot reads at one device, on average over the segments of the cache."""
+    images_per_s: float
+    """At most, over all devices: what memory and network allow."""
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes that one slot reads at one device."""
+        return self.weight_bytes + self.cache_bytes
+
+
+def bytes_read_per_slot(
+    model: ModelConfig, compute: ComputeConfig, images: int, tensor: int = 1, cache: str = "auto"
+) -> tuple[int, int]:
+    """(weights, keys and values): bytes that a device reads to decode one slot of `images` images, on average.
+
+    The blocks' weights are read once for all images; an image's cache is read up to the end of its segment.
+    """
+    ends = segment_ends(model.n_ctx)
+    rows = sum((end - start) * end for start, end in zip([0, *ends[:-1]], ends, strict=True)) // model.n_ctx
+    weights = block_weights(model) * compute_dtype(compute).itemsize // tensor
+    return weights, images * rows * cache_row_bytes(model, compute, cache) // tensor
+
+
+def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
+    """Compiles the decoding of data.batch_size new images for a target, and reads what it costs."""
+    cfg = resolve_auto(cfg, target)
+    n = cfg.data.batch_size
+    mesh = make_mesh(cfg.mesh, list(target.devices))
+    check_splits(n, 1, mesh)
+    params = with_shardings(abstract_params(cfg.model), mesh, AXES)
+    batch = abstract_images(cfg, mesh)
+    ways, tensor, kept = batch_ways(mesh), mesh.shape["tensor"], cfg.sampler.cache
+    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute, n // ways, tensor, kept)
+    arguments = Memory(bytes_at_one_device(params), bytes_at_one_device(batch), target.chip.hbm_bytes)
+    lowered = traced_on(mesh, decode.lower)(make_model(cfg).clone(cache=kept), params, **batch)
+    common, _ = compile_for(cfg, mesh, target, lowered, arguments)
+    reading = cfg.model.n_ctx * (weights + cache) / target.chip.hbm_rate
+    network = sum(row.seconds for row in common["collectives"])
+    rate = n / max(reading, network)
+    return DecodingPlan(**common, images=n, weight_bytes=weights, cache_bytes=cache, images_per_s=rate)
+
+
+def abstract_images(cfg: Config, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, types and shardings of `decode`'s arguments for a batch of new images."""
+    n, t = cfg.data.batch_size, cfg.model.n_ctx
+    shapes: dict[str, Any] = {"tokens": ((n, t), jnp.int32), "known": ((n, t), jnp.bool_)}
+    if cfg.sampler.order != "raster":
+        shapes["order"] = (n, t), jnp.int32
+    if cfg.model.cond_classes:
+        shapes["class_id"] = (n,), jnp.int32
+    rules, whole = rules_of(replace(cfg.sampler, guidance=1.0)), replicated(mesh)
+    return {
+        "prompt": Prompt(**abstract_arrays(shapes, mesh)),
+        "rules": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), rules),
+        **abstract_arrays({"keys_B": ((n,), jax.random.key(0).dtype)}, mesh),
+    }

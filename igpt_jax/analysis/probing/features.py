@@ -35,26 +35,22 @@ class FeatureReader:
     Args:
       layers: i in 0..N - 1 is what block i's attention reads, N what the output head reads (paper section 2.4).
       slots: the states of every slot instead of their average; then of the first layer named alone.
-
-    Raises:
-      InputError: there is no such layer, or the model reads a picture beside the tokens.
     """
 
     def __init__(self, context: EvalContext, params: Any, layers: Sequence[int], slots: bool = False) -> None:
-        model, objective, palette = context.model, context.objective, context.palette
+        model, objective = context.model, context.objective
         depth = model.cfg.n_layer
         if not layers or not all(0 <= i <= depth for i in layers):
-            raise InputError(f"--layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
+            raise InputError(f"probe.layers {' '.join(map(str, layers))}: this model has layers 0 to {depth}")
         if model.cfg.has_conditioning:
-            raise InputError("probe: this model restores a damaged picture, and has no features of a picture alone")
+            raise InputError("probe: this model restores a degraded picture, and has no features of a picture alone")
         self._context, self._params = context, params
         self._vectors = model.cfg.n_ctx if slots else len(layers)
         self.draws = objective.feature_draws
         """How many draws a held-out image has, of a model that sees masked images."""
-        chosen = np.array(layers)
 
         def read(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draws: jax.Array) -> Any:
-            tokens_BT = batch_tokens(palette, batch)
+            tokens_BT = batch_tokens(context.palette, batch)
 
             def one(draw: jax.Array) -> jax.Array:
                 keys_B = fold_in(image_keys(context, first, len(tokens_BT)), draw)
@@ -63,7 +59,7 @@ class FeatureReader:
                     states: Any = model.apply({"params": params}, inputs, layers=layers[:1], method="hidden_states")
                     return states[0].astype(jnp.float32)
                 features: Any = model.apply({"params": params}, inputs, method="features")
-                return features[chosen].swapaxes(0, 1)
+                return features[np.array(layers)].swapaxes(0, 1)
 
             pixels = batch["image"].reshape(len(tokens_BT), -1)
             return jax.lax.map(one, draws), pixels, batch["label"], batch["weight"]
@@ -71,17 +67,14 @@ class FeatureReader:
         self._read = jax.jit(traced_on(context.mesh, read), out_shardings=replicated(context.mesh))
 
     def read(self, source: Source, draws: int = 1, first: int = 0) -> Features:
-        """The features of all images of a source that have a label, on every process.
+        """The features of all images of a source that have a label (at least one), on every process.
 
         Args:
           draws: M; masks of each image, for a BERT model.
           first: the number of the first image. What is drawn for an image depends on its number.
-
-        Raises:
-          InputError: no image has a label.
         """
-        model, n = self._context.model.cfg, len(source)
-        values_MNLD = np.empty((draws, n, self._vectors, model.d_model), np.float32)
+        n = len(source)
+        values_MNLD = np.empty((draws, n, self._vectors, self._context.model.cfg.d_model), np.float32)
         pixels, labels = list[np.ndarray](), list[np.ndarray]()
         done = kept = 0
         for host in self._context.data.eval_batches(source):

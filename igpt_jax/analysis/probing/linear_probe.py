@@ -74,7 +74,7 @@ def probe(
     For each layer the setting (C, or the learning rate) is chosen on a tenth of the training images that is set aside,
     then the classifier is fitted again to all of them. The best layer is the one with the best validation accuracy. A
     BERT model sees masked images, one mask each in training, and votes over five masks (paper section 4.6). A
-    class-conditional model is not told the class. Of few labels, the setting is chosen by folds of them; the layer is
+    class-conditional model does not get the class. Of few labels, the setting is chosen by folds of them; the layer is
     the best one, which was chosen with more labels. Other classifiers (`settings.others`) get the pixels and the best
     layer; those that would take too long get fewer images, as their row says, or are left out, as the log says.
 
@@ -90,59 +90,56 @@ def probe(
     if layers is None:
         layers = tuple(range(pretrained.config.model.n_layer + 1))
     context, params = make_eval_context(pretrained, source=source, objective=objective)
-    bench = _read_parts(context, params, layers, settings)
+    parts = _read_parts(context, params, layers, settings)
     linear = METHODS[settings.method]
     if settings.method == "sgd":
         linear = replace(linear, fit=functools.partial(fit_sgd, steps=settings.sgd_steps))
     by_layer = {}
     for at, layer in enumerate(layers):
-        by_layer[layer] = bench.measure(f"layer {layer}", linear, _layers(at))
+        by_layer[layer] = parts.measure(f"layer {layer}", linear, _layers(at))
         log.info("layer %d: %.4f on validation images", layer, by_layer[layer].validation)
     best = max(by_layer, key=lambda layer: by_layer[layer].validation)
     at_best = layers.index(best)
-    rows = [bench.measure(RAW_PIXELS[0], linear, _pixels), *by_layer.values()]
+    rows = [parts.measure(RAW_PIXELS[0], linear, _pixels), *by_layer.values()]
     if settings.together > 1:
         around = _around(at_best, settings.together, len(layers))
         names = f"layers {' '.join(str(layers[at]) for at in around)} together"
-        rows.append(bench.measure(names, linear, _layers(*around)))
+        rows.append(parts.measure(names, linear, _layers(*around)))
     both = {"raw pixels": _pixels, f"layer {best}": _layers(at_best)}
-    classes, widest = len(np.unique(bench.all_labels)), max(take(bench.aside).shape[-1] for take in both.values())
+    classes, widest = len(np.unique(parts.all_labels)), max(take(parts.aside).shape[-1] for take in both.values())
     others = {f", {m.name}": m for m in (METHODS[name] for name in settings.others) if m.is_feasible(widest, classes)}
     for other, method in others.items():
-        rows.extend(bench.measure(name + other, method, take) for name, take in both.items())
+        rows.extend(parts.measure(name + other, method, take) for name, take in both.items())
     if settings.attentive:
         slots = _read_parts(context, params, (best,), settings, slots=True)
         rows.append(slots.measure(f"layer {best}, attentive", METHODS["attentive"], lambda features: features.values))
     for count in settings.per_class:
         for other, method in {"": METHODS["lbfgs"], **others}.items():
-            if not method.is_feasible(widest, classes, count):
-                continue
-            for name, take in both.items():
-                rows.append(bench.few_labels(name + other, method, take, count, settings.subsets))
-    images = {"train": len(bench.all_labels), "held_out": len(bench.held_out.labels)}
+            if method.is_feasible(widest, classes, count):
+                rows.extend(parts.few_labels(n + other, method, both[n], count, settings.subsets) for n in both)
+    images = {"train": len(parts.all_labels), "held_out": len(parts.held_out.labels)}
     pixels = max((row for row in rows if row.name in RAW_PIXELS), key=lambda row: row.accuracy)
     return ProbeFigures(images, tuple(rows), by_layer, best, pixels)
 
 
 def _read_parts(
     context: EvalContext, params: Any, layers: Sequence[int], settings: ProbeConfig, slots: bool = False
-) -> _Bench:
-    """The features of all images, and the checks of their labels."""
+) -> _Parts:
     reader, data = FeatureReader(context, params, layers, slots), context.data
     rest, aside = split_validation(subset(data.train, settings.train_images), VALIDATION)
     log.info("features of %d training and %d held-out images", len(rest) + len(aside), len(data.held_out))
-    bench = _Bench(
+    parts = _Parts(
         reader.read(rest),
         reader.read(aside, first=len(rest)),
         reader.read(data.held_out, reader.draws, len(data.train)),
     )
-    if len(np.unique(bench.rest.labels)) < 2:
+    if len(np.unique(parts.rest.labels)) < 2:
         raise InputError("data.source: the training images have one class; a probe needs at least two")
-    for label, count in zip(*np.unique(bench.all_labels, return_counts=True), strict=True):
-        most = max(settings.per_class, default=0)
+    most = max(settings.per_class, default=0)
+    for label, count in zip(*np.unique(parts.all_labels, return_counts=True), strict=True):
         if count < most:
             raise InputError(f"probe.per_class: {most} labels a class, but class {label} has {count} training images")
-    return bench
+    return parts
 
 
 Choose = Callable[[Features], np.ndarray]
@@ -158,14 +155,14 @@ def _pixels(features: Features) -> np.ndarray:
 
 
 def _around(center: int, count: int, n: int) -> range:
-    """`count` of n layers around one, all of them if there are not so many."""
+    """`count` of n layers around one, or all n."""
     count = min(count, n)
     start = min(max(center - count // 2, 0), n - count)
     return range(start, start + count)
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _Parts:
     """The three parts of the images on which classifiers are fitted, chosen and measured."""
 
     rest: Features
@@ -190,23 +187,20 @@ class _Bench:
         """A classifier of `count` labels a class: the mean over random subsets, and its standard error."""
         x, y = np.concatenate([take(self.rest)[0], take(self.aside)[0]]), self.all_labels
         held_out = take(self.held_out)
-        folds = min(5, count)
         default = 1 if 1 in method.choices else method.choices[0]
-        chosen = count > 1 and len(method.choices) > 1
+        by_folds = count > 1 and len(method.choices) > 1
         measured = []
         for number in progress.track(range(subsets), f"{name}, {count} labels a class", subsets):
             rows = _draw_subset(y, count, np.random.default_rng((number, count)))
-            few_x, few_y = x[rows], y[rows]
-
-            def validate(setting: float, few_x: np.ndarray = few_x, few_y: np.ndarray = few_y) -> float:
-                return float(np.mean(list(_fold_accuracies(method, few_x, few_y, setting, folds))))
-
-            setting, validation = choose(method, validate) if chosen else (default, np.nan)
-            right = vote(method.fit(few_x, few_y, setting), held_out) == self.held_out.labels
-            measured.append((validation, right.mean()))
+            accuracies = functools.partial(_fold_accuracies, method, x[rows], y[rows], min(5, count))
+            setting, validation = default, np.nan
+            if by_folds:
+                setting, validation = choose(method, lambda setting, a=accuracies: float(np.mean(list(a(setting)))))
+            correct = vote(method.fit(x[rows], y[rows], setting), held_out) == self.held_out.labels
+            measured.append((validation, correct.mean()))
         validation, accuracy = np.mean(measured, axis=0)
         error = np.std([x[1] for x in measured], ddof=1) / np.sqrt(subsets) if subsets > 1 else np.nan
-        how = f"{method.setting} by folds" if chosen else f"{method.setting} {default:g}"
+        how = f"{method.setting} by folds" if by_folds else f"{method.setting} {default:g}"
         return Row(f"{name}, {count} labels a class", how, float(validation), float(accuracy), float(error))
 
 
@@ -216,7 +210,7 @@ def _draw_subset(labels: np.ndarray, count: int, rng: np.random.Generator) -> np
     return np.concatenate([rng.choice(of_class, count, replace=False) for of_class in rows])
 
 
-def _fold_accuracies(method: Method, x: np.ndarray, y: np.ndarray, setting: float, folds: int) -> Iterator[float]:
+def _fold_accuracies(method: Method, x: np.ndarray, y: np.ndarray, folds: int, setting: float) -> Iterator[float]:
     """The accuracy on each fold of a classifier fitted to the others; every fold has the same share of each class."""
     fold = np.zeros(len(y), int)
     for label in np.unique(y):

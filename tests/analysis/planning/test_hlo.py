@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from igpt_jax.analysis.planning.groups import axes_crossed, parse_groups
-from igpt_jax.analysis.planning.hlo import Shape, traffic
+from igpt_jax.analysis.planning.hlo import arrays, axes_crossed, parse_groups, traffic
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -254,12 +253,10 @@ def test_groups_in_an_unknown_form_are_an_error():
         parse_groups("replica_groups=<something else>", 4)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "dims", "size"),
-    [("bf16", (3, 5), 30), ("f8e4m3fn", (8,), 8), ("s4", (3,), 2), ("pred", (), 1), ("u32", (2,), 8), ("token", (), 0)],
-)
-def test_widths(dtype, dims, size):
-    assert Shape(dtype, dims).bytes == size
+def test_bytes_of_arrays():
+    text = "(bf16[3,5]{1,0:T(8,128)(2,1)}, f8e4m3fn[8], s4[3], pred[], u32[2], token[])"
+    sizes = [(30, (3, 5)), (8, (8,)), (2, (3,)), (1, ()), (8, (2,)), (0, ())]
+    assert arrays(text) == sizes
 
 
 def test_text_without_a_module_is_an_error():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -10,19 +11,24 @@ import numpy as np
 import pytest
 
 from igpt_jax.analysis.chips import CHIPS, GB, Chip
-from igpt_jax.analysis.planning import suggest as suggesting
-from igpt_jax.analysis.planning.decoding import bytes_read_per_slot, plan_decoding
+from igpt_jax.analysis.planning import make as suggesting
 from igpt_jax.analysis.planning.hlo import Collective
-from igpt_jax.analysis.planning.memory import memory_of_refusal
+from igpt_jax.analysis.planning.make import candidates, fsdp_for_state, suggest
 from igpt_jax.analysis.planning.network import summarize, warnings
-from igpt_jax.analysis.planning.plan import plan_training, resolve_auto
-from igpt_jax.analysis.planning.suggest import candidates, fsdp_for_state, suggest
+from igpt_jax.analysis.planning.plan import (
+    bytes_read_per_slot,
+    memory_of_refusal,
+    plan_decoding,
+    plan_training,
+    resolve_auto,
+)
 from igpt_jax.analysis.planning.topology import Target
 from igpt_jax.cli import main
 from igpt_jax.cli.plan import as_dict, print_plan
 from igpt_jax.config import ComputeConfig, Config, DataConfig, MeshConfig, ModelConfig, SamplerConfig, TrainConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model import count_params
+from igpt_jax.plugins import load_config
 
 CPU = Chip("cpu", 1e12, 16 * GB, 50e9, 10e9, 1, 1e9)  # round numbers of no real machine
 
@@ -110,6 +116,12 @@ def test_mfu_is_bounded_by_the_longest_time(data_parallel):
     assert dataclasses.replace(plan, collectives=tuple(hidden)).mfu_waiting == plan.mfu_bound
 
 
+def test_a_run_that_restores_is_planned_with_the_picture_beside_its_images(here):
+    plan = plan_training(replace(load_config("denoise", tiny=True), mesh=MeshConfig(-1, 1, 1)), here)
+    images, (rows, cols), channels = plan.batch_size // 8, plan.model.grid, 1
+    assert plan.memory.batch == images * (2 * rows * cols * channels + 4)
+
+
 def test_plans_print_and_serialise(data_parallel, capsys):
     print_plan(data_parallel)
     printed = capsys.readouterr().out
@@ -121,8 +133,13 @@ def test_plans_print_and_serialise(data_parallel, capsys):
     assert fields["collectives"][0]["axes"] == ["data"]
 
 
-def test_decoding_on_eight_devices(here, capsys):
-    plan = plan_decoding(config(), here)
+@pytest.fixture(scope="module")
+def decoding(here):
+    return plan_decoding(config(), here)
+
+
+def test_decoding_on_eight_devices(here, decoding, capsys):
+    plan = decoding
     assert plan.memory.params == 4 * count_params(plan.model)
     assert plan.step_bytes == 4 * 24576 + 2 * 2 * 2 * 32 * 64 * 4
     assert plan.images_per_s == pytest.approx(16 / (64 * plan.step_bytes / CPU.hbm_rate))
@@ -136,12 +153,11 @@ def test_decoding_on_eight_devices(here, capsys):
             make_plan(config(batch_size=12), here)
 
 
-def test_decoding_in_another_order_and_by_class(here):
+def test_decoding_in_another_order_and_by_class(here, decoding):
     """The arguments that such a model's decoder has: an int32 a token, and one an image."""
-    plain = plan_decoding(config(), here)
     cfg = config(model={"any_order": True, "cond_classes": 3})
     plan = plan_decoding(dataclasses.replace(cfg, sampler=SamplerConfig(order="random")), here)
-    assert plan.memory.batch - plain.memory.batch == 16 // 8 * (64 * 4 + 4)
+    assert plan.memory.batch - decoding.memory.batch == 16 // 8 * (64 * 4 + 4)
 
 
 def test_auto_is_resolved_for_the_target(here):
@@ -270,14 +286,8 @@ def test_candidates_change_nothing_else():
     [
         ([], "an experiment, such as digits"),
         (["--model.preset", "s"], "--topology is missing"),
-        (["--model.preset", "s", "--topology", "v5e:2x2", "--train.batchsize", "4"], "batch-size"),
-        (["--model.preset", "s", "--topology", "v5e", "--data.batch-size", "4"], "counts of chips"),
-        (["--model.preset", "s", "--topology", "v9:2x2"], "no chip 'v9'"),
-        (["--model.preset", "s", "--topology", "v5x:2x2"], "did you mean 'v5p'|did you mean 'v5e'"),
-        (["--model.preset", "s", "--topology", "v5e:2x2", "--slices", "0"], "--slices 0"),
-        (["--model.preset", "huge", "--topology", "v5e:2x2"], "'huge' is none of"),
-        (["missing.py", "--topology", "v5e:2x2"], "missing.py: no such file"),
-        (["--model.preset", "s", "--topology", "v5e:2x2", "--slices", "two"], "--slices"),
+        (["--model.preset", "s", "--topology", "v5x:2x2"], "no chip 'v5x'.*did you mean 'v5[pe]'"),
+        (["--model.preset", "s", "--topology", "v5e:2x2", "--slices", "0"], "slices: must be at least 1, not 0"),
     ],
 )
 def test_command_line_refusals(capsys, args, why):

@@ -27,21 +27,18 @@ def test_impossible_topologies_are_refused(monkeypatch):
     ("topology", "why"),
     [
         ("v5e:4x4x4", "slices of v5e and v6e are 2-D, as in v5e:4x4"),
-        ("v6e:4x4x1", "slices of v5e and v6e are 2-D, as in v6e:4x4"),
         ("v5p:8x8", "slices of v5p and tpu7x are 3-D, as in v5p:4x4x4"),
         ("tpu7x:64", "slices of v5p and tpu7x are 3-D, as in tpu7x:4x4x4"),
         ("v5e:3x3", "slices of v5e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
-        ("v6e:16x32", "slices of v6e are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
         ("v5p:2x2x3", "slices of v5p are 1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4, as in v5p:4x4x8"),
         ("h200:9", "a node has 1 to 8 GPUs, as in h200:8"),
-        ("h100:2x4", "a node has 1 to 8 GPUs, as in h100:8"),
         ("v5p:4x4x0", "slices of v5p are 1x1x1, 2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4, as in v5p:4x4x8"),
     ],
 )
 def test_shapes_that_no_slice_has_are_refused(topology, why):
     with pytest.raises(InputError) as error:
         parse_topology(topology)
-    assert str(error.value) == f"--topology {topology}: {why}"
+    assert str(error.value) == f"topology {topology}: {why}"
 
 
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:16x16", "v5p:2x2x1", "v5p:16x16x24", "tpu7x:12x4x4"])
@@ -52,7 +49,7 @@ def test_shapes_of_slices_are_read(topology):
 
 def test_gpus_need_their_compiler_and_one_node(monkeypatch):
     assert parse_topology("h200:8")[1] == (8,)
-    with pytest.raises(InputError, match="only one node of GPUs"):
+    with pytest.raises(InputError, match="must be 1 for GPUs"):
         describe("h200:8", 2)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"\[cuda12\]"):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from igpt_jax.analysis.classifiers import fit_logistic
-from igpt_jax.analysis.probing.attentive import Moments, Weights, class_logits, fit_attentive
+from igpt_jax.analysis.probing.classifiers import Moments, Weights, class_logits, fit_attentive
 
 
 def marked(n, seed):

@@ -77,7 +77,7 @@ def test_the_class_is_not_told():
 
 def test_bad_input():
     model, params = made()
-    with pytest.raises(InputError, match="--layers 0 2: this model has layers 0 to 1"):
+    with pytest.raises(InputError, match=r"probe\.layers 0 2: this model has layers 0 to 1"):
         read(model, params, layers=(0, 2))
     with pytest.raises(InputError, match="no image of made has a label"):
         read(model, params, images=Images(labels=np.full(11, -1)))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from igpt_jax import InputError
-from igpt_jax.analysis.probing import RAW_PIXELS, Method, Row, probe
-from igpt_jax.analysis.probing.linear_probe import _around, _Bench, _draw_subset, _fold_accuracies, _pixels, _read_parts
+from igpt_jax.analysis.classifiers import TREES, Method
+from igpt_jax.analysis.probing import RAW_PIXELS, Row, probe
+from igpt_jax.analysis.probing.classifiers import METHODS
+from igpt_jax.analysis.probing.linear_probe import _around, _draw_subset, _fold_accuracies, _Parts, _pixels, _read_parts
 from igpt_jax.config import ProbeConfig
 from igpt_jax.evaluation.context import make_eval_context
 from igpt_jax.pretrained import Pretrained
@@ -21,7 +23,8 @@ TRAIN, HELD_OUT = Images(PICTURES[:120], CLASSES[:120]), Images(PICTURES[120:], 
 
 @pytest.fixture
 def weights(monkeypatch):
-    """A model with random weights, whose run has these images; both halves can be replaced."""
+    """A model with random weights, whose run has these images; both halves can be replaced. Forests are small."""
+    monkeypatch.setitem(METHODS, "trees", replace(TREES, choices=(20,)))
     model, params = made()
     where = context(model, "ar")
     halves = {"train": TRAIN, "eval": HELD_OUT}
@@ -34,12 +37,12 @@ def weights(monkeypatch):
 
 
 def test_all_rows_are_there_and_brightness_is_read_off(weights):
-    figures = probe(weights[0], ProbeConfig(together=2, per_class=(1, 5), subsets=2))
+    figures = probe(weights[0], ProbeConfig(together=2, per_class=(1, 3), subsets=2))
     assert figures.images == {"train": 120, "held_out": 40}
     names = [row.name for row in figures.rows]
     both = ("raw pixels", f"layer {figures.best_layer}")
     others = (", nearest neighbours", ", support vector machine", ", extra trees")
-    few = [f"{what}{how}, {n} labels a class" for n in (1, 5) for how in ("", *others) for what in both]
+    few = [f"{what}{how}, {n} labels a class" for n in (1, 3) for how in ("", *others) for what in both]
     assert names == [
         *("raw pixels", "layer 0", "layer 1", "layers 0 1 together"),
         *(f"{what}{how}" for how in others for what in both),
@@ -52,9 +55,9 @@ def test_all_rows_are_there_and_brightness_is_read_off(weights):
         "C 1",
         "k 1",
         "C 1",
-        "trees 500",
+        "trees 20",
     ]
-    assert settings["raw pixels, support vector machine, 5 labels a class"] == "C by folds"
+    assert settings["raw pixels, support vector machine, 3 labels a class"] == "C by folds"
     first = figures.rows[0]
     assert first.error == pytest.approx(np.sqrt(first.accuracy * (1 - first.accuracy) / 40))
     best = figures.layers[figures.best_layer]
@@ -83,7 +86,7 @@ def test_one_class_and_too_few_images_are_refused(weights):
 
 def test_the_attentive_probe_is_of_the_best_layer(weights, monkeypatch):
     settings = ProbeConfig(others=(), attentive=True)
-    monkeypatch.setattr("igpt_jax.analysis.probing.attentive.STEPS", 50)
+    monkeypatch.setattr("igpt_jax.analysis.probing.classifiers.STEPS", 50)
     figures = probe(weights[0], settings)
     assert figures.rows[-1].name == f"layer {figures.best_layer}, attentive"
     assert figures.rows[-1].accuracy > 0.8
@@ -97,11 +100,11 @@ def test_a_method_with_a_limit_is_fitted_to_fewer_images_and_says_so(weights):
         fitted.append(y)
         return lambda asked: np.zeros(len(asked), int)
 
-    bench = _read_parts(*make_eval_context(weights[0]), (0,), ProbeConfig())
+    parts = _read_parts(*make_eval_context(weights[0]), (0,), ProbeConfig())
     method = Method("some", "C", (1, 3), fit, lambda width, classes: 2000 * classes // width)
-    row = bench.measure("some", method, _pixels)
+    row = parts.measure("some", method, _pixels)
     assert row.setting == "C 1, 93 images"  # 64 pixels
-    rest, everything = bench.rest.labels, bench.all_labels
+    rest, everything = parts.rest.labels, parts.all_labels
     expected = [labels[np.linspace(0, len(labels) - 1, 93).round().astype(int)] for labels in (rest, rest, everything)]
     np.testing.assert_array_equal(fitted, expected)
 
@@ -109,10 +112,10 @@ def test_a_method_with_a_limit_is_fitted_to_fewer_images_and_says_so(weights):
 def test_a_classifier_that_may_have_too_few_images_is_left_out(weights, monkeypatch):
     """40 images of 3 classes are enough for the rows of all images, and not for 20 labels a class."""
     monkeypatch.setattr("igpt_jax.analysis.classifiers.TREE_NUMBERS", 40 * 3)
-    settings = ProbeConfig(layers=(0,), per_class=(5, 20), subsets=1, others=("trees",))
+    settings = ProbeConfig(layers=(0,), per_class=(2, 20), subsets=1, others=("trees",))
     names = [row.name for row in probe(weights[0], settings).rows if "extra trees" in row.name]
     both = ["raw pixels, extra trees", "layer 0, extra trees"]
-    assert names == [*both, *(f"{name}, 5 labels a class" for name in both)]
+    assert names == [*both, *(f"{name}, 2 labels a class" for name in both)]
     monkeypatch.setattr("igpt_jax.analysis.classifiers.TREE_NUMBERS", 29 * 3)
     assert not any("extra trees" in row.name for row in probe(weights[0], settings).rows)
 
@@ -144,7 +147,7 @@ def test_folds_divide_the_images_and_no_image_is_seen():
         return predict
 
     method = Method("by heart", "x", (1.0,), fit)
-    assert list(_fold_accuracies(method, x, y, 1.0, 4)) == [1.0] * 4
+    assert list(_fold_accuracies(method, x, y, 4, 1.0)) == [1.0] * 4
     assert sorted(tested) == list(range(12))
 
 
@@ -155,7 +158,7 @@ def test_the_best_layer_is_that_of_the_validation_images(weights, monkeypatch):
     def measure(self, name, method, take):
         return Row(name, "C 1", *rows.get(name, (0.5, 0.5)), 0.0)
 
-    monkeypatch.setattr(_Bench, "measure", measure)
+    monkeypatch.setattr(_Parts, "measure", measure)
     figures = probe(weights[0], ProbeConfig(others=("trees",)))
     assert figures.best_layer == 0
     assert figures.best_pixels is not None
