@@ -116,7 +116,7 @@ def test_class_conditional_run_draws_what_is_asked_for(tmp_path):
     assert sum(trained.class_counts) == 1500
     assert len(trained.class_counts) == 10
     for bad in ([1], [0, 10], -2, 0.5):
-        with pytest.raises(InputError, match="classes: one integer"):
+        with pytest.raises(InputError, match="classes: must be one or 2 integers"):
             draw(bad, 2)
     assert trained.class_names == tuple("0123456789")
     with pytest.raises(InputError, match="other classes"):

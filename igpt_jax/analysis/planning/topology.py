@@ -63,11 +63,12 @@ def check_topology(topology: str, slices: int) -> tuple[Chip, tuple[int, ...]]:
         raise InputError(f"slices: must be at least 1, not {slices}")
     if chip.is_gpu and slices > 1:
         raise InputError(f"slices: must be 1 for GPUs (one node can be planned), not {slices}")
-    kind, extra, packages = "TPU", "tpu", ["libtpu"]
+    compiler, packages = "TPU compiler is not installed; pip install 'igpt_jax[tpu]'", ["libtpu"]
     if chip.is_gpu:
-        kind, extra, packages = "GPU", "cuda12", ["jax_cuda12_plugin", "jax_cuda13_plugin"]
+        compiler = "GPU compiler is not installed; pip install 'igpt_jax[cuda12]'"
+        packages = ["jax_cuda12_plugin", "jax_cuda13_plugin"]
     if not any(map(importlib.util.find_spec, packages)):
-        raise InputError(f"topology {topology}: the {kind} compiler is not installed; pip install 'igpt_jax[{extra}]'")
+        raise InputError(f"topology {topology}: the {compiler}")
     return chip, sides
 
 
