@@ -52,12 +52,14 @@ def cheap_nats(context: EvalContext, network: bool = False) -> dict[str, EachIma
     if objective.loss_figure.unit != "nats":
         return {}
     counted, validation = learning_images(context, network)
+    behind_masks = not context.model.cfg.causal
     asked = read_asked(context, context.held_out, range(objective.draws))
-    train = read_asked(context, counted, range(objective.draws, 2 * objective.draws))
+    # of training images methods that go row by row need the tokens alone
+    train = read_asked(context, counted, range(objective.draws, 2 * objective.draws) if behind_masks else ())
     if context.cfg.data.flip:
         train = Asked(*(np.concatenate([x, x[..., ::-1]], axis=-1 - len(context.model.cfg.grid)) for x in train))
         validation = None if validation is None else np.tile(validation, 2)
-    behind_masks, row_by_row = not context.model.cfg.causal, Asked(asked.tokens, asked.weights, asked.seen & False)
+    row_by_row = Asked(asked.tokens, asked.weights, asked.seen & False)
     found = _masked(context, train, asked, validation) if behind_masks else {}
     if behind_masks and objective.loss_name != "nats_per_token":
         return found
@@ -133,7 +135,8 @@ def read_asked(context: EvalContext, source: Source, draws: Sequence[int]) -> As
             weights = jnp.zeros(tokens_BT.shape).at[row_B1, target_BT].add(weights_BT)
             return weights, jnp.zeros(tokens_BT.shape, bool).at[row_B1, source_BT].max(fed_BT)
 
-        weights, seen = (jnp.swapaxes(x, 0, 1) for x in jax.lax.map(one, jnp.asarray(draws)))
+        drawn = jax.lax.map(one, jnp.asarray(draws, jnp.int32))
+        weights, seen = (jnp.swapaxes(x, 0, 1) for x in drawn)
         return tokens_BT, weights, seen
 
     tokens, weights, seen = read_images(context, source, read)
