@@ -146,7 +146,7 @@ def train(
             state, start, loop_state = restore_or_init(run, checkpoints, checkpointer, watchdog)
             with metric_log(run, start, wandb, writers) as metrics:
                 loop = make_loop(run, checkpointer, watchdog, metrics, on_step)
-                state, _ = loop.run(state, run.data.train_batches(start), start, loop_state)
+                state = loop.run(state, run.data.train_batches(start), start, loop_state)
             params, step = state.eval_params, int(state.step)
             if cfg.train.best and loop.best.state["step"]:  # 0: the run was finished before it was asked for
                 best = load_workdir(run.workdir / BEST, mesh=run.data.mesh)

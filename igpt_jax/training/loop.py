@@ -149,7 +149,7 @@ class TrainLoop:
 
     def run(
         self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]], start: int, loop_state: LoopState
-    ) -> tuple[TrainState, dict[str, float]]:
+    ) -> TrainState:
         """Trains from step `start` to cfg.steps, or until `best` has waited enough; saves and evaluates on the way.
 
         Args:
@@ -158,7 +158,7 @@ class TrainLoop:
           loop_state: of the checkpoint that the run continues from.
 
         Returns:
-          The final state, and what the evaluators measured at the last step (empty if no step was left to train).
+          The final state.
 
         Raises:
           NonFiniteError: the numbers of some step were not finite. That step is never saved.
@@ -166,10 +166,9 @@ class TrainLoop:
         """
         self._start, self.log.partial_line = start, loop_state.partial_line
         self.best.state = loop_state.best or self.best.state
-        measured: dict[str, float] = {}
         with stop_on_signals() as stop:
             if loop_state.evaluation_pending:
-                measured = self._evaluate(state, start, stop)
+                self._evaluate(state, start, stop)
             for step in range(start + 1, self.cfg.steps + 1):
                 if self.best.should_stop:
                     log.info("no better %s for %d evaluations: the run ends", self.cfg.best, self.cfg.patience)
@@ -185,26 +184,26 @@ class TrainLoop:
                 self.checkpointer.check()
                 if stop.reached():  # there may be no time to evaluate
                     self._save_and_stop(state, step, stop)
-                measured = self._evaluate(state, step, stop)
+                self._evaluate(state, step, stop)
                 # After the evaluation: a run killed during it resumes before it, and misses none.
                 if due(step, self.cfg.checkpoint_every, self.cfg.steps) or self.best.should_stop:
                     self._save(state, step, evaluation_pending=False)
             self.log.flush()
             self.watchdog.reset("waiting for the last checkpoint")
             self.checkpointer.wait()
-        return state, measured
+        return state
 
     def _compile(self, state: TrainState, batch: Mapping[str, jax.Array]) -> None:
         """Compiles the step on all processes before the first one runs it: a collective would not wait that long."""
         self.train_step.lower(state, batch).compile()
         barrier("the train step is compiled", self.cfg.watchdog_s)
 
-    def _evaluate(self, state: TrainState, step: int, stop: StopRequest) -> dict[str, float]:
-        """Runs the evaluators that are due; 'evaluator/name' -> value. Nothing is logged of one that a signal ends."""
+    def _evaluate(self, state: TrainState, step: int, stop: StopRequest) -> None:
+        """Runs the evaluators that are due, and logs what they measure. Nothing is logged if a signal ends one."""
         values: dict[str, float] = {}
         asked = {name: run for name, (every, run) in self.evaluators.items() if due(step, every, self.cfg.steps)}
         if not asked:
-            return values
+            return
         self.log.flush()
         try:
             with progress.listening(stop.between_batches):
@@ -217,7 +216,6 @@ class TrainLoop:
             self.log.write(step, values)
             self.best.update(step, state.eval_params, values)
         self.log.restart_clock()
-        return values
 
     def _save_and_stop(self, state: TrainState, step: int, stop: StopRequest) -> NoReturn:
         """Saves a state whose evaluation is to be done when the run continues, if it was not continued from it."""
