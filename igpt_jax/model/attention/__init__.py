@@ -95,7 +95,7 @@ def attend_cached(q_BTHK: jax.Array, cache: LayerCache, at: jax.Array | int, mas
         logits_BHTS = logits_BHTS * cache.k_scale.swapaxes(2, 3)
     queries_BT = jnp.reshape(jnp.asarray(at), (-1, 1)) + jnp.arange(q_BTHK.shape[1])[None]
     visible_BTS = mask.visible(queries_BT[:, :, None], jnp.arange(k_BHSK.shape[2])[None, None])
-    weights_BHTS = jax.nn.softmax(jnp.where(visible_BTS[:, None], logits_BHTS, NEGATIVE), axis=-1)
+    weights_BHTS = jax.nn.softmax(logits_BHTS + jnp.where(visible_BTS, 0, NEGATIVE)[:, None], axis=-1)
     if cache.v_scale is not None:
         weights_BHTS = weights_BHTS * cache.v_scale.swapaxes(2, 3)
-    return jnp.einsum("bhts,bhsk->bthk", weights_BHTS.astype(v_BHSK.dtype), v_BHSK)
+    return jnp.einsum("bhts,bhsk->bhtk", weights_BHTS.astype(v_BHSK.dtype), v_BHSK).swapaxes(1, 2)
