@@ -227,9 +227,9 @@ class SamplerConfig(RuleSettings):
     raster needs model.any_order."""
     batch_size: Positive = 64
     """Images decoded at once. It does not change the images."""
-    lookahead: NotNegative = 0
+    lookahead: Annotated[int | Literal["auto"], Ge(0)] = "auto"
     """Speculative decoding window: guess this many pixels, verify them in one pass, keep the correct prefix. The
-    samples are identical. Worth it for one or a few images at once; 16 is a good start. 0: off."""
+    samples are identical in float32. auto: where it is faster (`window_for` has the rule); 0: off."""
     cache: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Type of the cached keys and values; auto: that of activations. int8 (one scale for each slot and head) takes half
     the memory of bfloat16. A smaller type than that of activations rounds, so images differ; on CPUs it is slower."""

@@ -23,7 +23,7 @@ def require(ok: bool, key: str, message: str) -> None:
 def check_fields(cfg: Any, prefix: str) -> None:
     """Checks a dataclass against its own annotations: the choices of a Literal, and the bounds of an Annotated.
 
-    Bounds are those of annotated_types (Ge, Gt, Le, Lt, Interval). None is not compared. Types are left to type
+    Bounds are those of annotated_types (Ge, Gt, Le, Lt, Interval). Only numbers are compared. Types are left to type
     checkers, and to `from_json`.
 
     Raises:
@@ -34,7 +34,7 @@ def check_fields(cfg: Any, prefix: str) -> None:
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)
             require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
-        for bounds in getattr(hint, "__metadata__", ()) if value is not None else ():
+        for bounds in getattr(hint, "__metadata__", ()) if isinstance(value, int | float) else ():
             for sign, ok, words in _COMPARISONS:
                 limit = getattr(bounds, sign, None)
                 require(limit is None or ok(value, limit), prefix + name, f"must be {words} {limit}, not {value}")

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_PURPOSES = ("init", "train", "eval", "sample")
+_PURPOSES = ("init", "train", "eval", "sample", "draft")
 
 
-def stream(seed: int, purpose: Literal["init", "train", "eval", "sample"]) -> jax.Array:
+def stream(seed: int, purpose: Literal["init", "train", "eval", "sample", "draft"]) -> jax.Array:
     """The key from which everything for a purpose is drawn, so that no purpose repeats the numbers of another."""
     return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
 

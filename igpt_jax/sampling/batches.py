@@ -12,10 +12,12 @@ import numpy as np
 from igpt_jax import progress
 from igpt_jax.config import SamplerConfig
 from igpt_jax.model import ImageGPT
+from igpt_jax.model.attention import platform
 from igpt_jax.model.axes import Params
 from igpt_jax.parallel.mesh import batch_ways, mesh_of, shard_batch, to_host, traced_on
 from igpt_jax.sampling.decode import decode
-from igpt_jax.sampling.lookahead import decode_ahead
+from igpt_jax.sampling.draft import Draft
+from igpt_jax.sampling.lookahead import decode_ahead, window_for
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import rules_of
 
@@ -32,25 +34,27 @@ def common_prefix_length(known_BT: np.ndarray) -> int:
 
 
 def decode_in_batches(
-    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
 ) -> np.ndarray:
-    """Any number of images, drawn by `decode` or, with `sampler.lookahead`, by `decode_ahead`: int32 [n, T]."""
-    return in_batches(batch_decoder(model, params, prompt, sampler), params, prompt, keys, sampler.batch_size)
+    """Any number of images, drawn by `decode_ahead` or, where that is not faster, by `decode`: int32 [n, T]."""
+    return in_batches(batch_decoder(model, params, prompt, sampler, draft), params, prompt, keys, sampler.batch_size)
 
 
 def batch_decoder(
-    model: ImageGPT, params: Params, prompt: Prompt, sampler: SamplerConfig
+    model: ImageGPT, params: Params, prompt: Prompt, sampler: SamplerConfig, draft: Draft | None
 ) -> Callable[[Prompt, jax.Array], jax.Array]:
     """What draws each batch of the images of `prompt`: (batch, keys [B]) -> int32 [B, T]."""
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
     start, rules, mesh = common_prefix_length(ordered), rules_of(sampler), mesh_of(params)
+    where = traced_on(mesh, platform)()
     model = model.clone(cache=sampler.cache)
 
     def draw_batch(batch: Prompt, keys_B: jax.Array) -> jax.Array:
         if "guidance" in rules:
             batch, keys_B = in_pairs(batch, keys_B)
-        if sampler.lookahead:
-            drawn = traced_on(mesh, decode_ahead)(model, params, batch, keys_B, rules, start, sampler.lookahead)[0]
+        if window := window_for(sampler.lookahead, where, len(keys_B), model.cfg.n_ctx):
+            ahead = traced_on(mesh, decode_ahead)
+            drawn = ahead(model, params, batch, keys_B, rules, start, window, draft, mesh is not None)[0]
         else:
             drawn = traced_on(mesh, decode)(model, params, batch, keys_B, rules, start)
         return drawn[::2] if "guidance" in rules else drawn

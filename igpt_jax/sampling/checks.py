@@ -51,8 +51,8 @@ def check_request(
     require(free, "sampler.order", f"this model draws in raster order only; {order} needs model.any_order")
     if task == "inpaint":
         name = pick_method(cfg, sampler.method)
-        for setting, default in (("lookahead", 0), ("cache", "auto")):
-            used = getattr(sampler, setting) == default or setting in METHODS[name].uses
+        for setting, default in (("lookahead", "auto"), ("cache", "auto")):
+            used = getattr(sampler, setting) in (default, 0) or setting in METHODS[name].uses
             require(used, f"sampler.{setting}", f"is not supported by method {name}; leave it at {default}")
     no_class = classes is None or min(classes) < 0
     if sampler.guidance != 1:

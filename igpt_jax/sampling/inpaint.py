@@ -14,6 +14,7 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling import checks
+from igpt_jax.sampling.draft import Draft
 from igpt_jax.sampling.methods import METHODS
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.tasks import prompt_keys
@@ -42,6 +43,7 @@ def inpaint(
     *,
     sampler: SamplerConfig | None = None,
     classes: checks.Classes = None,
+    draft: Draft | None = None,
 ) -> Inpainted:
     """Fills the unknown part of pictures of any size, n times.
 
@@ -54,6 +56,7 @@ def inpaint(
       n: draws for each picture. They depend on the seed, its own mask and its known pixels alone.
       sampler: its `method` is a name in `METHODS`, or auto for the first that the model supports.
       classes: for a class-conditional model, the class of all pictures or of each; -1 or None for no class.
+      draft: as for `sample`; for the methods any_order and clamp.
     """
     sampler, grid = sampler or SamplerConfig(), model.cfg.grid
     checks.check_request(model.cfg, "inpaint", sampler)
@@ -83,7 +86,7 @@ def inpaint(
                 class_id=None if class_B is None else class_B[each].repeat(prompts),
             )
             row_keys = fold_in(keys[each], turn).reshape(count, n // prompts)
-            drawn[chosen] = fill(model, params, prompt, row_keys, sampler).reshape(drawn[chosen].shape)
+            drawn[chosen] = fill(model, params, prompt, row_keys, sampler, draft).reshape(drawn[chosen].shape)
         return drawn
 
     drawn = sweep(tokens[:, None].repeat(n, axis=1), known, windows, fill_windows)

@@ -2,10 +2,12 @@
 
 The noise of a draw depends on the image and the position alone. So the colour of a slot is a function of the colours of
 earlier slots, and a whole image is the fixed point of that function: the image that decoding one slot after another
-draws. A pass computes this function for a window of slots from guesses. Up to the first wrong guess, its
-results are final, and after it they are better guesses (Song et al., 2020, "Accelerating Feedforward Computation via
-Parallel Nonlinear Equation Solving"; Wiggers and Hoogeboom, 2020, "Predictive Sampling with Forecasting Autoregressive
-Models"). Each pass settles at least one slot.
+draws. A pass computes this function for a window of slots from guesses. Up to the first wrong guess, its results are
+final (Song et al., 2020, "Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving"; Wiggers and
+Hoogeboom, 2020, "Predictive Sampling with Forecasting Autoregressive Models"). Each pass settles at least one slot.
+
+A small network of neighbours guesses, with the same noise (`draft`). Where an earlier pass has read a slot already, the
+guess starts from the model's logits of that pass, and the network says only what its new neighbours change.
 
 A pass of many slots rounds differently from one of a single slot. A draw could differ only where two colours are equal
 but for rounding.
@@ -14,7 +16,7 @@ but for rounding.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,99 +24,165 @@ import jax.numpy as jnp
 from igpt_jax.keys import fold_in
 from igpt_jax.model import Cache, ImageGPT, grow_cache
 from igpt_jax.model.axes import Params
-from igpt_jax.sampling.decode import decoding_weights, in_slots, prefill
+from igpt_jax.sampling.decode import decoding_weights, in_slots, prefill, segment_ends
+from igpt_jax.sampling.draft import Draft, Given, draft_logits, neighbour_table
 from igpt_jax.sampling.prompt import Prompt
-from igpt_jax.sampling.rules import Rules, draw
+from igpt_jax.sampling.rules import Rules, choose, noise
 from igpt_jax.sequence import Inputs
 
 
-class Ahead(NamedTuple):
-    """What is carried from pass to pass. Slots T and beyond are there so that windows always fit; nobody reads them."""
+def window_for(lookahead: int | Literal["auto"], platform: str, images: int, n_ctx: int) -> int:
+    """How many slots a pass computes, for `SamplerConfig.lookahead`; 0 for one slot after another, without guesses.
 
-    tokens: jax.Array
-    """int32 [B, T + W] in slot order: settled ones, then guesses."""
+    auto: an accelerator waits for its memory, and has time for many slots. A CPU multiplies all the time as soon as
+    some images are drawn at once; there, guesses pay where a pass reads a long cache, and in the smallest batches.
+    """
+    if lookahead != "auto":
+        return lookahead
+    if platform != "cpu":
+        return 16 if images <= 16 else 8
+    if n_ctx >= 512:
+        return 16 if images == 1 else 8
+    return 4 if images <= 2 or images >= 32 else 0
+
+
+class Asked(NamedTuple):
+    """What stays the same of images while they are drawn."""
+
+    order: jax.Array
+    """int32 [B, T]; this and the next two in slot order."""
+    token: jax.Array
+    """int32 [B, T]: read where known."""
+    known: jax.Array
+    """bool [B, T]."""
+    keys: jax.Array
+    """One PRNG key an image, [B]."""
+    given: Given
+
+
+class Ahead(NamedTuple):
+    """What is carried from pass to pass."""
+
+    colors: jax.Array
+    """int32 [B, T + 1]: the colour of each grid position; V where it is not settled, and at T, for outside."""
     settled: jax.Array
     """int32 [B]: how many slots are final."""
-    guessed: jax.Array
-    """int32 [B]: slots before this one have a guess from an earlier pass."""
+    correction: jax.Array
+    """float32 [B, W, V], from slot `settled` on: the logits of the pass that read it last, minus the network's then; 0
+    where no pass has."""
     cache: Cache
     """Rows of settled slots are final; a pass overwrites those of its window."""
     passes: jax.Array
     """int32 [B]: until the image was settled."""
 
 
-@functools.partial(jax.jit, static_argnames=("model", "start", "window"))
+@functools.partial(jax.jit, static_argnames=("model", "start", "window", "rows_apart"))
 def decode_ahead(
-    model: ImageGPT, params: Params, prompt: Prompt, keys_B: jax.Array, rules: Rules, start: int, window: int
+    model: ImageGPT,
+    params: Params,
+    prompt: Prompt,
+    keys_B: jax.Array,
+    rules: Rules,
+    start: int,
+    window: int,
+    draft: Draft | None = None,
+    rows_apart: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The images that `decode` draws from the same arguments, with fewer passes of the model.
 
     Args:
-      window: W, how many slots one pass computes, at least 1. A pass costs little more than that of one slot where
-        reading the weights takes most of the time: small batches on accelerators.
+      window: W, how many slots one pass computes, at least 1.
+      draft: the network that guesses; None for a guess that neighbours are alike.
+      rows_apart: whether the images lie on several devices. If not, finished images leave the batch: whenever half of
+        them are done, the others go on in a batch of half the size.
 
     Returns:
-      int32 [B, T] in raster order, and int32 [B]: how many passes each image took, at most T. The program runs until
-      the slowest image of the batch is done.
+      int32 [B, T] in raster order, and int32 [B]: how many passes each image took, at most T.
     """
     tokens_BT, known_BT, order_BT = in_slots(prompt)
-    class_B, prefix_GPW, aligned_BTA = prompt[3:]
     b, t = tokens_BT.shape
-    tokens_BT = jnp.where(known_BT, tokens_BT, 0)
-    slot_of_BT = jnp.argsort(order_BT, axis=1)
-    variables = {"params": decoding_weights(model, params)}
-    p = model.cfg.prefix_slots
-
-    def one_pass(last: Ahead) -> Ahead:
-        slots_BW = last.settled[:, None] + jnp.arange(window, dtype=jnp.int32)[None]
-        targets_BW = at_slots(order_BT, slots_BW)
-        known_BW, known_token_BW = at_slots(known_BT, slots_BW), at_slots(tokens_BT, slots_BW)
-        has_above_BW = targets_BW >= model.cfg.grid[-1]
-        above_BW = jnp.where(has_above_BW, at_slots(slot_of_BT, targets_BW - model.cfg.grid[-1]), t + window)
-        guess_BW = jnp.where(known_BW, known_token_BW, guesses(last, slots_BW, above_BW))
-        newest_B1 = at_slots(last.tokens, last.settled[:, None] - 1)
-        fed_BW = jnp.concatenate([newest_B1, guess_BW[:, :-1]], axis=1)
-        begins_BW = slots_BW == 0
-        sources_BW = at_slots(order_BT, slots_BW - 1)
-        inputs = Inputs(fed_BW, ~begins_BW, begins_BW, targets_BW, sources_BW, class_B, aligned=aligned_BTA)
-        extended: Any = model.apply(variables, inputs, last.cache, p + last.settled, method="extend")
-        keys_BW = fold_in(keys_B[:, None], targets_BW)
-        drawn_BW = jax.vmap(draw, in_axes=(1, 1, None), out_axes=1)(extended[0], keys_BW, rules)
-        drawn_BW = jnp.where(known_BW, known_token_BW, drawn_BW)
-
-        correct_BW = jnp.cumprod(guess_BW == drawn_BW, axis=1)[:, :-1]  # what the next slot was fed is correct
-        settled_B = jnp.minimum(last.settled + 1 + correct_BW.sum(axis=1, dtype=jnp.int32), t)
-        tokens_BS = jax.vmap(lambda x, new, at: jax.lax.dynamic_update_slice(x, new, (at,)))(
-            last.tokens, drawn_BW, last.settled
-        )
-        passes_B = last.passes + (last.settled < t)
-        return Ahead(tokens_BS, settled_B, last.settled + window, extended[1], passes_B)
-
+    class_B, prefix_GPW, aligned_BTA = prompt[3:]
+    prefix_BPW = None if prefix_GPW is None else jnp.repeat(prefix_GPW, b // len(prefix_GPW), axis=0)
+    asked = Asked(order_BT, tokens_BT, known_BT, keys_B, Given(class_B, aligned_BTA, prefix_BPW))
+    variables, p = {"params": decoding_weights(model, params)}, model.cfg.prefix_slots
     prefilled = prefill(model, variables, tokens_BT[:, :start], order_BT[:, :start], class_B, prefix_GPW, aligned_BTA)
-    settled_B = jnp.full(b, start, jnp.int32)
+    nothing_BS = jnp.full((b, t + 1), model.cfg.vocab_size, jnp.int32)
     state = Ahead(
-        tokens=jnp.pad(tokens_BT, ((0, 0), (0, window))),
-        settled=settled_B,
-        guessed=settled_B,
-        cache=grow_cache(prefilled.cache, p + t + window),
+        colors=jax.vmap(lambda x, at, new: x.at[at].set(new))(nothing_BS, order_BT[:, :start], tokens_BT[:, :start]),
+        settled=jnp.full(b, start, jnp.int32),
+        correction=jnp.zeros((b, window, model.cfg.vocab_size), jnp.float32),
+        cache=prefilled.cache,
         passes=jnp.zeros(b, jnp.int32),
     )
-    state = jax.lax.while_loop(lambda state: (state.settled < t).any(), one_pass, state)
-    return jnp.take_along_axis(state.tokens[:, :t], slot_of_BT, axis=1), state.passes
+    one_pass = functools.partial(read_window, model, variables, rules, draft)
+
+    def go_on(asked: Asked, state: Ahead, room: int | None, unfinished: int = 0) -> Ahead:
+        """Passes while a window fits into `room` slots of every image, and more than so many are unfinished."""
+
+        def more(state: Ahead) -> jax.Array:
+            is_open_B = state.settled < t
+            fits = True if room is None else (jnp.where(is_open_B, state.settled, 0) + window <= room).all()
+            return (is_open_B.sum() > unfinished) & fits
+
+        return jax.lax.while_loop(more, functools.partial(one_pass, asked), state)
+
+    def finish(asked: Asked, state: Ahead) -> Ahead:
+        """All images to their end; from time to time, without those that are done."""
+        half, together = len(state.settled) // 2, 2 if "guidance" in rules else 1
+        if rows_apart or half % together or not half:
+            return go_on(asked, state, None)
+        state = go_on(asked, state, None, unfinished=half)
+        rows = jnp.argsort(state.settled >= t, stable=True)[:half]
+        rest = finish(*jax.tree.map(lambda x: x[rows], (asked, state)))
+        colors, passes = state.colors.at[rows].set(rest.colors), state.passes.at[rows].set(rest.passes)
+        return state._replace(colors=colors, passes=passes)
+
+    for room in [end for end in segment_ends(t)[:-1] if end >= start + window]:
+        state = go_on(asked, state._replace(cache=grow_cache(state.cache, p + room)), room)
+    state = finish(asked, state._replace(cache=grow_cache(state.cache, p + t + window)))
+    return state.colors[:, :t], state.passes
 
 
-def guesses(last: Ahead, slots_BW: jax.Array, above_BW: jax.Array) -> jax.Array:
-    """int32 [B, W]: the last pass's colours; for a slot that is new, the colour above it, or the one settled last.
+def read_window(model: ImageGPT, variables: Any, rules: Rules, draft: Draft | None, asked: Asked, last: Ahead) -> Ahead:
+    """One pass: guesses the window's colours, reads them, draws, and keeps what follows correct ones."""
+    (b, t), window = asked.order.shape, last.correction.shape[1]
+    slots_BW = last.settled[:, None] + jnp.arange(window, dtype=jnp.int32)[None]
+    targets_BW, sources_BW = at_slots(asked.order, slots_BW), at_slots(asked.order, slots_BW - 1)
+    known_BW, known_token_BW = at_slots(asked.known, slots_BW), at_slots(asked.token, slots_BW)
+    noise_BWV = noise(fold_in(asked.keys[:, None], targets_BW), model.cfg.vocab_size)
+    table_TK, images_B = jnp.asarray(neighbour_table(model.cfg)), jnp.arange(b)
 
-    Args:
-      above_BW: the slot of the position above; T + W for none.
-    """
-    guessed_B1 = last.guessed[:, None]
-    newest_B1 = at_slots(last.tokens, last.settled[:, None] - 1)
-    first_BW = jnp.where(above_BW < guessed_B1, at_slots(last.tokens, above_BW), newest_B1)
-    return jnp.where(slots_BW < guessed_B1, at_slots(last.tokens, slots_BW), first_BW)
+    def guess(colors_BS: jax.Array, xs: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        target_B, known_B, known_token_B, correction_BV, noise_BV = xs
+        neighbours_BK = jnp.take_along_axis(colors_BS, table_TK[target_B], axis=1)
+        logits_BV = draft_logits(model.cfg, draft, neighbours_BK, target_B, asked.given)
+        token_B = jnp.where(known_B, known_token_B, choose(logits_BV + correction_BV, noise_BV, rules))
+        return colors_BS.at[images_B, target_B].set(token_B), (token_B, logits_BV)
+
+    per_slot = (targets_BW, known_BW, known_token_BW, last.correction, noise_BWV)
+    by_slot = jax.tree.map(lambda x: x.swapaxes(0, 1), per_slot)
+    guess_BW, guessed_BWV = (x.swapaxes(0, 1) for x in jax.lax.scan(guess, last.colors, by_slot)[1])
+
+    newest_B1 = jnp.take_along_axis(last.colors, sources_BW[:, :1], axis=1)
+    fed_BW = jnp.concatenate([newest_B1, guess_BW[:, :-1]], axis=1)
+    begins_BW = slots_BW == 0
+    slots = fed_BW, ~begins_BW, begins_BW, targets_BW, sources_BW
+    inputs = Inputs(*slots, class_id=asked.given.class_id, aligned=asked.given.aligned)
+    extended: Any = model.apply(variables, inputs, last.cache, model.cfg.prefix_slots + last.settled, method="extend")
+    drawn_BW = jax.vmap(choose, in_axes=(1, 1, None), out_axes=1)(extended[0], noise_BWV, rules)
+    drawn_BW = jnp.where(known_BW, known_token_BW, drawn_BW)
+
+    correct_BW = jnp.cumprod(guess_BW == drawn_BW, axis=1)[:, :-1]  # what the next slot was fed is correct
+    settled_B = jnp.minimum(last.settled + 1 + correct_BW.sum(axis=1, dtype=jnp.int32), t)
+    outside = t + 1  # of the array: dropped
+    at_BW = jnp.where(slots_BW < settled_B[:, None], targets_BW, outside)
+    colors_BS = last.colors.at[images_B[:, None], at_BW].set(drawn_BW, mode="drop")
+    moved_BW = jnp.arange(window)[None] + (settled_B - last.settled)[:, None]
+    correction_BWV = jnp.take_along_axis(extended[0] - guessed_BWV, moved_BW[..., None] % window, axis=1)
+    correction_BWV = jnp.where((moved_BW < window)[..., None], correction_BWV, 0)
+    return Ahead(colors_BS, settled_B, correction_BWV, extended[1], last.passes + (last.settled < t))
 
 
-def at_slots(x_BS: jax.Array, slots_BW: jax.Array) -> jax.Array:
+def at_slots(x_BT: jax.Array, slots_BW: jax.Array) -> jax.Array:
     """Of each image, the values of its slots: [B, W]. A slot that is not there reads the first or the last one."""
-    return jnp.take_along_axis(x_BS, slots_BW.clip(0, x_BS.shape[1] - 1), axis=1)
+    return jnp.take_along_axis(x_BT, slots_BW.clip(0, x_BT.shape[1] - 1), axis=1)

@@ -14,6 +14,7 @@ from igpt_jax.model.axes import Params
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.parallel.mesh import mesh_of, traced_on
 from igpt_jax.sampling.batches import common_prefix_length, decode_in_batches, in_batches
+from igpt_jax.sampling.draft import Draft
 from igpt_jax.sampling.orders import in_order
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import rules_of
@@ -22,8 +23,8 @@ from igpt_jax.sampling.unmask import unmask
 
 UNMASK_PASSES = 8
 
-Fill = Callable[[ImageGPT, Params, Prompt, jax.Array, SamplerConfig], np.ndarray]
-"""(model, params, prompt of R pictures, keys [R, n], settings) -> int [R, n, T], the unknown tokens drawn."""
+Fill = Callable[[ImageGPT, Params, Prompt, jax.Array, SamplerConfig, Draft | None], np.ndarray]
+"""(model, params, prompt of R pictures, keys [R, n], settings, what guesses colours) -> int [R, n, T], all drawn."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,24 @@ def _in_order(
     return in_order(repeated, name, model.cfg.grid, row_keys), row_keys
 
 
-def _any_order(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
+def _any_order(
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
+) -> np.ndarray:
     """All known pixels are read first."""
     rows = _in_order(model, prompt, keys, sampler, "known_first")
-    return decode_in_batches(model, params, *rows, sampler).reshape(*keys.shape, -1)
+    return decode_in_batches(model, params, *rows, sampler, draft).reshape(*keys.shape, -1)
 
 
-def _clamp(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
+def _clamp(
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
+) -> np.ndarray:
     """Raster order; known pixels after a missing one do not influence it."""
-    return decode_in_batches(model, params, *_repeated(prompt, keys), sampler).reshape(*keys.shape, -1)
+    return decode_in_batches(model, params, *_repeated(prompt, keys), sampler, draft).reshape(*keys.shape, -1)
 
 
-def _smc(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
+def _smc(
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
+) -> np.ndarray:
     """Raster order, with particles weighted by the known pixels after the hole."""
     particles, draws = max(sampler.particles, keys.shape[1]), keys.shape[1]
     run, rules, start = traced_on(mesh_of(params), smc), rules_of(sampler), common_prefix_length(prompt.known)
@@ -77,7 +84,9 @@ def _smc(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampl
 
 
 def _unmask(by_confidence: bool) -> Fill:
-    def fill(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
+    def fill(
+        model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
+    ) -> np.ndarray:
         """With a BERT model, over several passes."""
         rows = _in_order(model, prompt, keys, sampler, "random")
         unknown = int((~prompt.known).sum(axis=1).max())

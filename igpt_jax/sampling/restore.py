@@ -22,6 +22,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, outside_mesh, traced_on
 from igpt_jax.sampling.batches import batch_decoder, in_batches
 from igpt_jax.sampling.checks import check_counts, check_request, check_weights, checked_images
+from igpt_jax.sampling.draft import Draft
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import Rules, filter_logits, rules_of
 from igpt_jax.sampling.tiles import blend_weights, sweep, windows
@@ -50,6 +51,7 @@ def restore(
     n: int = 8,
     *,
     sampler: SamplerConfig | None = None,
+    draft: Draft | None = None,
 ) -> Restored:
     """Draws n restorations of each degraded picture, and estimates their mean.
 
@@ -60,6 +62,7 @@ def restore(
       images: uint8 [B, y, x, C], each side at least that of the model's grid.
       sampler: draw j of a picture depends on the seed and the picture alone. At temperature 1 and without limits, draws
         come from the model's posterior.
+      draft: as for `sample`.
     """
     sampler = sampler or SamplerConfig()
     check_request(model.cfg, "restore", sampler)
@@ -78,7 +81,7 @@ def restore(
         picture = {name: np.asarray(values) for name, values in conditioning(model.cfg, images[:, y, x]).items()}
         known = np.broadcast_to(seen[:, None], before.shape)
         keys = fold_in(keys_Bn, turn)
-        tokens, expected = _draw(model, params, palette, picture, before, known, keys, sampler)
+        tokens, expected = _draw(model, params, palette, picture, before, known, keys, sampler, draft)
         total[:, y, x] += counts * expected
         weight[y, x] += counts
         return tokens
@@ -98,6 +101,7 @@ def _draw(
     known: np.ndarray,
     keys_Bn: jax.Array,
     sampler: SamplerConfig,
+    draft: Draft | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One window: int32 [B, n, Y, X] with the unknown tokens drawn, and `expected_colors` averaged over the draws.
 
@@ -111,7 +115,7 @@ def _draw(
         rows, is_known = (x[:, chosen].reshape(-1, model.cfg.n_ctx) for x in (tokens, known))
         repeated = None if aligned is None else aligned.repeat(len(rows) // b, axis=0)
         prompt = Prompt(rows, is_known, prefix=picture.get("prefix"), aligned=repeated)
-        decode = batch_decoder(model, params, prompt, sampler)
+        decode = batch_decoder(model, params, prompt, sampler, draft)
 
         def draw_batch(batch: Prompt, keys_B: jax.Array, decode: Any = decode) -> tuple[jax.Array, jax.Array]:
             drawn = decode(batch, keys_B)

@@ -26,6 +26,17 @@ def filter_logits(logits: jax.Array, rules: Rules) -> jax.Array:
     return logits
 
 
+def noise(keys: jax.Array, size: int) -> jax.Array:
+    """float32 [..., V]: what is added to logits before the highest is taken (Gumbel noise), from one key a row."""
+    each = jax.vmap(lambda key: jax.random.gumbel(key, (size,), jnp.float32))
+    return each(keys.reshape(-1)).reshape(*keys.shape, size)
+
+
+def choose(logits: jax.Array, noise: jax.Array, rules: Rules) -> jax.Array:
+    """int32 [...]: a colour drawn from each row of logits [..., V]."""
+    return jnp.argmax(filter_logits(logits, rules) + noise, axis=-1).astype(jnp.int32)
+
+
 def draw(logits_BV: jax.Array, keys_B: jax.Array, rules: Rules) -> jax.Array:
     """int32 [B]: one colour a row, each with its own key, so that no row depends on others."""
-    return jax.vmap(jax.random.categorical)(keys_B, filter_logits(logits_BV, rules)).astype(jnp.int32)
+    return choose(logits_BV, noise(keys_B, logits_BV.shape[-1]), rules)

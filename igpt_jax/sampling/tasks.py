@@ -17,6 +17,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling import checks
 from igpt_jax.sampling.batches import decode_in_batches
+from igpt_jax.sampling.draft import Draft
 from igpt_jax.sampling.orders import in_order
 from igpt_jax.sampling.prompt import Prompt
 
@@ -30,6 +31,7 @@ def sample(
     *,
     sampler: SamplerConfig | None = None,
     classes: checks.Classes = None,
+    draft: Draft | None = None,
 ) -> np.ndarray:
     """Draws n new images: uint8 [n, Y, X, C].
 
@@ -38,6 +40,7 @@ def sample(
         shaped products; no difference was seen on CPU).
       classes: for a class-conditional model, the class of all images or of each, -1 for no class; None draws a class
         for each, all alike (`draw_classes` draws them as often as they were trained on).
+      draft: what guesses colours (`Pretrained.draft`). It makes drawing faster, and changes no image.
     """
     sampler = sampler or SamplerConfig()
     checks.check_counts(n=n)
@@ -48,7 +51,7 @@ def sample(
     checks.check_weights(model, params, palette)
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
     tokens = np.zeros((n, model.cfg.n_ctx), np.int32)
-    drawn = _draw(model, params, Prompt(tokens, np.zeros(tokens.shape, bool), class_id=class_B), keys, sampler)
+    drawn = _draw(model, params, Prompt(tokens, np.zeros(tokens.shape, bool), class_id=class_B), keys, sampler, draft)
     return np.asarray(palette.decode(drawn.reshape(n, *model.cfg.grid)))
 
 
@@ -63,6 +66,7 @@ def complete(
     *,
     sampler: SamplerConfig | None = None,
     classes: checks.Classes = None,
+    draft: Draft | None = None,
 ) -> np.ndarray:
     """Draws n completions of each image: uint8 [B, n, Y, X, C]; known pixels stay (as palette colours).
 
@@ -75,6 +79,7 @@ def complete(
       sampler: completion j depends on the seed, the mask and the known pixels alone: n, the batch size and other images
         change nothing, and equal prompts have equal completions.
       classes: for a class-conditional model, the class of all images or of each; -1 or None for no class.
+      draft: as for `sample`.
     """
     sampler, grid = sampler or SamplerConfig(), model.cfg.grid
     checks.check_counts(n=n)
@@ -88,7 +93,7 @@ def complete(
     keys = prompt_keys(sampler.seed, tokens, known, n).reshape(-1)
     prompt = Prompt(tokens, known, class_id=class_B)
     repeated = jax.tree.map(lambda x: x.repeat(n, axis=0), prompt)
-    drawn = _draw(model, params, repeated, keys, sampler)
+    drawn = _draw(model, params, repeated, keys, sampler, draft)
     return np.asarray(palette.decode(drawn.reshape(b, n, *grid)))
 
 
@@ -122,8 +127,10 @@ def prompt_keys(seed: int, tokens: np.ndarray, known: np.ndarray, n: int) -> jax
     return fold_in(fold_in(stream(seed, "sample"), prompts)[:, None], np.arange(n)[None])
 
 
-def _draw(model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig) -> np.ndarray:
+def _draw(
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
+) -> np.ndarray:
     """Tokens int [n, T] with the unknown ones drawn."""
     if sampler.order != "raster":
         prompt = in_order(prompt, sampler.order, model.cfg.grid, keys)
-    return decode_in_batches(model, params, prompt, keys, sampler)
+    return decode_in_batches(model, params, prompt, keys, sampler, draft)

@@ -20,6 +20,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.sampling.batches import decode_in_batches
 from igpt_jax.sampling.checks import check_counts, check_request, check_weights, checked_images
+from igpt_jax.sampling.draft import Draft
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.tasks import complete, prompt_keys
 from igpt_jax.sampling.tiles import Window, sweep
@@ -35,12 +36,13 @@ def sample_clips(
     *,
     sampler: SamplerConfig | None = None,
     keep: int | None = None,
+    draft: Draft | None = None,
 ) -> np.ndarray:
     """Draws n new clips: uint8 [n, frames, Y, X, C].
 
     Args:
       frames: of each clip; None for as many as the model reads at once.
-      sampler, keep: as for `continue_clip`. Clip i of a seed is the same whatever n and the batch size are.
+      sampler, keep, draft: as for `continue_clip`. Clip i of a seed is the same whatever n and the batch size are.
     """
     sampler = sampler or SamplerConfig()
     check_request(model.cfg, "clips", sampler)
@@ -49,7 +51,7 @@ def sample_clips(
     check_counts(n=n, frames=frames)
     keys = fold_in(stream(sampler.seed, "sample"), np.arange(n))
     nothing = np.zeros((n, 0, *model.cfg.grid[1:]), np.int32)
-    return np.asarray(palette.decode(_grow(model, params, nothing, frames, keys, sampler, keep)))
+    return np.asarray(palette.decode(_grow(model, params, nothing, frames, keys, sampler, keep, draft)))
 
 
 @outside_mesh
@@ -63,6 +65,7 @@ def continue_clip(
     *,
     sampler: SamplerConfig | None = None,
     keep: int | None = None,
+    draft: Draft | None = None,
 ) -> np.ndarray:
     """Draws n continuations of each clip, of any length; the given frames stay (as palette colours).
 
@@ -74,6 +77,7 @@ def continue_clip(
       n_new: frames to draw.
       sampler: as for `complete`; its order must draw one frame after another. A model with classes draws without one.
       keep: frames that the next window begins with when one is full; None for half of the model's.
+      draft: as for `sample`.
 
     Returns:
       uint8 [B, n, l + n_new, Y, X, C].
@@ -91,7 +95,7 @@ def continue_clip(
     prompt[:, :seen] = known[:, length - seen :]
     is_known = np.broadcast_to(np.arange(model.cfg.n_ctx) < seen * prompt[0, 0].size, (b, model.cfg.n_ctx))
     keys = prompt_keys(sampler.seed, prompt.reshape(b, -1), is_known, n).reshape(-1)
-    drawn = _grow(model, params, known.repeat(n, axis=0), length + n_new, keys, sampler, keep)
+    drawn = _grow(model, params, known.repeat(n, axis=0), length + n_new, keys, sampler, keep, draft)
     return np.asarray(palette.decode(drawn.reshape(b, n, *drawn.shape[1:])))
 
 
@@ -105,12 +109,14 @@ def in_between(
     n: int = 1,
     *,
     sampler: SamplerConfig | None = None,
+    draft: Draft | None = None,
 ) -> np.ndarray:
     """Draws n times the frames between the first and the last ones of a clip; these stay (as palette colours).
 
     Args:
       first, last: uint8 [B, l, Y, X, C] and [B, m, Y, X, C], with l + m fewer than the model's F frames.
       sampler: as for `complete`; the order is `known_first`.
+      draft: as for `sample`.
 
     Returns:
       uint8 [B, n, F, Y, X, C].
@@ -127,7 +133,8 @@ def in_between(
     gap = np.zeros((len(first), missing, *first.shape[2:]), np.uint8)
     known = np.ones(model.cfg.grid, bool)
     known[first.shape[1] : first.shape[1] + missing] = False
-    return complete(model, params, palette, np.concatenate([first, gap, last], axis=1), known, n, sampler=sampler)
+    clips = np.concatenate([first, gap, last], axis=1)
+    return complete(model, params, palette, clips, known, n, sampler=sampler, draft=draft)
 
 
 def _grow(
@@ -138,6 +145,7 @@ def _grow(
     keys: jax.Array,
     sampler: SamplerConfig,
     keep: int,
+    draft: Draft | None,
 ) -> np.ndarray:
     """Tokens int [N, l, Y, X] drawn on until they are [N, frames, Y, X], one window after another."""
     n, length, *size = clips.shape
@@ -149,7 +157,7 @@ def _grow(
         # Numbers after the last position, so that no draw of a colour has the same key.
         window_keys = fold_in(keys, model.cfg.n_ctx + turn) if turn else keys
         prompt = Prompt(np.where(seen, before[:, 0], 0).reshape(n, -1), seen.reshape(n, -1))
-        return decode_in_batches(model, params, prompt, window_keys, sampler).reshape(before.shape)
+        return decode_in_batches(model, params, prompt, window_keys, sampler, draft).reshape(before.shape)
 
     return sweep(tokens[:, None], known, [windows] * n, fill)[:, 0]
 
