@@ -12,7 +12,7 @@ from PIL import Image
 from igpt_jax.config import Config, DataConfig, ModelConfig
 from igpt_jax.data.pipeline import eval_batches, train_batches
 from igpt_jax.data.sources import Record, Source, absolute_source, open_source, window_start
-from igpt_jax.data.sources.moving_digits import LENGTH, SIDE, MovingDigits
+from igpt_jax.data.sources.digits import LENGTH, SIDE, MovingDigits
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.datasets import open_data
 from tests.data.made import refused

@@ -88,7 +88,7 @@ def test_bad_files_are_named(folder):
     def ids(array):
         np.save(folder / "cifar10_teX.npy", array)
 
-    refused("data.eval_split: 'val' is none of train, validation, test", opened, folder, eval_split="val")
+    refused("data.eval_split: must be one of train, validation, test", opened, folder, eval_split="val")
     refused("there is no .*cifar10_vaX.npy.*igpt fetch --dataset", opened, folder, eval_split="validation")
     refused("data.channels: must be 3", opened, folder, channels=1)
     for wrong in (np.zeros((7, 60), int), np.zeros((0, 64), int), np.zeros((7, 8, 8, 3), int), np.zeros(64, int)):

@@ -10,7 +10,7 @@ from igpt_jax.config import DataConfig
 from igpt_jax.data.pipeline import train_batches
 from igpt_jax.data.sources import open_source
 from igpt_jax.data.sources.base import Joined, Record, Source, Subset, split_validation
-from igpt_jax.data.sources.moving_digits import MovingDigits
+from igpt_jax.data.sources.digits import MovingDigits
 from igpt_jax.datasets import open_data
 from tests.data.made_clips import write_frames
 
