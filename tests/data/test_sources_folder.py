@@ -130,7 +130,7 @@ def test_unreadable_files_are_skipped_counted_and_named_once(ten_images, caplog)
         str(paths[i]) for i in (3, 5, 7, 9)
     ]
     assert len(caplog.messages) == 4
-    assert "none of JPEG, PNG" in caplog.messages[0]
+    assert "must be one of JPEG, PNG" in caplog.messages[0]
     assert pickle.loads(pickle.dumps(train)).unreadable == 4
 
 

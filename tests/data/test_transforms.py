@@ -60,7 +60,7 @@ def test_resize_neither_rings_nor_aliases():
     assert np.ptp(resize(stripes, (64, 9))) < 12  # sampled without a filter: 255
     image = picture(40, 30)
     np.testing.assert_array_equal(resize(image, (10, 20))[..., 1:2], resize(image[..., 1:2], (10, 20)))
-    np.testing.assert_array_equal(resize(image, (20, 10), (5, 8, 25, 18)), image[5:25, 8:18])
+    np.testing.assert_array_equal(resize(image, (20, 10), (8, 5, 18, 25)), image[5:25, 8:18])
 
 
 def moved(image, index):
@@ -92,7 +92,7 @@ def test_flip_mirrors_half_of_the_images():
 def test_imagenet_recipe_has_the_ranges_of_the_paper():
     """On a 300 x 500 image, the size of the box gives the shorter side, and its place the offset of the crop."""
     rng = np.random.default_rng(0)
-    top, left, bottom, right = np.array([imagenet_box((300, 500), (32, 32), rng) for _ in range(4000)]).T
+    left, top, right, bottom = np.array([imagenet_box((300, 500), (32, 32), rng) for _ in range(4000)]).T
     shorter = np.rint(224 * 300 / (bottom - top)).astype(int)
     assert (shorter.min(), shorter.max()) == (256, 384)
     assert len(np.unique(shorter)) == 129
@@ -106,12 +106,12 @@ def test_imagenet_recipe_has_the_ranges_of_the_paper():
 
 
 def test_imagenet_evaluation_is_the_centre_of_the_shorter_side():
-    assert imagenet_box((448, 1000), (32, 32), None) == (0, 276, 448, 724)
-    assert imagenet_box((448, 448), (16, 32), None) == (112, 0, 336, 448)
+    assert imagenet_box((448, 1000), (32, 32), None) == (276, 0, 724, 448)
+    assert imagenet_box((448, 448), (16, 32), None) == (0, 112, 448, 336)
     assert imagenet_box((224, 224), (32, 32), None) == (0, 0, 224, 224)
     image, rng = picture(448, 1000), np.random.default_rng(0)
     result = make_preprocess(DataConfig(augment="imagenet"), (32, 32), train=False)(image, rng)
-    np.testing.assert_array_equal(result, resize(image, (32, 32), (0, 276, 448, 724)))
+    np.testing.assert_array_equal(result, resize(image, (32, 32), (276, 0, 724, 448)))
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "cifar", "imagenet", "crop"])
