@@ -95,7 +95,7 @@ RGB = from_bytes([[0, 0, 0], [9, 9, 9]])
         (lambda: RGB.encode(np.uint8(3)), r"not uint8 \(\)"),
         (lambda: RGB.encode(np.zeros((4, 4, 3), np.float32)), "float32"),
         (lambda: RGB.encode(np.zeros((4, 4, 3), np.int32)), "int32"),
-        *((lambda n=n: Palette.levels(n), f"not {n}") for n in (0, 1, 257)),
+        *((lambda n=n: Palette.levels(n), f"got {n}") for n in (0, 1, 257)),
         *((lambda shape=shape: Palette(np.zeros(shape)), "centres must have shape") for shape in (3, (4, 2), (0, 3))),
         *((lambda x=x: Palette(np.array([[x]])), "centres must be numbers") for x in (np.nan, 1.01, -np.inf)),
         (lambda: Palette.fit(np.zeros((9, 2), np.uint8), 1, seed=0), "pixels must be uint8"),
@@ -234,7 +234,7 @@ def test_load_names_the_file_and_what_is_wanted(tmp_path, kind):
         path.mkdir()
     elif kind != "missing":
         path.write_bytes(DAMAGE[kind])
-    with pytest.raises(InputError, match=r"centers\.npy: .*wanted is a \.npy of float32") as caught:
+    with pytest.raises(InputError, match=r"centers\.npy: .*expected a \.npy of float32") as caught:
         Palette.load(path)
     assert "\n" not in str(caught.value)
 
