@@ -2,7 +2,6 @@
 
 import gzip
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from igpt_jax.config import DataConfig
 from igpt_jax.data.sources import open_source
 from tests.data.made import refused
-
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def idx_bytes(array):
@@ -72,10 +69,3 @@ def test_idx_damage_of_the_compression_and_missing_files(tmp_path, pictures):
     path.write_bytes(body)
     unlabelled = open_source(DataConfig(source=f"idx:{tmp_path}"), "eval")
     assert [unlabelled.read(i, None)["label"] for i in range(6)] == [-1] * 6
-
-
-@pytest.mark.skipif(not FASHION.is_dir(), reason="fashion-mnist is not on this machine")
-def test_fashion_mnist():
-    held_out = open_source(DataConfig(source=f"idx:{FASHION}", channels=1), "eval")
-    assert len(held_out) == 10_000
-    assert np.bincount([held_out.read(i, None)["label"] for i in range(10_000)]).tolist() == [1000] * 10

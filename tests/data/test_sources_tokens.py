@@ -7,7 +7,7 @@ import pytest
 
 from igpt_jax import Palette
 from igpt_jax.config import DataConfig
-from igpt_jax.data.sources import absolute_source, open_source
+from igpt_jax.data.sources import open_source
 from tests.data.made import refused
 
 IDS = {name: np.random.default_rng(i).integers(0, 512, (n, 64)) for i, (name, n) in enumerate([("tr", 20), ("te", 7)])}
@@ -77,11 +77,6 @@ def test_other_files_have_another_digest(folder):
     np.save(folder / "cifar10_teY.npy", np.zeros(7, int))
     digests.add(opened(folder).digest)
     assert len(digests) == 4
-
-
-def test_the_path_is_made_absolute(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    assert absolute_source("tokens:cifar10") == f"tokens:{folder}/cifar10"
 
 
 def test_bad_files_are_named(folder):
