@@ -35,7 +35,7 @@ def needs(*formats):
         pytest.importorskip("tensorflow")
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(FORMATS, 2))
+@pytest.mark.parametrize(("first", "second"), itertools.combinations(FORMATS, 2))
 def test_there_and_back(tmp_path, first, second):
     """Through two formats and out of the first again."""
     needs(first, second)
@@ -113,9 +113,10 @@ def test_on_a_mesh_it_is_the_same(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["workdir", "huggingface"])
 def test_on_a_mesh_of_ones_own_it_computes_the_same(tmp_path, kind):
     """`jax.make_mesh` with its default axes, of type Explicit; while such a mesh is set it is refused."""
-    path = convert(pretrained(vocab_size=22), kind, tmp_path / "a")
-    x = tokens(pretrained(vocab_size=22).model.cfg)
-    expected = pretrained(vocab_size=22).model.apply({"params": pretrained(vocab_size=22).params}, x)
+    weights = pretrained(vocab_size=22, n_layer=1, grid=(4, 4))
+    path = convert(weights, kind, tmp_path / "a")
+    x = tokens(weights.model.cfg)
+    expected = jax.jit(weights.model.apply)({"params": weights.params}, x)
     mesh = jax.make_mesh((2, 4), ("data", "fsdp"))
     split = load_pretrained(path, mesh=mesh)
     with jax.set_mesh(mesh):
@@ -331,22 +332,3 @@ def test_a_command_that_cannot_be_done(tmp_path, monkeypatch, capsys, options, n
     assert main(["convert", *options]) == 2
     assert re.search(named, capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["here"]
-
-
-@pytest.mark.parametrize(
-    ("write", "model", "named"),
-    [
-        (write_huggingface, {"causal": False, "clf_classes": 3}, r"BERT model \(model.causal False\), clf"),
-        (write_huggingface, {"cond_classes": 3}, "class_table"),
-        (write_huggingface, {"any_order": True}, "wpe_source"),
-        (write_huggingface, {"prefix_slots": 4, "prefix_values": 12}, "prefix"),
-        (write_huggingface, {"grid": (2, 5, 10), "any_order": True}, "wpe_frame.*wpe_source.*a grid of 2 x 5 x 10"),
-        (write_openai, {"any_order": True}, "no place for wpe_source;"),
-        (write_openai, {"prefix_slots": 4, "prefix_values": 12}, "no place for prefix"),
-        (write_openai, {"grid": (2, 5, 9)}, "no place for wpe_frame; a grid of 2 x 5 x 9;"),
-    ],
-    ids=str,
-)
-def test_models_that_a_format_cannot_hold(tmp_path, write, model, named):
-    refused(named, write, pretrained(**model), tmp_path / "m")
-    assert not (tmp_path / "m").exists()
