@@ -14,7 +14,7 @@ from igpt_jax.data.sources import open_source
 from igpt_jax.objectives import token_nats
 from igpt_jax.weights import fetch as module
 from igpt_jax.weights.load import convert
-from tests.data.test_sources_tokens import colors
+from tests.data.test_sources_stored import colors
 from tests.weights.made import pretrained
 
 

@@ -170,6 +170,7 @@ def test_step_and_grid_are_used_or_refused(tmp_path, use):
     (theirs / "preprocessor_config.json").unlink()
     assert use(theirs, grid=(5, 18)).config.model.grid == (5, 18)
     refused("--grid", use, theirs)
+    refused("90 positions are not 9 x 9", use, theirs, grid=(9, 9))
     refused("--step", use, theirs, step=7)
     refused("--grid", use, ours, grid=(10, 10))
     refused("no checkpoint at step 8", use, ours, step=8)

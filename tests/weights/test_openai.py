@@ -15,7 +15,7 @@ from igpt_jax.weights.openai import write_openai
 from tests.data.made import refused
 from tests.model.numpy_forward import forward
 from tests.test_layering import ROOT
-from tests.weights.made import assert_same, pretrained, tokens
+from tests.weights.made import pretrained, tokens
 
 SHAPE = SimpleNamespace(n=2, d=32, h=4, t=100, v=21)
 BLOCK = ("attn/q_proj", "attn/k_proj", "attn/v_proj", "attn/c_proj", "ln_1/g", "ln_2/g", "mlp/c_fc/w", "mlp/c_proj/w")
@@ -201,14 +201,6 @@ def test_all_that_has_no_place_is_said_at_once(tmp_path):
     params = weights.params | {"class_table": jnp.ones_like(weights.params["class_table"])}
     weights = dataclasses.replace(weights, params=params)
     refused("biases .*; class_table; a grid of 4 x 9.* as 6 x 6", write_openai, weights, tmp_path / "o")
-
-
-def test_a_grid_that_is_no_square_comes_back_when_it_is_given(tmp_path):
-    pytest.importorskip("tensorflow")
-    weights = pretrained(grid=(5, 18))
-    prefix = write_openai(weights, tmp_path / "o")
-    refused("--grid", load_pretrained, prefix)
-    assert_same(weights, load_pretrained(prefix, grid=(5, 18)))
 
 
 @pytest.mark.extra

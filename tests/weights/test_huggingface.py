@@ -1,16 +1,18 @@
-"""Reading Hugging Face directories: what is accepted, and one clear line for what is wrong."""
+"""Hugging Face directories: what is accepted, one clear line for what is wrong, and the files that are written."""
 
 import json
+import resource
 import shutil
 import struct
 
 import numpy as np
 import pytest
 
-from igpt_jax.weights.huggingface import write_huggingface
+from igpt_jax.weights.huggingface import ROWS, write_huggingface
 from igpt_jax.weights.load import load_pretrained
+from igpt_jax.weights.table import expected
 from tests.data.made import refused
-from tests.weights.huggingface_files import header_and_data, write_tensors
+from tests.weights.huggingface_files import header_and_data, read_tensors, write_tensors
 from tests.weights.made import assert_same, pretrained
 
 
@@ -121,17 +123,6 @@ def test_processor_files_that_do_not_fit(written, changes, named):
     refused(named, load_pretrained, directory)
 
 
-def test_a_grid_that_is_no_square_must_be_given(written):
-    directory, _ = written
-    weights = pretrained(grid=(5, 18))
-    shutil.rmtree(directory)
-    write_huggingface(weights, directory)
-    (directory / "preprocessor_config.json").unlink()
-    refused("--grid", load_pretrained, directory)
-    refused("90 positions are not 9 x 9", load_pretrained, directory, grid=(9, 9))
-    assert load_pretrained(directory, grid=(5, 18)).model.cfg == weights.model.cfg
-
-
 def packed(header, data):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -188,3 +179,34 @@ def test_indices_that_lie(written, text, named):
     (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(text)
     refused(named, load_pretrained, directory)
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000])
+def test_the_files_hold_all_tensors(tmp_path, max_shard_bytes):
+    """In files of about that size, which transformers takes for PyTorch's."""
+    weights = pretrained(use_bias=True)
+    directory = write_huggingface(weights, tmp_path / "m", max_shard_bytes)
+    files = sorted(directory.glob("*.safetensors"))
+    shapes = expected(ROWS, weights.model.cfg)
+    assert {name: x.shape for file in files for name, x in read_tensors(file).items()} == shapes
+    for file in files:
+        header, data = header_and_data(file)
+        assert header["__metadata__"] == {"format": "pt"}
+        assert len(data) <= max_shard_bytes or len(header) == 2
+    index = directory / "model.safetensors.index.json"
+    assert index.exists() == (max_shard_bytes < 10**9)
+    if index.exists():
+        where = {name: file.name for file in files for name in read_tensors(file)}
+        assert json.loads(index.read_text())["weight_map"] == where
+        assert len(files) > 3
+
+
+def test_a_full_disk_is_an_oserror(tmp_path):
+    """From which `convert` makes one line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors: .*File too large"):
+            write_huggingface(pretrained(), tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
