@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from igpt_jax import Config, InputError, ModelConfig
+from igpt_jax import Config, ModelConfig
 from igpt_jax.config import DataConfig
 from igpt_jax.data import sources
 from igpt_jax.data.pipeline import train_batches
@@ -24,7 +23,7 @@ from igpt_jax.data.sources.base import Joined, Record, class_counts, group_hash,
 from igpt_jax.data.sources.digits import MovingDigits
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.datasets import open_data, subset
-from tests.data.made import refused, values, write
+from tests.data.made import labels, refused, values, write
 
 
 @pytest.fixture
@@ -110,17 +109,14 @@ def test_unknown_kinds_and_parts_missing_or_too_much_are_refused(toy_kind, name,
 def test_labels_are_known_without_reading_images(tmp_path):
     """Through subsets and both halves together, too."""
     for name in ("b/1", "a/1", "a/2", "3"):
-        path = tmp_path / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.new("L", (2, 2)).save(path)
+        write(tmp_path / f"{name}.png", 0)
     for source in ("digits", f"folder:{tmp_path}"):
         whole = open_source(DataConfig(source=source, channels=1), "all")
         part = Subset(whole, np.arange(len(whole))[::-3])
         for each in (whole, part):
-            labels = [each.read(i, None)["label"] for i in range(len(each))]
-            np.testing.assert_array_equal(each.labels, labels)
-            counts = [labels.count(c) for c in range(len(each.class_names))]
-            assert class_counts(each) == tuple(counts)
+            read = labels(each)
+            np.testing.assert_array_equal(each.labels, read)
+            assert class_counts(each) == tuple(read.count(c) for c in range(len(each.class_names)))
     assert class_counts(open_source(DataConfig(source="moving_digits:9x9", channels=1), "train")) == ()
 
 
@@ -160,8 +156,8 @@ def test_a_source_of_clips_is_passed_as_an_object(validation):
     batches = data.train_batches(0)
     assert next(batches)["image"].shape == (8, 3, 4, 4, 1)
     batches.close()
-    with pytest.raises(InputError, match=r"source: train must derive from .*Source; got list"):
-        open_data(cfg, source={"train": [1], "eval": [1]})
+    says = r"source: train must derive from .*Source; got list"
+    refused(says, open_data, cfg, source={"train": [1], "eval": [1]})
 
 
 class Numbers(Source):
@@ -191,26 +187,22 @@ class Hashed(Numbers):
         return group_hash(f"picture {i // 3}" for i in range(self.n))
 
 
-def read_labels(source):
-    return [source.read(i, None)["label"] for i in range(len(source))]
-
-
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
 def test_both_halves_together_are_all(share):
     halves = split_validation(Numbers(200), share)
-    rest, aside = map(read_labels, halves)
+    rest, aside = map(labels, halves)
     assert len(aside) == 200 * share
     assert sorted(rest + aside) == list(range(200))
     assert rest == sorted(rest)
     assert aside == sorted(aside)
     assert aside != list(range(len(aside)))  # they are spread
-    assert read_labels(split_validation(Numbers(200), share)[1]) == aside
+    assert labels(split_validation(Numbers(200), share)[1]) == aside
     assert halves[0].digest != halves[1].digest
 
 
 @pytest.mark.parametrize("source", [Groups(60), Subset(Groups(90), np.arange(30, 90)), Hashed(60)], ids=str)
 def test_groups_are_not_divided(source):
-    rest, aside = map(read_labels, split_validation(source, 0.2))
+    rest, aside = map(labels, split_validation(source, 0.2))
     assert len(aside) == 12
     assert not {i // 3 for i in rest} & {i // 3 for i in aside}
 
@@ -239,9 +231,10 @@ def test_a_run_trains_on_no_validation_image():
     assert data.digests["train"] != plain.digests["train"]
     batches = data.train_batches(0)
     trained = {next(batches)["image"][j].tobytes() for _ in range(2) for j in range(48)}
-    batches.close()  # pyright: ignore
-    aside = {data.validation.read(i, None)["image"].tobytes() for i in range(150)}
-    assert len(trained & {data.train.read(i, None)["image"].tobytes() for i in range(1350)}) > 50
+    batches.close()
+    halves = data.train, data.validation
+    kept, aside = ({half.read(i, None)["image"].tobytes() for i in range(len(half))} for half in halves)
+    assert len(trained & kept) > 50
     assert not trained & aside
     assert open_data(cfg, whole=True).validation is None
 

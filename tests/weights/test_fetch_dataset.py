@@ -14,6 +14,7 @@ from igpt_jax.data.sources import open_source
 from igpt_jax.objectives import token_nats
 from igpt_jax.weights import fetch as module
 from igpt_jax.weights.load import convert
+from tests.data.made import labels
 from tests.data.test_sources_stored import colors
 from tests.weights.made import pretrained
 
@@ -45,7 +46,7 @@ def test_what_is_downloaded_can_be_read(images, tmp_path, capsys):
     assert prefix == str(tmp_path / "data" / "cifar10")
     for eval_split, split in (("test", "eval"), ("validation", "eval"), ("test", "train")):
         source = open_source(DataConfig(source=f"tokens:{prefix}", eval_split=eval_split), split)
-        assert [source.read(i, None)["label"] for i in range(10)] == list(range(10))
+        assert labels(source) == list(range(10))
     before = len(images.log)
     assert fetch(images, tmp_path / "data") == 0
     assert len(images.log) == before  # everything is verified from the record
