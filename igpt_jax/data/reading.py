@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -50,20 +51,32 @@ def load_image(path_or_file: str | os.PathLike[str] | BinaryIO, channels: Litera
     """
     is_path = isinstance(path_or_file, str | os.PathLike)
     name = path_or_file if is_path else getattr(path_or_file, "name", "image")
+    with (
+        decoding(name, "an image"),
+        open(path_or_file, "rb") if is_path else contextlib.nullcontext(path_or_file) as file,
+    ):
+        image = _open(file)
+        _check_size(image)
+        image.info["_raw"] = image.tile[0].args if isinstance(image, PngImageFile) else ""
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff(image)
+        image = _load(image, file)
+        with contextlib.suppress(Exception):  # a damaged EXIF block; the pixels are decoded already
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_array(image, channels)
+
+
+@contextlib.contextmanager
+def decoding(path: object, what: str) -> Iterator[None]:
+    """Turns whatever decoders raise at a damaged file into one line that names it."""
     try:
-        with open(path_or_file, "rb") if is_path else contextlib.nullcontext(path_or_file) as file:
-            image = _open(file)
-            _check_size(image)
-            image.info["_raw"] = image.tile[0].args if isinstance(image, PngImageFile) else ""
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
-                _check_tiff(image)
-            image = _load(image, file)
-            with contextlib.suppress(Exception):  # a damaged EXIF block; the pixels are decoded already
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_array(image, channels)
-    except Exception as error:  # decoders raise anything when a file is damaged
+        yield
+    except InputError as error:
+        named = str(path) in str(error)
+        raise InputError(str(error) if named else f"{str(path)!r} {error}") from None
+    except Exception as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"{str(name)!r} cannot be read as an image: {reason}") from None
+        raise InputError(f"{str(path)!r} cannot be read as {what}: {reason}") from None
 
 
 def _open(file: BinaryIO) -> Image.Image:

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.reading import MAX_PIXELS, SUFFIXES, load_image
-from igpt_jax.errors import InputError, first_line
+from igpt_jax.data.reading import MAX_PIXELS, SUFFIXES, decoding, load_image
+from igpt_jax.errors import InputError
 
 # The only demuxers that may read a user's file. FFmpeg has others, some of which open further files or addresses.
 _DEMUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".gif": "gif"}
@@ -49,7 +49,7 @@ def load_clip(
     grey by ITU-R 601 luma. InputError refuses frames of different sizes or of more than 2**25 pixels, too.
     """
     span = (frames - 1) * step + 1
-    with _reading(path):
+    with decoding(path, "a clip"):
         if os.path.isdir(path):
             names = numbered_pictures(os.listdir(path))
             start = choose_start(len(names), span)
@@ -62,24 +62,11 @@ def load_clip(
         return np.stack(pictures)
 
 
-@contextlib.contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever decoders raise at a damaged file into one line that names it."""
-    try:
-        yield
-    except InputError as error:
-        named = str(path) in str(error)
-        raise InputError(str(error) if named else f"{str(path)!r} {error}") from None
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"{str(path)!r} cannot be read as a clip: {reason}") from None
-
-
 def load_last_frames(path: str | os.PathLike[str], most: int, cfg: DataConfig) -> np.ndarray:
     """At most `most` last frames of a clip, every `cfg.frame_step`-th; or one picture: uint8 [l, y, x, c]."""
     if not os.path.isdir(path) and Path(path).suffix.lower() not in CLIP_SUFFIXES:
         return load_image(path, cfg.channels)[None]
-    with _reading(path):
+    with decoding(path, "a clip"):
         length = len(numbered_pictures(os.listdir(path))) if os.path.isdir(path) else len(frame_times(path))
         if not length:
             raise InputError("holds no frame")

@@ -121,7 +121,7 @@ def test_joined_steps_follow_each_other(photo):
     np.testing.assert_array_equal(degraded("blur:2+gaussian:0.1", photo, 5), expected)
 
 
-def test_a_held_out_picture_always_has_the_same_degraded(photo):
+def test_a_held_out_picture_is_always_degraded_alike(photo):
     fixed = make_degrade(["gaussian:0.1", "blur"], train=False)
     a = fixed(photo, np.random.default_rng(0))
     np.testing.assert_array_equal(a, fixed(photo, np.random.default_rng(1)))
