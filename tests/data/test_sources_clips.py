@@ -67,7 +67,7 @@ def test_digits_move_by_whole_pixels_and_bounce_off_the_walls():
 def test_the_second_digit_hides_the_first():
     """Where both have ink, the pixel is that of the second; elsewhere of the one that has; else black."""
     source, hidden = digits(where="12x12"), 0
-    for i in range(20):
+    for i in range(8):
         back, front = np.random.Generator(np.random.Philox(key=i)).integers(len(source._digits), size=2)
         alone = MovingDigits(DataConfig(channels=1), "train", "12x12")
         alone._digits = source._digits.copy()
@@ -80,7 +80,7 @@ def test_the_second_digit_hides_the_first():
             continue
         np.testing.assert_array_equal(whole(source, i), np.where(layers[1] > 0, layers[1], layers[0]))
         hidden += ((layers[0] > 0) & (layers[1] > 0)).sum()
-    assert hidden > 1000
+    assert hidden > 300
 
 
 def test_a_clip_is_a_function_of_split_and_index():
