@@ -16,7 +16,6 @@ import numpy as np
 
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError, nearest
-from igpt_jax.evaluation.accuracy import make_accuracy
 from igpt_jax.evaluation.base import (
     Driver,
     EachImage,
@@ -27,12 +26,10 @@ from igpt_jax.evaluation.base import (
     difference,
     estimate,
 )
-from igpt_jax.evaluation.bayes import make_bayes
-from igpt_jax.evaluation.holes import make_holes
-from igpt_jax.evaluation.likelihood import make_likelihood
-from igpt_jax.evaluation.orders import make_orders
+from igpt_jax.evaluation.likelihood import make_accuracy, make_bayes, make_likelihood
+from igpt_jax.evaluation.orders import make_holes, make_orders
 from igpt_jax.evaluation.pictures import PICTURES
-from igpt_jax.evaluation.restoration import make_restoration
+from igpt_jax.evaluation.quality import make_restoration
 from igpt_jax.objectives import Figure
 
 __all__ = [

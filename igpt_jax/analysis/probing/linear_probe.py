@@ -19,7 +19,7 @@ from igpt_jax.data.sources.base import Source, Split, split_validation
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext
-from igpt_jax.evaluation.context import make_eval_context
+from igpt_jax.evaluation.evaluate import make_eval_context
 from igpt_jax.objectives import MakeObjective
 from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained

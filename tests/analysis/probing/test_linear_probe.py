@@ -11,7 +11,7 @@ from igpt_jax.analysis.probing import RAW_PIXELS, Row, probe
 from igpt_jax.analysis.probing.classifiers import METHODS
 from igpt_jax.analysis.probing.linear_probe import _around, _draw_subset, _fold_accuracies, _Parts, _pixels, _read_parts
 from igpt_jax.config import ProbeConfig
-from igpt_jax.evaluation.context import make_eval_context
+from igpt_jax.evaluation.evaluate import make_eval_context
 from igpt_jax.pretrained import Pretrained
 from tests.evaluation.made import PALETTE, Images, context, made
 
@@ -32,7 +32,7 @@ def weights(monkeypatch):
     def open_data(cfg, mesh, source, whole):
         return replace(where.data, train=halves["train"], held_out=halves["eval"], mesh=mesh)
 
-    monkeypatch.setattr("igpt_jax.evaluation.context.open_data", open_data)
+    monkeypatch.setattr("igpt_jax.evaluation.evaluate.open_data", open_data)
     return Pretrained(model, params, PALETTE, where.cfg, 3), halves
 
 
