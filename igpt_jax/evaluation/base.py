@@ -115,7 +115,7 @@ class Driver:
     """Runs one evaluator over the held-out images of its context."""
 
     def __init__(self, context: EvalContext, evaluator: Evaluator, name: str):
-        self._context, self._evaluator, self._title = context, evaluator, f"measuring {name}"
+        self.evaluator, self._context, self._title = evaluator, context, f"measuring {name}"
 
         def measure(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> Any:
             keys_B = fold_in(image_keys(context, first, len(batch["image"])), draw)
@@ -125,7 +125,7 @@ class Driver:
 
     def run(self, params: Any) -> dict[str, EachImage]:
         """Every figure of every image, in the order of the images, on every process."""
-        context, evaluator, title = self._context, self._evaluator, self._title
+        context, evaluator, title = self._context, self.evaluator, self._title
         source = subset(context.held_out, evaluator.most)
         n, draws = len(source), range(evaluator.draws)
         if evaluator.on_host:
@@ -166,12 +166,8 @@ class Estimate:
 
 
 def estimate(figure: Figure, images: EachImage, groups: np.ndarray) -> Estimate:
-    """The weighted mean over images, and its standard error to first order. Images that belong together, as variants
-    of one picture do, are not independent.
-
-    Args:
-      groups: int [M], the group of each image.
-    """
+    """The weighted mean over images, and its standard error to first order. Images of one group (int [M]), as variants
+    of one picture are, are not independent."""
     counted = images.weights > 0
     if not counted.any():
         return Estimate(figure, math.nan, images=images)

@@ -44,8 +44,7 @@ def evaluate(
       source, objective: those that the run was given as objects.
 
     Raises:
-      InputError: these are not the images or the objective of the run; the palette does not fit; a model that knows
-        classes gets images of others; or an evaluator does not fit the model.
+      InputError: these are not the images, classes or objective of the run; or an evaluator does not fit the model.
     """
     context, params = select_images(pretrained, split, images, source, objective)
     own = evaluators if isinstance(evaluators, Mapping) else {}

@@ -27,10 +27,7 @@ def nats_in_order(
 ) -> jax.Array:
     """float32 [B, T]: -log p of the token in each slot of an order, given those in earlier slots.
 
-    Args:
-      tokens_BT: int [B, T] in raster order.
-      order_BT: int [B, T] or [1, T]: the grid position of each slot.
-      class_id_B: int [B] for class-conditional models, -1 for no class.
+    Tokens are in raster order. `order_BT`, int [B, T] or [1, T], has the grid position of each slot.
     """
     order_BT = jnp.broadcast_to(order_BT, tokens_BT.shape)
     slots_BT = jnp.take_along_axis(tokens_BT, order_BT, axis=1)
@@ -39,11 +36,7 @@ def nats_in_order(
 
 
 def random_orders(n: int, n_ctx: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Orders that all images share, and their swapped slots.
-
-    Returns:
-      int32 [n, T]; int32 [n], s for order i where its swapped form exchanges slots s and s + 1.
-    """
+    """Orders that all images share, int32 [n, T]; and of each the slot s, int32 [n], that is swapped with s + 1."""
     rng = np.random.default_rng((seed, n_ctx))
     orders = np.stack([rng.permutation(n_ctx) for _ in range(n)]).astype(np.int32)
     return orders, rng.integers(0, n_ctx - 1, n, dtype=np.int32)
