@@ -113,8 +113,15 @@ def test_histogram_by_hand():
     np.testing.assert_allclose(nats, [[[-math.log(3 / 6), -math.log(1 / 6)]]])
 
 
+@pytest.fixture
+def small_network(monkeypatch):
+    """A network that learns in a second."""
+    monkeypatch.setattr("igpt_jax.analysis.baselines.network.BATCH", 512)
+    monkeypatch.setattr("igpt_jax.analysis.baselines.network.VALIDATION_PIXELS", 1024)
+
+
 @pytest.mark.parametrize("clip", [False, True])
-def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
+def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip, small_network):
     """Each pixel is that three columns to the left plus the first of its row; in clips, that at (+1, +1) one frame ago.
 
     It may not see what comes after: with a wrong offset the rule of a picture would be read off the pixel itself.
@@ -138,7 +145,7 @@ def test_the_network_learns_what_counts_of_four_neighbours_cannot(clip):
 
 
 @pytest.mark.parametrize(("share", "apart"), [(0.85, 1), (0.5, 4)])
-def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not_the_pixel(share, apart):
+def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not_the_pixel(share, apart, small_network):
     """Pixels of a row are equal in pairs, so each is known where its partner is seen; with half hidden as far as four
     columns away."""
     halves = np.random.default_rng(0).integers(0, 2, (400, 6, 4))
@@ -146,16 +153,15 @@ def test_a_network_behind_masks_sees_the_visible_neighbours_on_all_sides_and_not
     pairs = halves[:, :, np.unique(np.minimum(np.arange(8), partner), return_inverse=True)[1]]
     seen = np.random.default_rng(1).random((100, 6, 8)) < share
     masked = Masked(lambda keys: jax.vmap(lambda key: jax.random.uniform(key, (48,)) < share)(keys), seen)
-    nats = network_nats(pairs[:300], pairs[300:], np.arange(300) < 30, Palette.levels(2), steps=100, masked=masked)
+    nats = network_nats(pairs[:300], pairs[300:], np.arange(300) < 30, Palette.levels(2), steps=200, masked=masked)
     partner_seen = seen[:, :, partner]
     assert not nats[seen].any()
     assert nats[~seen & partner_seen].mean() < 0.05
     assert nats[~seen & ~partner_seen].mean() > 0.65  # a fair coin has 0.693
 
 
-def test_the_network_stops_learning_before_it_knows_its_pictures_by_heart(monkeypatch):
+def test_the_network_stops_learning_before_it_knows_its_pictures_by_heart(small_network):
     """Each pixel is that to its left in nine cases of ten: 0.325 nats at best, and 0.693 in the first column."""
-    monkeypatch.setattr("igpt_jax.analysis.baselines.network.BATCH", 512)
     rng = np.random.default_rng(0)
     made_up = rng.integers(0, 2, (160, 6, 6))
     for x in range(1, 6):

@@ -122,8 +122,9 @@ def network_nats(
     best = _fit(network, functools.partial(draw, padded=fitted, n=BATCH), chosen_by, key, steps)
     measure = jax.jit(lambda params, at, labels_B: token_nats(network.apply(params, *read(asked, at)[0]), labels_B))
     nats = np.zeros(held_out.shape, np.float32)
+    chunk = min(CHUNK, len(wanted))
     for first in range(0, len(wanted), CHUNK):
-        at = wanted[np.minimum(first + np.arange(CHUNK), len(wanted) - 1)]
+        at = wanted[np.minimum(first + np.arange(chunk), len(wanted) - 1)]
         nats.flat[at] = measure(best, at, held_out.flat[at])
     return nats
 
