@@ -120,13 +120,16 @@ def test_the_attentive_probe_averages_standardised_slots_by_its_queries():
     """With queries of zero all alike; otherwise as if the features had mean 0 and variance 1."""
     rng = np.random.default_rng(0)
     x_BTD, mean, deviation = rng.normal(size=(5, 7, 4)), rng.normal(size=4), np.exp(rng.normal(size=4))
-    weights = Weights(*(jnp.asarray(rng.normal(size=shape)) for shape in ((2, 4), (2, 4, 3), (3,))))
-    as_they_are, logits = Moments(np.zeros(4), np.ones(4)), class_logits(weights, Moments(mean, deviation), x_BTD)
-    standardised = jnp.asarray((x_BTD - mean) / deviation)
-    np.testing.assert_allclose(logits, class_logits(weights, as_they_are, standardised), rtol=1e-4, atol=1e-5)
-    linear = class_logits(weights._replace(queries_HD=jnp.zeros((2, 4))), as_they_are, jnp.asarray(x_BTD))
-    expected = x_BTD.mean(axis=1) @ np.sum(weights.w_HDC, axis=0) + np.asarray(weights.b_C)
-    np.testing.assert_allclose(linear, expected, rtol=1e-5, atol=1e-6)
+    queries_HD, w_HDC, b_C = (rng.normal(size=shape) for shape in ((2, 4), (2, 4, 3), (3,)))
+
+    def logits(queries_HD, moments, x_BTD):
+        return class_logits(Weights(queries_HD, jnp.asarray(w_HDC), jnp.asarray(b_C)), moments, jnp.asarray(x_BTD))
+
+    as_they_are, standardised = Moments(np.zeros(4), np.ones(4)), (x_BTD - mean) / deviation
+    expected = logits(queries_HD, as_they_are, standardised)
+    np.testing.assert_allclose(logits(queries_HD, Moments(mean, deviation), x_BTD), expected, rtol=1e-4, atol=1e-5)
+    linear = x_BTD.mean(axis=1) @ w_HDC.sum(axis=0) + b_C
+    np.testing.assert_allclose(logits(np.zeros((2, 4)), as_they_are, x_BTD), linear, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
