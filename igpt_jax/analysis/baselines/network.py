@@ -94,18 +94,13 @@ def network_nats(
     steps: int = STEPS,
     masked: Masked | None = None,
 ) -> np.ndarray:
-    """Nats of every held-out token under a network that learns on the pixels of `train`.
+    """float32 [M, *grid]: nats of every held-out token (int [M, *grid]) under a network that learns on the pixels of
+    `train`, int [N, *grid]; 0 for pixels that are not masked, if `masked`.
 
     Args:
-      train: int [N, *grid], palette ids.
-      held_out: int [M, *grid].
       validation: bool [N], training pictures that the network does not learn from: they choose the number of steps.
-      seed: of the initial weights and of the pixels that are drawn.
       steps: optimizer steps (Adam, cosine schedule from 3e-3 to 0).
       masked: predict masked pixels; else each pixel from those before it.
-
-    Returns:
-      float32 [M, *grid]; 0 for pixels that are not masked, if `masked`.
     """
     shape = (-1, int(np.prod(train.shape[1:-2], dtype=int)), *train.shape[-2:])
     size, grid = palette.size, shape[1:]
@@ -136,11 +131,8 @@ def _fit(
     key: jax.Array,
     steps: int,
 ) -> Any:
-    """The averaged weights with the lowest loss on `chosen_by`, which is looked at every 100 steps.
-
-    Args:
-      draw: one key -> the pixels of a step.
-    """
+    """The averaged weights with the lowest loss on `chosen_by`, which is looked at every 100 steps. `draw` makes the
+    pixels of a step from a key."""
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
 
     def loss(params: Any, inputs: Neighbours, labels_B: jax.Array) -> jax.Array:

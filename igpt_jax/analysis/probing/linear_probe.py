@@ -38,8 +38,8 @@ class Row:
     setting: str
     """What was chosen on validation images, in words."""
     validation: float
-    """Accuracy on the validation images before they were folded back; of few labels, over folds of them, and NaN where
-    nothing was chosen."""
+    """Accuracy on the validation images before they were folded back; of few labels, over folds of them. NaN where
+    nothing was chosen, as of extra trees."""
     accuracy: float
     """On the held-out images."""
     error: float
