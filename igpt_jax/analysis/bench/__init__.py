@@ -59,8 +59,8 @@ def measure(items: Sequence[Item], runs: int, budget_s: float, traces: Path | No
     Args:
       runs: timed runs of each item; fewer where its share of the time is over.
       budget_s: seconds. No item is begun later; one that has begun is finished.
-      traces: a directory in which each item gets one, numbered, for a trace of one more run. What took most time there
-        is in the figures under `slowest_...`. Reading images is not traced, as no device works.
+      traces: a directory for a trace of one more run of each item that uses a device; its slowest operations are then
+        among the figures.
     """
     begin = time.monotonic()
     for done, (name, cfg) in enumerate(items):

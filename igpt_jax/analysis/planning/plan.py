@@ -121,11 +121,7 @@ class TrainingPlan(Plan):
 
 
 def plan_training(cfg: Config, target: Target) -> TrainingPlan:
-    """Compiles the train step of a run for a target, and reads what it costs.
-
-    Raises:
-      InputError: sizes that do not divide over the mesh, or the mesh over the devices.
-    """
+    """Compiles the train step of a run for a target, and reads what it costs."""
     cfg = resolve_auto(cfg, target)
     mesh, program = program_for(cfg, target)
     state, n = program.abstract, cfg.data.batch_size
@@ -162,10 +158,7 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
 def compile_for(
     cfg: Config, mesh: Mesh, target: Target, lowered: jax.stages.Lowered, arguments: Memory
 ) -> tuple[dict[str, Any], tuple[list[Collective], list[str]] | None]:
-    """The fields of a `Plan`, and what `traffic` reads from the program; None if the compiler refuses it for its size.
-
-    `arguments` has the bytes of the program's arguments.
-    """
+    """The fields of a `Plan`, and what `traffic` reads from the program; None if it is refused for its size."""
     started, read = time.monotonic(), None
     try:
         compiled = lowered.compile()
@@ -215,11 +208,7 @@ def memory_of_refusal(memory: Memory, message: str) -> Memory | None:
 
 
 def resolve_auto(cfg: Config, target: Target) -> Config:
-    """The configuration with the dtype and attention that `auto` stands for on the target.
-
-    Raises:
-      InputError: the attention asked for cannot serve there.
-    """
+    """The configuration with the dtype and attention that `auto` stands for on the target."""
     dtype = cfg.compute.dtype
     if dtype == "auto":
         dtype = "float32" if target.platform == "cpu" else "bfloat16"

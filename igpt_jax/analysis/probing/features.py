@@ -65,12 +65,8 @@ class FeatureReader:
         self._read = replicated_jit(context, read)
 
     def read(self, source: Source, draws: int = 1, first: int = 0) -> Features:
-        """The features of all images of a source that have a label (at least one), on every process.
-
-        Args:
-          draws: M; masks of each image, for a BERT model.
-          first: the number of the first image. What is drawn for an image depends on its number.
-        """
+        """The features of all images of a source that have a label (at least one), on every process. What is drawn for
+        an image depends on its number; `first` is that of the first image."""
 
         def run(batch: Mapping[str, jax.Array], at: np.int32) -> Any:
             return jax.device_get(self._read(self._params, batch, first + at, jnp.arange(draws)))
