@@ -63,7 +63,7 @@ class Method:
         return x[at], y[at]
 
     def is_feasible(self, width: int, classes: int, each: int = LEAST_OF_CLASS) -> bool:
-        """Whether `max_images` leaves so many images of each class; the log has a line if not."""
+        """Whether `max_images` allows that many images of each class; the log has a line if not."""
         feasible = self.max_images(width, classes) >= each * classes
         if not feasible:
             log.info("no %s: %d images of %d classes take too long", self.name, each * classes, classes)
@@ -191,7 +191,7 @@ def classify_pixels(context: EvalContext) -> dict[str, EachImage]:
     All see the pixels that the model gets, before the palette, of as many training images as are quick to fit; their
     names say how many. The setting is chosen on a tenth of at most 10,000 training images, then the classifier is
     fitted again to all of them. Every process computes all. Empty, with a line in the log, where there are too few
-    labelled images or where few could be taken for so many classes.
+    labelled images, or too many classes for the few that could be taken.
     """
     train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
     classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)

@@ -79,7 +79,7 @@ class Evaluator:
     """How often each image is measured, each time with another key."""
     on_host: bool = False
     most: int | None = None
-    """At most so many images, spread evenly."""
+    """At most this many images, spread evenly."""
     derive: Callable[[Mapping[str, EachImage]], Mapping[str, float]] = lambda images: {}
     """Figures that are not means over images. What `measure` gives and `figures` does not name is for this alone."""
 

@@ -37,7 +37,7 @@ def evaluate(
     Computed on the mesh that the parameters lie on; if they lie on one device, all devices split the batch.
 
     Args:
-      split: `eval` for the held-out images, `train` for the others, `validation` for those that were set aside from
+      split: `eval` for the held-out images, `train` for the others, `validation` for those that were split off
         them, `all` for every image once.
       evaluators: beside those of the objective: names in `EVALUATORS`, or rows of one's own by name.
       images: how many are measured, spread evenly over the split; None for all.

@@ -63,7 +63,7 @@ def _check(name: str, images: np.ndarray, reconstructed: np.ndarray) -> None:
 
 
 IMAGES = 64
-"""At most so many held-out images, spread evenly: drawing takes far longer than a loss."""
+"""At most this many held-out images, spread evenly: drawing takes far longer than a loss."""
 DRAWS = 2
 """Draws of each image."""
 SHOWN = ("degraded", "draw", "mean")

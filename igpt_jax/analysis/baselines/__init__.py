@@ -19,7 +19,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.objectives import batch_tokens
 
 COUNTED_TOKENS = 20_000_000
-"""Tokens of training images that the baselines learn from, if there are so many."""
+"""Tokens of training images that the baselines learn from, at most."""
 VALIDATION = 0.1
 """Share of these images on which the network stops learning."""
 

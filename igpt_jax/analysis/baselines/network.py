@@ -28,7 +28,7 @@ WIDTH, EMBEDDING = 256, 16
 STEPS, BATCH = 3000, 2048
 """Optimizer steps; pixels in each."""
 AVERAGED = 100
-"""Weights are averaged over about the last tenth of the steps, and over so many at most. Where the network stops early,
+"""Weights are averaged over about the last tenth of the steps, at most over this many. Where the network stops early,
 its learning rate is still high, and the average is far better than the last weights."""
 VALIDATION_PIXELS = 8192
 """Pixels of validation pictures that choose the number of steps."""

@@ -271,10 +271,10 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
     check_splits(n, 1, mesh)
     params = with_shardings(abstract_params(cfg.model), mesh, AXES)
     batch = abstract_images(cfg, mesh)
-    ways, tensor, kept = batch_ways(mesh), mesh.shape["tensor"], cfg.sampler.cache
-    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute, n // ways, tensor, kept)
+    ways, tensor, cache_dtype = batch_ways(mesh), mesh.shape["tensor"], cfg.sampler.cache
+    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute, n // ways, tensor, cache_dtype)
     arguments = Memory(bytes_at_one_device(params), bytes_at_one_device(batch), target.chip.hbm_bytes)
-    lowered = traced_on(mesh, decode.lower)(make_model(cfg).clone(cache=kept), params, **batch)
+    lowered = traced_on(mesh, decode.lower)(make_model(cfg).clone(cache=cache_dtype), params, **batch)
     common, _ = compile_for(cfg, mesh, target, lowered, arguments)
     reading = cfg.model.n_ctx * (weights + cache) / target.chip.hbm_rate
     network = sum(row.seconds for row in common["collectives"])
