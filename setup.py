@@ -43,6 +43,7 @@ setup(
         "annotated-types>=0.7",
         "dacite>=1.9.1",
         "filelock>=3.16",
+        "markdown-it-py>=2.2",  # comes with rich
         "pillow>=11",
         "rich>=13",
         "safetensors>=0.8",

@@ -25,23 +25,22 @@ class Data:
     """Both halves of the data."""
 
     train: Source
-    """Without the images set aside for validation."""
+    """Without the validation images."""
     held_out: Source
     cfg: Config
     mesh: Mesh
-    """Where batches will lie; decides which rows of them this process reads."""
+    """Decides which rows of batches this process reads."""
     validation: Source | None = None
-    """Training images that are set aside (data.validation); None if there are none."""
+    """Training images that are set aside (data.validation)."""
 
     @property
     def digests(self) -> dict[str, str]:
-        """Of both halves, and how many images they hold together."""
+        """Of both halves, and the number of images."""
         images = str(len(self.train) + len(self.held_out) + len(self.validation or ()))
         return {"train": self.train.digest, "held_out": self.held_out.digest, "images": images}
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of every image or frame."""
         return picture_size(self.cfg)
 
     def train_batches(self, start: int) -> Iterator[Batch]:
@@ -78,11 +77,7 @@ class Data:
         return preprocess_for_eval(self.cfg, (record["image"] for record in tracked))
 
     def degraded(self, images: np.ndarray) -> np.ndarray:
-        """Images uint8 [n, Y, X, C] with the degradation that evaluation gives them, of the same shape.
-
-        Raises:
-          InputError: data.degrade is empty.
-        """
+        """Images uint8 [n, Y, X, C] with the degradation that evaluation gives them, of the same shape."""
         degrade, unused = make_degrade(self.cfg.data.degrade, train=False), np.random.default_rng(0)
         if degrade is None:
             raise InputError("data.degrade: is empty, so there is nothing to restore; gaussian:0.1 for example")
@@ -132,16 +127,11 @@ def with_absolute_source(cfg: Config) -> Config:
 def open_data(
     cfg: Config, mesh: Mesh | None = None, source: Mapping[Split, Source] | None = None, whole: bool = False
 ) -> Data:
-    """Both halves of the data of a configuration, the same on all processes.
+    """Both halves of the data of a configuration, the same on all processes; InputError where they see different ones.
 
     Args:
-      mesh: None for the configuration's own.
       source: the halves `train` and `eval` as objects, instead of what data.source names.
       whole: both halves are all images of both, and none are set aside.
-
-    Raises:
-      InputError: there is no such data, the processes see different images, the grid is not one of such images, or the
-        mesh does not fit the devices.
     """
     with raise_on_all():
         picture_size(cfg)
@@ -175,12 +165,12 @@ def check_classes(cfg: Config, data: Data) -> None:
 
 
 def subset(source: Source, most: int | None) -> Source:
-    """At most that many records, spread evenly over the source; None for all."""
+    """At most `most` records, spread evenly over the source; None for all."""
     if most is None or most >= len(source):
         return source
     return Subset(source, spread(len(source), most))
 
 
 def spread(n: int, most: int) -> np.ndarray:
-    """int [most]: so many of the numbers below n, spread evenly."""
+    """int [most]: numbers below n, spread evenly."""
     return np.linspace(0, n - 1, most).round().astype(int)

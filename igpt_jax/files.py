@@ -18,14 +18,8 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_path(path: str | os.PathLike[str], what: str) -> Path:
-    """The path, which must be one of the local or a mounted file system, as a `Path`.
-
-    Args:
-      what: names the argument in the message, for example "--workdir".
-
-    Raises:
-      InputError: it is an address, SCHEME://..., or was one before `pathlib.Path` took one of the slashes.
-    """
+    """A path of the local or a mounted file system. InputError, naming it as `what`, if it is an address, SCHEME://...,
+    or was one before `pathlib.Path` took one of the slashes."""
     if _ADDRESS.match(os.fspath(path)):
         raise InputError(f"{what} {os.fspath(path)}: addresses are not supported yet; name a local or mounted path")
     return Path(path)

@@ -1,4 +1,4 @@
-"""Holes: which positions of a picture or clip are unknown. Drawn at random, to train on and to try models with.
+"""Holes: which positions of a picture or clip are unknown. Drawn at random, to train on and to evaluate.
 
 Distances are in units of the longer side of a picture, so a hole looks alike at every size.
 """
@@ -13,8 +13,7 @@ import jax.numpy as jnp
 Hole = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 """(key, grid) -> bool [*grid], True where the position is unknown."""
 
-STROKES, SEGMENTS = 2, 4
-"""A brush makes so many strokes of so many straight segments."""
+STROKES, SEGMENTS = 2, 4  # of a brush; straight segments of a stroke
 SEGMENT_LENGTH = (0.1, 0.4)
 BRUSH_RADIUS = (0.05, 0.12)
 

@@ -26,16 +26,10 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """V colours; a token is the row number of one of them, and row 0 is a colour like any other.
-
-    Attributes:
-      centers: float32 [V, C] in [-1, 1] (a byte x stands at x/127.5 - 1), C 1 for grey or 3 for RGB; a read-only copy.
-
-    Raises:
-      InputError: `centers` is not of that shape or leaves [-1, 1].
-    """
+    """V colours; a token is the row number of one of them, and row 0 is a colour like any other."""
 
     centers: np.ndarray
+    """float32 [V, C] in [-1, 1] (a byte x stands at x/127.5 - 1), C 1 for grey or 3 for RGB; a read-only copy."""
 
     def __post_init__(self) -> None:
         centers = np.array(self.centers, dtype=np.float32)
@@ -48,12 +42,11 @@ class Palette:
 
     @property
     def size(self) -> int:
-        """Number of colours, V."""
+        """V."""
         return self.centers.shape[0]
 
     @property
     def channels(self) -> Literal[1, 3]:
-        """1 for grey, 3 for RGB."""
         return 1 if self.centers.shape[1] == 1 else 3
 
     @cached_property
@@ -71,35 +64,20 @@ class Palette:
         return np.rint((self.centers + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
 
     def encode(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """The nearest centre of every pixel, as `color_quantize` in `src/utils.py` of the release.
+        """uint8 [..., C] -> int32 [...], the centre nearest to every pixel; ties go to the lowest row.
 
-        Differences are taken directly, not by |c|^2 - 2 x.c: nothing cancels, no matmul precision matters, and XLA
-        fuses the distances into the argmin, so they are never stored.
-
-        Args:
-          images: uint8 [..., C].
-
-        Returns:
-          int32 [...], the row of the centre at the smallest squared distance from x/127.5 - 1; ties to the lowest row.
-
-        Raises:
-          InputError: other than uint8, or another number of channels.
+        As `color_quantize` in `src/utils.py` of the release. But differences are taken directly, not by
+        |c|^2 - 2 x.c: nothing cancels, no matmul precision matters, and XLA fuses the distances into the argmin, so
+        they are never stored.
         """
         if images.dtype != np.uint8 or images.shape[-1:] != (self.channels,):
             raise InputError(f"palette: pixels must be uint8 [..., {self.channels}], not {images.dtype} {images.shape}")
         return _nearest(images, self._steps)
 
     def decode(self, tokens: AnyArray) -> AnyArray:
-        """The colour of every token.
+        """Tokens [...] -> uint8 [..., C], round((c + 1) * 127.5); numpy for numpy, jax for jax.
 
-        Args:
-          tokens: integers [...] in [0, V). In a jax array an id outside is moved to the nearest valid one.
-
-        Returns:
-          uint8 [..., C], round((c + 1) * 127.5); numpy for numpy, jax for jax.
-
-        Raises:
-          InputError: a numpy array holds an id outside [0, V).
+        An id outside [0, V) is an InputError in a numpy array, and moved to the nearest valid one in a jax array.
         """
         if not isinstance(tokens, np.ndarray):
             return jnp.take(self._bytes, tokens, axis=0, mode="clip")
@@ -112,7 +90,7 @@ class Palette:
         return np.array_equal(self.centers, other.centers)
 
     def checked(self, size: int, channels: int, origin: object) -> Palette:
-        """This palette; InputError naming its origin if it has other sizes than the model and the images."""
+        """This palette; InputError if it has other sizes than the model and the images."""
         if (self.size, self.channels) != (size, channels):
             wanted = f"model.vocab_size is {size} and data.channels {channels}"
             raise InputError(f"palette {origin}: {self.size} colours of {self.channels} channels; {wanted}")
@@ -120,29 +98,17 @@ class Palette:
 
     @classmethod
     def levels(cls, n: int) -> Palette:
-        """n evenly spaced greys from black to white; 256 loses nothing, 17 are the levels of scikit-learn's digits.
-
-        Raises:
-          InputError: n is not in 2..256.
-        """
+        """n evenly spaced greys from black to white; 256 loses nothing, 17 are the levels of scikit-learn's digits."""
         if not 2 <= n <= 256:
-            raise InputError(f"palette: between 2 and 256 grey levels are possible, not {n}")
+            raise InputError(f"palette: must have 2 to 256 grey levels; got {n}")
         return cls(np.linspace(-1, 1, n)[:, None])
 
     @classmethod
     def fit(cls, pixels: np.ndarray, size: int, seed: int) -> Palette:
-        """`size` different colours, by k-means over pixels (paper section 3.2, which gives no settings).
+        """`size` different colours, by k-means over pixels uint8 [..., C] (paper section 3.2, which gives no settings).
 
         Each distinct colour enters once, weighted by its count. Centres are rounded to byte colours, so decoding and
-        encoding again gives every token back. Rows run from dark to light.
-
-        Args:
-          pixels: uint8 [..., C], C 1 or 3.
-          size: colours wanted, V.
-          seed: of the k-means++ start; the same pixels, size and seed give the same palette.
-
-        Raises:
-          InputError: other pixels than these, or fewer distinct colours among them than `size`.
+        encoding again gives every token back. Rows run from dark to light. `seed` is that of the k-means++ start.
         """
         if pixels.dtype != np.uint8 or pixels.shape[-1] not in (1, 3):
             raise InputError(f"palette: pixels must be uint8 [..., 1] or [..., 3], not {pixels.dtype} {pixels.shape}")
@@ -165,17 +131,13 @@ class Palette:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Palette:
-        """Reads a .npy of shape [V, C] in [-1, 1], the format of the release's `kmeans_centers.npy`.
-
-        Raises:
-          InputError: no such file, or it is not such an array; the message names the file.
-        """
+        """Reads a .npy of shape [V, C] in [-1, 1], the format of the release's `kmeans_centers.npy`."""
         try:
             with open(path, "rb") as file:
                 return cls(np.lib.format.read_array(file, allow_pickle=False))
         except (OSError, ValueError, SyntaxError, TokenError, MemoryError) as error:  # numpy's, of a damaged header
-            wanted = "a .npy of float32 [V, 1] or [V, 3] in [-1, 1]"
-            raise InputError(f"{os.fspath(path)}: {first_line(error)}; wanted is {wanted}") from None
+            expected = "expected a .npy of float32 [V, 1] or [V, 3] in [-1, 1]"
+            raise InputError(f"{os.fspath(path)}: {first_line(error)}; {expected}") from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes what `load` reads. The file appears whole or not at all; missing folders are made."""

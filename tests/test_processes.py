@@ -4,6 +4,7 @@ Most of it is one session of two processes (tests/session.py). What takes minute
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 import signal
@@ -16,19 +17,10 @@ from PIL import Image
 
 from igpt_jax import load_pretrained, sample
 from igpt_jax.cli import main
+from igpt_jax.datasets import open_data
 from igpt_jax.parallel.mesh import make_mesh, put_batch, to_host
 from igpt_jax.run import Report
-from tests.processes import (
-    ARGS,
-    RUN,
-    continue_args,
-    finish,
-    free_port,
-    lines,
-    named_by_jax,
-    popen,
-    wait_for,
-)
+from tests.processes import ARGS, RUN, continue_args, finish, free_port, lines, named_by_jax, popen, wait_for
 from tests.small_run import CFG
 from tests.test_layering import ROOT
 
@@ -65,20 +57,17 @@ def session(tmp_path_factory):
     return folder, [(code, re.findall(r">> (.*)", out), err, out) for code, out, err in done]
 
 
-def test_they_agree_on_values_and_errors(session):
+def test_they_agree_on_values_and_errors_and_a_barrier_says_who_is_late(session):
     for i, (_, said, _, _) in enumerate(session[1]):
         kind = ["InputError", "InputErrorElsewhere"][i]
         assert said[:3] == ["from process 0 [0, 'x']", "any True False", "the same"]
         assert said[3] == f"{kind} the value: not the same on process 0 and on 1 of 2"
         assert said[4] == ["InputErrorElsewhere process 1 reports the error", "InputError only here"][i]
+        assert f"lost {[[1], []][i]}" in said  # when the late one comes, all have come
 
 
 def test_every_global_batch_is_the_same_on_any_number_of_processes(session):
     """By sha256 of the whole batch as each process sees it; also where processes share rows (tensor over all)."""
-    import dataclasses
-
-    from igpt_jax.datasets import open_data
-
     cfg = dataclasses.replace(CFG, data=dataclasses.replace(CFG.data, batch_size=32))
     mesh = make_mesh(cfg.mesh)
     stream = open_data(cfg, mesh).train_batches(45)
@@ -165,12 +154,6 @@ def test_a_signal_to_one_process_saves_all_and_another_number_continues(session,
         train_alone(workdir, *continue_args(step + 2))
     for a, b in zip(lines(folder / "endless"), lines(tmp_path / "straight"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
-
-
-def test_a_barrier_says_who_is_late_and_the_next_one_waits(session):
-    (_, first, *_), (_, second, *_) = session[1]
-    assert "lost [1]" in first
-    assert "lost []" in second  # when it comes, all have come
 
 
 def test_when_one_is_killed_the_other_says_so_and_ends(session):

@@ -21,7 +21,6 @@ from sklearn.neural_network import MLPClassifier
 
 from igpt_jax import InputError, SamplerConfig, load_pretrained, sample
 from igpt_jax.datasets import open_data, subset
-from igpt_jax.evaluation.quality import frechet_distance
 
 TRAINED_ON = 20_000
 """Training pictures that the classifier and the cheap methods learn from."""
@@ -70,6 +69,19 @@ def main() -> None:
         print(f"| {name} | {figures[name]['distance']:.2f} ± {figures[name]['error']:.2f} |", flush=True)
     if args.out is not None:
         args.out.write_text(json.dumps({"images": n, "seed": args.seed, "rows": figures}, indent=2) + "\n")
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """The squared Fréchet distance of the Gaussians with the means and covariances of two sets of features.
+
+    |m - n|^2 + tr(A + B - 2 (A B)^(1/2)), of float [n, D] and [m, D]; more rows than dims for covariances of full rank.
+    """
+    a, b = np.cov(x.T), np.cov(y.T)
+    values, vectors = np.linalg.eigh(a)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # the eigenvalues of root b root are those of a b, and it is symmetric
+    cross = np.sqrt(np.linalg.eigvalsh(root @ b @ root).clip(0)).sum()
+    return float(np.square(x.mean(axis=0) - y.mean(axis=0)).sum() + np.trace(a) + np.trace(b) - 2 * cross)
 
 
 def features(network: MLPClassifier, pictures: np.ndarray) -> np.ndarray:

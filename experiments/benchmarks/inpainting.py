@@ -24,8 +24,7 @@ import numpy as np
 
 from igpt_jax import SamplerConfig, inpaint, load_pretrained
 from igpt_jax.datasets import open_data
-from igpt_jax.evaluation.holes import HOLES
-from igpt_jax.evaluation.orders import nats_in_order
+from igpt_jax.evaluation.orders import HOLES, nats_in_order
 from igpt_jax.evaluation.quality import ssim_of_each
 from igpt_jax.keys import fold_in
 from igpt_jax.objectives import token_nats

@@ -15,13 +15,8 @@ log = logging.getLogger(__name__)
 
 def beside(figures: Figures, context: EvalContext, network: bool = False) -> Figures:
     """The figures with those of cheap methods, which learn from the training images: of the loss in nats, and of the
-    first accuracy. None, with a line in the log, where the measured images are among those.
-
-    Args:
-      network: train a small network of neighbours, too: minutes.
-
-    Raises:
-      InputError: there are too few training images to set some aside for the network.
+    first accuracy. None, with a line in the log, where the measured images are among those. Training a small `network`
+    of neighbours, too, takes minutes.
     """
     if learns_from_measured(context):
         log.warning("no cheap methods: they would learn from the images that are measured")

@@ -64,11 +64,7 @@ _PARTS_OF_A_CUBE = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4")
 
 
 def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
-    """The chip and the counts of chips of a topology such as v5e:16x16.
-
-    Raises:
-      InputError: no chip has that name, or it has no slices of that shape.
-    """
+    """The chip and the counts of chips of a topology such as v5e:16x16."""
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
         raise InputError(

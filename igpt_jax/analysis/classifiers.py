@@ -63,7 +63,7 @@ class Method:
         return x[at], y[at]
 
     def is_feasible(self, width: int, classes: int, each: int = LEAST_OF_CLASS) -> bool:
-        """Whether `max_images` leaves so many images of each class; the log has a line if not."""
+        """Whether `max_images` allows that many images of each class; the log has a line if not."""
         feasible = self.max_images(width, classes) >= each * classes
         if not feasible:
             log.info("no %s: %d images of %d classes take too long", self.name, each * classes, classes)
@@ -71,11 +71,8 @@ class Method:
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
-    """Logistic regression by L-BFGS, as in the paper (section 4.2), on features of mean 0 and variance 1.
-
-    Args:
-      c: scikit-learn's C, the inverse of the penalty on squared weights.
-    """
+    """Logistic regression by L-BFGS, as in the paper (section 4.2), on features of mean 0 and variance 1. `c` is
+    scikit-learn's C, the inverse of the penalty on squared weights."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -100,11 +97,8 @@ def fit_neighbours(x: np.ndarray, y: np.ndarray, k: float) -> Predict:
 
 
 def fit_support_vectors(x: np.ndarray, y: np.ndarray, c: float) -> Predict:
-    """A support vector machine with a Gaussian kernel, whose width is that of scikit-learn (gamma "scale").
-
-    Args:
-      c: scikit-learn's C, the price of an image on the wrong side.
-    """
+    """A support vector machine with a Gaussian kernel, whose width is that of scikit-learn (gamma "scale"). `c` is the
+    price of an image on the wrong side."""
     from sklearn.svm import SVC
 
     return SVC(C=c).fit(x, y).predict
@@ -117,30 +111,26 @@ def fit_trees(x: np.ndarray, y: np.ndarray, trees: float) -> Predict:
     return ExtraTreesClassifier(int(trees), n_jobs=-1, random_state=0).fit(x, y).predict
 
 
-def most_vectors(width: int, classes: int) -> int:
-    """Training images, at most, of a support vector machine."""
-    return max(math.isqrt(KERNEL_NUMBERS // width), 1)
-
-
-def most_of_trees(width: int, classes: int) -> int:
-    """Training images, at most, of trees, which hold a number for each class in each leaf."""
-    return max(TREE_NUMBERS // classes, 1)
-
-
 LOGISTIC = Method("logistic regression", "C", tuple(10.0**i for i in range(-5, 4)), fit_logistic)
 NEIGHBOURS = Method("nearest neighbours", "k", (1, 3, 5, 10, 20), fit_neighbours)
-SUPPORT_VECTORS = Method("support vector machine", "C", (30, 10, 3, 1), fit_support_vectors, most_vectors)
-TREES = Method("extra trees", "trees", (500,), fit_trees, most_of_trees)
+SUPPORT_VECTORS = Method(
+    "support vector machine",
+    "C",
+    (30, 10, 3, 1),
+    fit_support_vectors,
+    lambda width, classes: max(math.isqrt(KERNEL_NUMBERS // width), 1),
+)
+# trees hold a number for each class in each leaf
+TREES = Method("extra trees", "trees", (500,), fit_trees, lambda width, classes: max(TREE_NUMBERS // classes, 1))
 PIXELS = (LOGISTIC, NEIGHBOURS, SUPPORT_VECTORS, TREES)
 """What stands beside a model's accuracy."""
 
 
 def choose(method: Method, accuracy: Callable[[float], float]) -> tuple[float, float]:
-    """The setting with the best accuracy, and that accuracy.
-
-    Args:
-      accuracy: setting -> accuracy on images that the classifier was not fitted to.
-    """
+    """The setting with the best accuracy on images that the classifier was not fitted to, and that accuracy; NaN where
+    there is nothing to choose."""
+    if len(method.choices) == 1:
+        return method.choices[0], math.nan
     best, best_accuracy, worse = method.choices[0], -1.0, 0
     for setting in method.choices:
         measured = accuracy(setting)
@@ -165,7 +155,7 @@ class Fitted(NamedTuple):
     predict: Predict
     setting: float
     validation: float
-    """Accuracy on the images that chose the setting."""
+    """Accuracy on the images that chose the setting; NaN if nothing was chosen."""
     images: int
     """How many it was fitted to."""
 
@@ -185,19 +175,14 @@ def choose_and_fit(method: Method, rest: Labelled, aside: Labelled, every: Label
 
 
 def vote(predict: Predict, draws: Sequence[np.ndarray] | np.ndarray, seed: int = 0) -> np.ndarray:
-    """int [n]: the class that most draws of an image's features name, at random among equals (paper section 4.6).
-
-    Args:
-      draws: float32 [M, n, D] or [M, n, T, D].
-    """
+    """int [n]: the class that most draws of an image's features name, at random among equals (paper section 4.6)."""
     named = np.stack([predict(x) for x in draws])
     if len(named) == 1:
         return named[0]
     classes = np.unique(named)
-    votes = (named[..., None] == classes).sum(axis=0) + np.random.default_rng(seed).random(
-        (len(named[0]), len(classes))
-    )
-    return classes[votes.argmax(axis=1)]
+    votes = (named[..., None] == classes).sum(axis=0)
+    ties = np.random.default_rng(seed).random(votes.shape)  # less than one vote
+    return classes[(votes + ties).argmax(axis=1)]
 
 
 def classify_pixels(context: EvalContext) -> dict[str, EachImage]:
@@ -206,7 +191,7 @@ def classify_pixels(context: EvalContext) -> dict[str, EachImage]:
     All see the pixels that the model gets, before the palette, of as many training images as are quick to fit; their
     names say how many. The setting is chosen on a tenth of at most 10,000 training images, then the classifier is
     fitted again to all of them. Every process computes all. Empty, with a line in the log, where there are too few
-    labelled images or where few could be taken for so many classes.
+    labelled images, or too many classes for the few that could be taken.
     """
     train, grid = context.data.train, (*context.model.cfg.grid, context.cfg.data.channels)
     classes = max(context.model.cfg.clf_classes, context.model.cfg.cond_classes, 2)
@@ -228,11 +213,7 @@ def classify_pixels(context: EvalContext) -> dict[str, EachImage]:
             continue
         name = f"{method.name} on pixels"
         progress.report(name, 0, 1)
-        if len(method.choices) == 1:  # nothing to choose
-            taken, setting = method.subsample(every.x[0], every.y), method.choices[0]
-            fitted = Fitted(method.fit(*taken, setting), setting, math.nan, len(taken[0]))
-        else:
-            fitted = choose_and_fit(method, rest, aside, every)
+        fitted = choose_and_fit(method, rest, aside, every)
         named = f"{name}, {fitted.images} images, {method.setting} {fitted.setting:g}"
         correct[named] = EachImage((fitted.predict(x) == y).astype(np.float64), (y >= 0).astype(np.float64))
         progress.report(name, 1, 1)

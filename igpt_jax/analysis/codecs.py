@@ -35,9 +35,6 @@ def lossless_sizes(context: EvalContext) -> dict[str, float]:
 
     Many images lie one below another in a file, so that headers, of which each small file would have one, do not count.
     JPEG XL needs the extra `jxl` and is left out without it.
-
-    Raises:
-      InputError: an image is wider than a file can be.
     """
     palette, width, sizes = context.palette, context.model.cfg.grid[-1], {}
     if width > MOST_ROWS:

@@ -61,11 +61,8 @@ def pretraining(
 def fine_tuning(name: str, data: DataConfig, *, classes: int, steps: int, eval_every: int) -> Config:
     """Classification and generation together (sections 2.3 and 3.4), ended when validation accuracy rises no more.
 
-    The paper publishes neither rates nor numbers of steps; these are ours.
-
-    Args:
-      steps: at most.
-      eval_every: steps between two measurements of the validation accuracy; five without a better one end the run.
+    The paper publishes neither rates nor numbers of steps; these are ours. Five measurements of the validation accuracy
+    without a better one end the run.
     """
     return Config(
         name=name,

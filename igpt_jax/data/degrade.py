@@ -1,7 +1,7 @@
-"""Degrade made on the fly, for models that learn to undo it: noise, blur, compression, lost detail, scratches, stains.
+"""Degradations made on the fly, for models that learn to undo them: noise, blur, compression, scratches, ...
 
-A picture is uint8 [y, x, c] with c = 1 or 3, before and after. Every random choice comes from a generator that the
-caller passes. `DEGRADATIONS` has one row a kind; `data.degrade` names them:
+A picture is uint8 [y, x, c] with c = 1 or 3, before and after. Every random choice comes from the generator passed.
+`DEGRADATIONS` has one row a kind; `data.degrade` names them:
 
     KIND              with a strength drawn from the kind's usual range
     KIND:STRENGTH     gaussian:0.2
@@ -31,25 +31,25 @@ _LUMA = np.array([0.2126, 0.7152, 0.0722])  # Rec. 709
 
 
 class Degradation(NamedTuple):
-    """One kind of damage."""
+    """One kind."""
 
     apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
     """(uint8 [y, x, c], strength, generator) -> uint8 of the same shape."""
     usual: tuple[float, float]
-    """The range that a strength is drawn from where none is named."""
+    """The range of the strength where none is named."""
     possible: tuple[float, float]
     """The smallest and the largest strength."""
     unit: str
-    """What the strength is."""
+    """Of the strength."""
 
 
 def gaussian(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds noise of the same standard deviation everywhere; values outside the range are clipped."""
+    """Adds noise of one standard deviation; values outside the range are clipped."""
     return _bytes(image + 255 * strength * rng.standard_normal(image.shape))
 
 
 def poisson(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Counts photons, 1 / strength^2 of them at white; so black has no noise."""
+    """Counts photons, 1 / strength^2 of them at white, so black has no noise."""
     photons = strength**-2
     return _bytes(rng.poisson(image / 255 * photons) / photons * 255)
 
@@ -63,19 +63,14 @@ def salt_pepper(image: np.ndarray, strength: float, rng: np.random.Generator) ->
 def blur(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Blurs with a Gaussian, edges repeated."""
     del rng
-    reach = math.ceil(4 * strength)
-    weights = np.exp(-0.5 * np.square(np.arange(-reach, reach + 1) / strength))
-    weights /= weights.sum()
-    blurred = image.astype(np.float64)
-    for axis in (0, 1):
-        padding = [(reach, reach) if i == axis else (0, 0) for i in range(3)]
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(blurred, padding, "edge"), len(weights), axis)
-        blurred = windows @ weights
-    return _bytes(blurred)
+    from scipy import ndimage
+
+    pixels, radius = image.astype(np.float64), math.ceil(4 * strength)
+    return _bytes(ndimage.gaussian_filter(pixels, strength, mode="nearest", radius=radius, axes=(0, 1)))
 
 
 def jpeg(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Compresses with losses."""
+    """Compresses with loss."""
     del rng
     with io.BytesIO() as file:
         _picture(image).save(file, "JPEG", quality=round(strength))
@@ -83,7 +78,7 @@ def jpeg(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
 
 
 def downsample(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Replaces blocks of pixels by their mean, so that the size stays: every pixel of the small picture is a block."""
+    """Replaces blocks of pixels by their mean; the size stays."""
     del rng
     y, x = image.shape[:2]
     small = _picture(image).resize((max(1, round(x / strength)), max(1, round(y / strength))), Image.Resampling.BOX)
@@ -106,7 +101,7 @@ def scratches(image: np.ndarray, strength: float, rng: np.random.Generator) -> n
 
 
 def stains(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Darkens ellipses with soft edges: in colour they are brown. They are a tenth to a third of the picture wide."""
+    """Darkens ellipses with soft edges, a tenth to a third of the picture wide; in colour they are brown."""
     y, x = image.shape[:2]
     stained = image.astype(np.float64)
     for _ in range(round(strength)):
@@ -122,7 +117,7 @@ def stains(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
 
 
 def grey(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Takes colour away: at 1 all of it, so that a model learns to colour. A grey picture stays as it is."""
+    """Removes colour: at 1 all of it, so that a model learns to colour. A grey picture stays as it is."""
     del rng
     if image.shape[2] == 1:
         return image
@@ -152,52 +147,39 @@ class Step(NamedTuple):
 
 
 def make_degrade(specs: Sequence[str], *, train: bool) -> Degrade | None:
-    """The damage that `data.degrade` asks for; None for no spec. It can be pickled.
+    """The degradation that `data.degrade` asks for; None for no spec. It can be pickled.
 
-    Each picture gets one of the specs, drawn uniformly. With `train` everything is drawn from the generator passed.
-    Without, it is drawn from the picture itself, so that a held-out picture always has the same damage, whatever the
-    others are.
-
-    Raises:
-      InputError: a bad spec.
+    Each picture gets one of the specs, drawn uniformly. With `train` everything is drawn from the generator passed;
+    without, from the picture itself, so that a held-out picture is always degraded alike, whatever the others are.
     """
     parsed = tuple(parse_spec(spec) for spec in specs)
     if not parsed:
         return None
-    return functools.partial(damaged if train else always_damaged, parsed)
+    return functools.partial(_degrade if train else _degrade_alike, parsed)
 
 
-def damaged(specs: Sequence[Sequence[Step]], image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _degrade(specs: Sequence[Sequence[Step]], image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The picture with one of the specs applied, drawn uniformly."""
     for kind, low, high in specs[int(rng.integers(len(specs)))]:
         image = DEGRADATIONS[kind].apply(image, float(rng.uniform(low, high)), rng)
     return np.ascontiguousarray(image)
 
 
-def always_damaged(specs: Sequence[Sequence[Step]], image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same, with random numbers that belong to the picture. The generator passed is not used."""
+def _degrade_alike(specs: Sequence[Sequence[Step]], image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same, with random numbers that belong to the picture."""
     del rng
-    return damaged(specs, image, np.random.default_rng(zlib.crc32(np.ascontiguousarray(image).data)))
+    return _degrade(specs, image, np.random.default_rng(zlib.crc32(np.ascontiguousarray(image).data)))
 
 
 def parse_spec(spec: str, key: str = "data.degrade") -> tuple[Step, ...]:
-    """What a spec names, in the order of application: `blur:1+gaussian:0.1` -> two steps.
-
-    Args:
-      key: what the message names.
-
-    Raises:
-      InputError: no such kind, or not a strength that it can have.
-    """
+    """The steps of a spec, in order: `blur:1+gaussian:0.1` -> two. A message names `key`."""
     return tuple(_parse_step(part, spec, key) for part in spec.split("+"))
 
 
 def _parse_step(part: str, spec: str, key: str) -> Step:
     kind, colon, strength = part.strip().partition(":")
-    known = ", ".join(DEGRADATIONS)
-    require(
-        kind in DEGRADATIONS, key, f"{spec!r}: no degradation {kind!r}{nearest(kind, DEGRADATIONS)}; there are {known}"
-    )
+    unknown = f"{spec!r}: no degradation {kind!r}{nearest(kind, DEGRADATIONS)}; there are {', '.join(DEGRADATIONS)}"
+    require(kind in DEGRADATIONS, key, unknown)
     row = DEGRADATIONS[kind]
     if not colon:
         return Step(kind, *row.usual)

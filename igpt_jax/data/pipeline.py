@@ -26,6 +26,10 @@ from igpt_jax.data.transforms import Transform
 from igpt_jax.errors import InputError, require
 
 Batch = dict[str, np.ndarray]
+Sample = dict[str, np.ndarray]
+"""One row of a batch."""
+Read = Callable[[int, np.random.Generator], Sample]
+"""(index of a record, generator) -> the sample."""
 
 _UINT64 = 2**64 - 1
 
@@ -48,23 +52,16 @@ def train_batches(
 
     Args:
       source, transform, degrade: can be pickled if `workers` > 0. The transform's results have one shape.
-      degrade: makes of each transformed image the `degraded` one beside it; None for none.
       batch_size: images over all processes.
-      seed: of order and augmentation.
-      start_step: index of the first global batch.
       rows: which rows of each global batch to prepare, each in 0..batch_size - 1. None prepares all.
       workers: worker processes; 0 uses threads of this process. The batches are the same.
 
     Returns:
       An iterator of image uint8 [R, y, x, c] (of clips [R, l, y, x, c], each cut at a random frame), label int32 [R]
       and with `degrade` also degraded, an array like image, for R rows. `close()` stops its workers.
-
-    Raises:
-      InputError: `source` is empty. Later, from next(): what the source raises.
     """
     read = functools.partial(_read, source, transform, degrade, True)
-    rows = _rows(rows, batch_size, source)
-    batch = functools.partial(_train_batch, read, len(source), seed, batch_size, rows)
+    batch = functools.partial(_train_batch, read, _size(source), seed, batch_size, _rows(rows, batch_size))
     return _Prefetched(grain.MapDataset.range(start_step, sys.maxsize).map(batch), workers)
 
 
@@ -76,34 +73,26 @@ def eval_batches(
     batch_size: int,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Every record of the source once, in order. The number of batches does not depend on `rows`.
+    """Every record of the source once, in order: what `train_batches` yields and weight float32 [R].
 
-    Returns:
-      An iterator of what `train_batches` yields and weight float32 [R]. The weight is 1 for a record, and 0 for the
-      all-zero entries that fill the last batch.
-
-    Raises:
-      InputError: `source` is empty. Later, from next(): what the source raises.
+    The weight is 1 for a record, and 0 for the all-zero entries that fill the last batch. The number of batches does
+    not depend on `rows`.
     """
-    read = functools.partial(_read, source, transform, degrade, False)
-    rows = _rows(rows, batch_size, source)
-    batch = functools.partial(_eval_batch, read, len(source), batch_size, rows)
-    return _Prefetched(grain.MapDataset.range(-(-len(source) // batch_size)).map(batch), workers=0)
+    n, read = _size(source), functools.partial(_read, source, transform, degrade, False)
+    batch = functools.partial(_eval_batch, read, n, batch_size, _rows(rows, batch_size))
+    return _Prefetched(grain.MapDataset.range(-(-n // batch_size)).map(batch), workers=0)
 
 
-def _rows(rows: Sequence[int] | np.ndarray | None, batch_size: int, source: Source) -> np.ndarray:
+def _size(source: Source) -> int:
     require(len(source) > 0, "data.source", f"{source.name} holds no record")
+    return len(source)
+
+
+def _rows(rows: Sequence[int] | np.ndarray | None, batch_size: int) -> np.ndarray:
     return np.arange(batch_size) if rows is None else np.array(rows)
 
 
-Sample = dict[str, np.ndarray]
-"""One row of a batch: name -> array."""
-Read = Callable[[int, np.random.Generator], Sample]
-"""(index of a record, generator) -> the sample."""
-
-
 def _train_batch(read: Read, n: int, seed: int, batch_size: int, rows: np.ndarray, step: int) -> Batch:
-    """These rows of global batch `step` over n records."""
     samples = []
     for g in (step * batch_size + rows).tolist():
         epoch, position = divmod(g, n)
@@ -112,7 +101,7 @@ def _train_batch(read: Read, n: int, seed: int, batch_size: int, rows: np.ndarra
 
 
 def _eval_batch(read: Read, n: int, batch_size: int, rows: np.ndarray, step: int) -> Batch:
-    """These rows of batch `step` over n records. Rows after the last record are zeros."""
+    """Rows after the last record are zeros."""
     indices = step * batch_size + rows
     real = indices < n
     # a process without any record in this batch still reads one, to know the shapes
@@ -139,7 +128,7 @@ def _start_worker(index: int, count: int) -> None:
     """Makes a worker process ignore signals, and exit with its parent.
 
     Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM all processes of a job, but training still
-    takes batches until it has saved. And grain's own worker waits for ever if SIGKILL ends the training process.
+    takes batches until it has saved. And grain's own worker waits forever if SIGKILL ends the training process.
     """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
@@ -154,7 +143,7 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _check_children() -> None:
-    """Raises InputError where Python cannot start processes of this program: grain would wait for them for ever."""
+    """Raises InputError where Python cannot start processes of this program: grain would wait for them forever."""
     child = multiprocessing.get_context("spawn").Process(target=_nothing)
     child.start()
     child.join()

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -28,8 +29,7 @@ _READS = {
 if "avif" in features.get_supported_modules():
     _READS["AVIF"] = (".avif",)
 FORMATS = tuple(_READS)
-SUFFIXES = frozenset(suffix for suffixes in _READS.values() for suffix in suffixes)
-"""The names of files in these formats end so, in small or capital letters."""
+SUFFIXES = frozenset(suffix for suffixes in _READS.values() for suffix in suffixes)  # in small letters
 TIFF_COMPRESSIONS = (
     *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
     *("tiff_ccitt", "group3", "group4"),
@@ -46,26 +46,37 @@ def load_image(path_or_file: str | os.PathLike[str] | BinaryIO, channels: Litera
     becomes grey by ITU-R 601 luma. A JPEG whose sides both reach 2048 pixels is decoded at 1/2, 1/4 or 1/8 of its size.
     AVIF needs a Pillow that was built with it.
 
-    Raises:
-      InputError: missing, not an image of these formats, damaged, truncated, of more than 2**25 pixels to decode, or a
-        TIFF of pixels whose black and white are not known (floats, signed numbers, other than 1, 2, 4, 8 or 16 bits).
+    Besides damaged files, InputError refuses those of more than 2**25 pixels to decode, and TIFFs of pixels whose black
+    and white are not known (floats, signed numbers, other than 1, 2, 4, 8 or 16 bits).
     """
     is_path = isinstance(path_or_file, str | os.PathLike)
     name = path_or_file if is_path else getattr(path_or_file, "name", "image")
+    with (
+        decoding(name, "an image"),
+        open(path_or_file, "rb") if is_path else contextlib.nullcontext(path_or_file) as file,
+    ):
+        image = _open(file)
+        _check_size(image)
+        image.info["_raw"] = image.tile[0].args if isinstance(image, PngImageFile) else ""
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff(image)
+        image = _load(image, file)
+        with contextlib.suppress(Exception):  # a damaged EXIF block; the pixels are decoded already
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_array(image, channels)
+
+
+@contextlib.contextmanager
+def decoding(path: object, what: str) -> Iterator[None]:
+    """Turns whatever decoders raise at a damaged file into one line that names it."""
     try:
-        with open(path_or_file, "rb") if is_path else contextlib.nullcontext(path_or_file) as file:
-            image = _open(file)
-            _check_size(image)
-            image.info["_raw"] = image.tile[0].args if isinstance(image, PngImageFile) else ""
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
-                _check_tiff(image)
-            image = _load(image, file)
-            with contextlib.suppress(Exception):  # a damaged EXIF block; the pixels are decoded already
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_array(image, channels)
-    except Exception as error:  # decoders raise anything when a file is damaged
+        yield
+    except InputError as error:
+        named = str(path) in str(error)
+        raise InputError(str(error) if named else f"{str(path)!r} {error}") from None
+    except Exception as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"{str(name)!r} cannot be read as an image: {reason}") from None
+        raise InputError(f"{str(path)!r} cannot be read as {what}: {reason}") from None
 
 
 def _open(file: BinaryIO) -> Image.Image:
@@ -79,16 +90,12 @@ def _open(file: BinaryIO) -> Image.Image:
         if accept is None or accept(beginning):
             file.seek(0)
             return factory(_only_pixels(file) if name == "PNG" else file, "")
-    raise ValueError(f"it is none of {', '.join(FORMATS)}")
+    raise ValueError(f"must be one of {', '.join(FORMATS)}")
 
 
 def _only_pixels(file: BinaryIO) -> BinaryIO:
-    """A PNG without the chunks that say nothing of its pixels: profiles and texts of any size, damaged ones too. An end
-    that is missing is put there.
-
-    Raises:
-      ValueError: its compressed pixels are more than any picture of the allowed size has.
-    """
+    """A PNG without the chunks that say nothing of its pixels: profiles and texts of any size, damaged ones too. A
+    missing end is added."""
     kept, size = io.BytesIO(), 0
     kept.write(file.read(8))
     while len(head := file.read(8)) == 8:
@@ -111,8 +118,8 @@ _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf")
 
 
 def _load(image: Image.Image, file: BinaryIO) -> Image.Image:
-    """The decoded image. A JPEG of which the last bytes are missing is completed, as other readers do; what is missing
-    becomes flat. Where more than the end is missing, so that the last rows are flat altogether, it is refused."""
+    """The decoded image. A JPEG without its last bytes is completed, as other readers do; what is missing becomes flat.
+    Where more is missing, so that the last rows are flat altogether, it is refused."""
     try:
         image.load()
     except OSError as error:

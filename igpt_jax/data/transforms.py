@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,11 +20,10 @@ from igpt_jax.errors import InputError
 
 IMAGENET_SHORTER = (256, 384)  # paper section 3, pre-training: shorter side, both ends included
 IMAGENET_CROP = 224  # also the shorter side in evaluation
-CIFAR_PAD = 4
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Box = tuple[float, float, float, float]
-"""Top, left, bottom, right in pixels."""
+"""Left, top, right, bottom in pixels, as in Pillow."""
 
 
 def make_preprocess(cfg: DataConfig, size: tuple[int, int], *, train: bool) -> Transform:
@@ -39,14 +38,10 @@ def make_preprocess(cfg: DataConfig, size: tuple[int, int], *, train: bool) -> T
       cifar     the same; in training, then reflect-padded by 4 and cropped at random (paper section 3, fine-tuning)
       imagenet  in training the shorter side becomes 256 to 384, with a random 224 crop; in evaluation the shorter side
                 becomes 224, with the centre crop (paper section 3)
-
       crop      a part of `size` at the picture's own resolution: in training anywhere, in evaluation the centre; a
                 picture that is smaller is treated as by none
 
     `cfg.flip` alone decides about mirroring (the paper mirrors CIFAR images). Evaluation has no random choice.
-
-    Raises:
-      InputError: `cfg` needs scikit-image or PyWavelets, and it is not installed.
     """
     for key, kind in (("data.denoise", cfg.denoise), ("data.enhance", cfg.enhance)):
         for module, package in (("skimage", "scikit-image"), ("pywt", "PyWavelets")):
@@ -69,7 +64,7 @@ def _preprocess(
     else:
         image = fit(image, size, cfg.resample)
     if train and cfg.augment == "cifar":
-        image = pad_and_crop(image, CIFAR_PAD, rng, "reflect")
+        image = pad_and_crop(image, 4, rng, "reflect")
     if train and cfg.augment == "shift" and rng.random() < 0.5:
         image = pad_and_crop(image, cfg.shift, rng, "edge")
     if train and cfg.flip:
@@ -90,8 +85,7 @@ def resize(
     and bicubic do both, which a small palette makes visible. It is sharper than bilinear, a triangle.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    left_top_right_bottom = None if box is None else (box[1], box[0], box[3], box[2])
-    resized = picture.resize((size[1], size[0]), Image.Resampling[resample.upper()], left_top_right_bottom)
+    resized = picture.resize((size[1], size[0]), Image.Resampling[resample.upper()], box)
     return np.array(resized).reshape(*size, image.shape[2])
 
 
@@ -112,15 +106,17 @@ def fit(image: np.ndarray, size: tuple[int, int], resample: str = DataConfig.res
 def crop(
     image: np.ndarray, size: tuple[int, int], rng: np.random.Generator | None, resample: str = DataConfig.resample
 ) -> np.ndarray:
-    """A part of an image that has the shape of `size`: anywhere, or without `rng` the centre.
-
-    An image that is smaller is fitted as a whole.
-    """
+    """A part of `size`: anywhere, or without `rng` the centre. A smaller image is fitted as a whole."""
     room = image.shape[0] - size[0], image.shape[1] - size[1]
     if min(room) < 0:
         return fit(image, size, resample)
-    top, left = (n // 2 if rng is None else int(rng.integers(n + 1)) for n in room)
+    top, left = _corner(room, rng)
     return image[top : top + size[0], left : left + size[1]]
+
+
+def _corner(room: Sequence[int], rng: np.random.Generator | None) -> list[int]:
+    """Where a crop begins along each axis: uniform in 0..room, or without `rng` in the middle."""
+    return [n // 2 if rng is None else int(rng.integers(n + 1)) for n in room]
 
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -129,10 +125,7 @@ def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def pad_and_crop(image: np.ndarray, pad: int, rng: np.random.Generator, mode: Literal["edge", "reflect"]) -> np.ndarray:
-    """Moves an image by whole pixels, dy and dx uniform in [-pad, pad].
-
-    `edge` repeats the edge pixels where the move leaves a gap; `reflect` mirrors the image about them.
-    """
+    """Moves an image by whole pixels, dy and dx uniform in [-pad, pad]; `mode`, of np.pad, fills the gap."""
     rows, cols, _ = image.shape
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode)
     top, left = rng.integers(2 * pad + 1), rng.integers(2 * pad + 1)
@@ -144,17 +137,17 @@ def imagenet_box(shape: tuple[int, ...], size: tuple[int, int], rng: np.random.G
 
     The recipe scales the shorter side, takes a 224 x 224 crop and downsamples that. With `rng` the shorter side is
     uniform in [256, 384] and the crop anywhere; without, 224 and the centre. Resizing the crop's place in the original
-    does all this at once: it is sharper, and a 1 x 100000 image is never enlarged on the way. If `size` is not square,
-    the crop has its shape and a longer side of 224.
+    does this at once: it is sharper, and a 1 x 100000 image is never enlarged. If `size` is not square, the crop has
+    its shape and a longer side of 224.
     """
     y, x = shape
     shorter = IMAGENET_CROP if rng is None else int(rng.integers(IMAGENET_SHORTER[0], IMAGENET_SHORTER[1] + 1))
     scaled = (round(y * shorter / min(y, x)), round(x * shorter / min(y, x)))
     crop = tuple(max(1, round(IMAGENET_CROP * n / max(size))) for n in size)
     room = tuple(a - b for a, b in zip(scaled, crop, strict=True))
-    top, left = (n // 2 if rng is None else int(rng.integers(n + 1)) for n in room)
+    top, left = _corner(room, rng)
     fy, fx = y / scaled[0], x / scaled[1]
-    return top * fy, left * fx, min((top + crop[0]) * fy, y), min((left + crop[1]) * fx, x)
+    return left * fx, top * fy, min((left + crop[1]) * fx, x), min((top + crop[0]) * fy, y)
 
 
 # Restoration, with scikit-image
@@ -191,10 +184,10 @@ def _noise_level(x: np.ndarray) -> float:
 
 
 def enhance(image: np.ndarray, kind: str) -> np.ndarray:
-    """Raises the contrast; an image of one brightness stays as it is.
+    """Raises the contrast; an image of one brightness, or any with `none`, stays as it is.
 
     `stretch` maps the 2nd to 98th percentile of all channels to the full range. `equalize` and `clahe` equalise the
-    histogram of the brightness (V of HSV), over the whole image or by regions. `none` does nothing.
+    histogram of the brightness (V of HSV), over the whole image or by regions.
     """
     if kind == "none":
         return image

@@ -19,15 +19,14 @@ import numpy as np
 from PIL import Image
 
 from igpt_jax.config import DataConfig
-from igpt_jax.data.reading import MAX_PIXELS, SUFFIXES, load_image
-from igpt_jax.errors import InputError, first_line
+from igpt_jax.data.reading import MAX_PIXELS, SUFFIXES, decoding, load_image
+from igpt_jax.errors import InputError
 
 # The only demuxers that may read a user's file. FFmpeg has others, some of which open further files or addresses.
 _DEMUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".webm": "matroska", ".mkv": "matroska", ".gif": "gif"}
 CLIP_SUFFIXES = frozenset(_DEMUXERS)
-"""The names of clip files end so, in small or capital letters."""
 FRAME_SUFFIXES = SUFFIXES - CLIP_SUFFIXES
-"""The names of pictures that are frames of a clip end so."""
+"""Of pictures that are frames of a clip."""
 
 ChooseStart = Callable[[int, int], int]
 """(frames of the clip, frames from the first to the last one that is read) -> the first one. InputError if there are
@@ -43,21 +42,14 @@ def require_av(what: str) -> None:
 def load_clip(
     path: str | os.PathLike[str], frames: int, step: int, channels: Literal[1, 3], choose_start: ChooseStart
 ) -> np.ndarray:
-    """Reads frames of an mp4, mov, WebM, mkv or GIF, or of a folder of numbered pictures: uint8 [frames, y, x, c].
+    """Reads every `step`-th frame of an mp4, mov, WebM, mkv or GIF, or of a folder of numbered pictures: uint8
+    [frames, y, x, c].
 
     Transparent pixels of a GIF are white, frames are turned, mirrored and stretched as players do, and colour becomes
-    grey by ITU-R 601 luma.
-
-    Args:
-      step: every so many frames of the clip one is read.
-      choose_start: where to begin.
-
-    Raises:
-      InputError: missing, not a clip of these formats, damaged, too short, frames of different sizes or of more than
-        2**25 pixels; or PyAV is missing.
+    grey by ITU-R 601 luma. InputError refuses frames of different sizes or of more than 2**25 pixels, too.
     """
     span = (frames - 1) * step + 1
-    with _reading(path):
+    with decoding(path, "a clip"):
         if os.path.isdir(path):
             names = numbered_pictures(os.listdir(path))
             start = choose_start(len(names), span)
@@ -70,28 +62,11 @@ def load_clip(
         return np.stack(pictures)
 
 
-@contextlib.contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever decoders raise at a damaged file into one line that names it."""
-    try:
-        yield
-    except InputError as error:
-        named = str(path) in str(error)
-        raise InputError(str(error) if named else f"{str(path)!r} {error}") from None
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"{str(path)!r} cannot be read as a clip: {reason}") from None
-
-
 def load_last_frames(path: str | os.PathLike[str], most: int, cfg: DataConfig) -> np.ndarray:
-    """At most `most` last frames of a clip, every `cfg.frame_step`-th; or a picture as one frame: uint8 [l, y, x, c].
-
-    Raises:
-      InputError: as `load_clip` and `load_image`; or a folder without numbered pictures.
-    """
+    """At most `most` last frames of a clip, every `cfg.frame_step`-th; or one picture: uint8 [l, y, x, c]."""
     if not os.path.isdir(path) and Path(path).suffix.lower() not in CLIP_SUFFIXES:
         return load_image(path, cfg.channels)[None]
-    with _reading(path):
+    with decoding(path, "a clip"):
         length = len(numbered_pictures(os.listdir(path))) if os.path.isdir(path) else len(frame_times(path))
         if not length:
             raise InputError("holds no frame")
@@ -146,8 +121,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 def frame_times(path: str | os.PathLike[str]) -> list[int]:
-    """When each frame of a file is shown, in the order in which it is, from the index of its packets: no frame is
-    decoded. Those that an edit list cuts off are left out, since no player shows them."""
+    """When each frame of a file is shown, in order, from the index of its packets: no frame is decoded. Those that an
+    edit list cuts off are left out, since no player shows them."""
     status = os.stat(path)
     return list(_frame_times(os.fspath(path), status.st_size, status.st_mtime_ns))
 
@@ -163,8 +138,7 @@ def _frame_times(path: str, size: int, modified: int) -> tuple[int, ...]:
 
 
 def _frames(path: str | os.PathLike[str], start: int | None = None) -> Iterator[tuple[int, Any, Any]]:
-    """(time, frame, width of a pixel over its height) from the keyframe at or before a time on, in the order in which
-    they are shown."""
+    """(time, frame, width of a pixel over its height), in the order shown, from the keyframe at or before a time on."""
     with _opened(path) as stream:
         if start is not None:
             stream.container.seek(start, stream=stream)
@@ -173,7 +147,7 @@ def _frames(path: str | os.PathLike[str], start: int | None = None) -> Iterator[
 
 
 def _decode(path: str | os.PathLike[str], times: Sequence[int], channels: int, seek: bool = True) -> list[np.ndarray]:
-    """The frames of these times; fewer where they are not found."""
+    """The frames of these times that are found."""
     pictures: dict[int, np.ndarray] = {}
     wanted = set(times)
     for time, frame, aspect in _frames(path, times[0] if seek else None):
@@ -185,8 +159,7 @@ def _decode(path: str | os.PathLike[str], times: Sequence[int], channels: int, s
 
 
 def _to_array(frame: Any, aspect: Any, channels: int) -> np.ndarray:
-    """A decoded frame as a player shows it, uint8 [y, x, channels]: square pixels, upright, mirrored if the file says
-    so."""
+    """A decoded frame as a player shows it, uint8 [y, x, channels]: square pixels, turned and mirrored."""
     picture = Image.fromarray(frame.to_ndarray(format="rgb24"))  # FFmpeg has made transparent pixels of a GIF white
     if aspect != 1:
         width = max(1, round(picture.width * aspect))

@@ -16,7 +16,6 @@ import numpy as np
 
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError, nearest
-from igpt_jax.evaluation.accuracy import make_accuracy
 from igpt_jax.evaluation.base import (
     Driver,
     EachImage,
@@ -27,12 +26,10 @@ from igpt_jax.evaluation.base import (
     difference,
     estimate,
 )
-from igpt_jax.evaluation.bayes import make_bayes
-from igpt_jax.evaluation.holes import make_holes
-from igpt_jax.evaluation.likelihood import make_likelihood
-from igpt_jax.evaluation.orders import make_orders
+from igpt_jax.evaluation.likelihood import make_accuracy, make_bayes, make_likelihood
+from igpt_jax.evaluation.orders import make_holes, make_orders
 from igpt_jax.evaluation.pictures import PICTURES
-from igpt_jax.evaluation.restoration import make_restoration
+from igpt_jax.evaluation.quality import make_restoration
 from igpt_jax.objectives import Figure
 
 __all__ = [
@@ -98,33 +95,22 @@ class Figures:
 
 
 class Evaluators:
-    """All evaluators of an objective, and others asked for, as one.
-
-    Args:
-      names: in `EVALUATORS`, beside those of the objective.
-      own: evaluators of one's own, by name.
-
-    Raises:
-      InputError: there is no such evaluator, or it does not fit the model.
-    """
+    """All evaluators of an objective and others asked for: names in `EVALUATORS`, and the caller's `own` rows."""
 
     def __init__(self, context: EvalContext, names: Sequence[str] = (), own: Mapping[str, MakeEvaluator] | None = None):
         rows = {name: _row(name) for name in (*context.objective.evaluators, *names)} | dict(own or {})
         self._context = context
-        self._evaluators = {name: make(context) for name, make in rows.items()}
-        self._drivers = {name: Driver(context, evaluator, name) for name, evaluator in self._evaluators.items()}
-        self.figures: dict[str, Figure] = {}
+        self._drivers = [Driver(context, make(context), name) for name, make in rows.items()]
+        self.figures = {key: figure for driver in self._drivers for key, figure in driver.evaluator.figures.items()}
         """What is measured, by name."""
-        for evaluator in self._evaluators.values():
-            self.figures |= evaluator.figures
         self.last: tuple[int, Figures] | None = None
         """The step that `run` measured last, and what it measured."""
 
     def measure(self, params: Any) -> Figures:
         """Measures weights."""
         context, measured = self._context, {}
-        for name, evaluator in self._evaluators.items():
-            images = self._drivers[name].run(params)
+        for driver in self._drivers:
+            evaluator, images = driver.evaluator, driver.run(params)
             groups = context.groups if evaluator.most is None else subset(context.held_out, evaluator.most).groups
             for key in [key for key in evaluator.figures if key in images]:
                 measured[key] = estimate(evaluator.figures[key], images[key], groups)

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import Config
-from igpt_jax.data.pipeline import Batch
 from igpt_jax.data.sources.base import Source
 from igpt_jax.datasets import Data, subset
 from igpt_jax.keys import fold_in, stream
@@ -27,6 +26,8 @@ from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import Figure, Objective
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,6 @@ class EvalContext:
         """Where the evaluation runs."""
         return self.data.mesh
 
-    def batches(self) -> Iterator[Batch]:
-        """This process's weighted batches of all held-out images, from the start at every call."""
-        return self.data.eval_batches(self.held_out)
-
 
 Measure = Callable[[Any, Mapping[str, jax.Array], jax.Array], Mapping[str, tuple[jax.Array, jax.Array]]]
 """(params, batch, one key an image) -> figure: (values [B], weights [B]). Weight 0: not measured of this image."""
@@ -82,7 +79,7 @@ class Evaluator:
     """How often each image is measured, each time with another key."""
     on_host: bool = False
     most: int | None = None
-    """At most so many images, spread evenly."""
+    """At most this many images, spread evenly."""
     derive: Callable[[Mapping[str, EachImage]], Mapping[str, float]] = lambda images: {}
     """Figures that are not means over images. What `measure` gives and `figures` does not name is for this alone."""
 
@@ -96,36 +93,52 @@ def image_keys(context: EvalContext, first: jax.Array | int, n: int) -> jax.Arra
     return fold_in(stream(context.cfg.seed, "eval"), first + jnp.arange(n))
 
 
+def replicated_jit(context: EvalContext, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for the mesh; every process gets its whole result."""
+    return jax.jit(traced_on(context.mesh, function), out_shardings=replicated(context.mesh))
+
+
+def over_batches(
+    context: EvalContext, source: Source, run: Callable[[Mapping[str, jax.Array], np.int32], T], title: str
+) -> Iterator[T]:
+    """What `run` makes of (batch on the mesh, number of its first image), for every batch of a source."""
+    done, n = 0, len(source)
+    for host in context.data.eval_batches(source):
+        progress.report(title, min(done, n), n)
+        batch = put_batch(host, context.mesh)
+        yield run(batch, np.int32(done))
+        done += len(batch["image"])
+    progress.report(title, n, n)
+
+
 class Driver:
     """Runs one evaluator over the held-out images of its context."""
 
     def __init__(self, context: EvalContext, evaluator: Evaluator, name: str):
-        self._context, self._evaluator, self._title = context, evaluator, f"measuring {name}"
+        self.evaluator, self._context, self._title = evaluator, context, f"measuring {name}"
 
         def measure(params: Any, batch: Mapping[str, jax.Array], first: jax.Array, draw: jax.Array) -> Any:
             keys_B = fold_in(image_keys(context, first, len(batch["image"])), draw)
             return dict(evaluator.measure(params, batch, keys_B))
 
-        self._measure = jax.jit(traced_on(context.mesh, measure), out_shardings=replicated(context.mesh))
+        self._measure = replicated_jit(context, measure)
 
     def run(self, params: Any) -> dict[str, EachImage]:
         """Every figure of every image, in the order of the images, on every process."""
-        context, source = self._context, subset(self._context.held_out, self._evaluator.most)
-        n, done, parts = len(source), 0, []
-        if self._evaluator.on_host:
+        context, evaluator, title = self._context, self.evaluator, self._title
+        source = subset(context.held_out, evaluator.most)
+        n, draws = len(source), range(evaluator.draws)
+        if evaluator.on_host:
             batch = {"image": context.data.images(source, n), "label": np.full(n, -1)}
-            progress.report(self._title, 0, n)
-            measured = self._evaluator.measure(params, batch, image_keys(context, 0, n))
-            progress.report(self._title, n, n)
+            progress.report(title, 0, n)
+            measured = evaluator.measure(params, batch, image_keys(context, 0, n))
+            progress.report(title, n, n)
             return _each_image([measured], n)
-        for host in context.data.eval_batches(source):
-            progress.report(self._title, min(done, n), n)
-            batch = put_batch(host, context.mesh)
-            draws = range(self._evaluator.draws)
-            parts.append([self._measure(params, batch, np.int32(done), np.int32(i)) for i in draws])
-            done += len(batch["image"])
-        measured = jax.device_get(parts)
-        progress.report(self._title, n, n)
+
+        def measure(batch: Mapping[str, jax.Array], first: np.int32) -> list[Any]:
+            return [self._measure(params, batch, first, np.int32(i)) for i in draws]
+
+        measured = jax.device_get(list(over_batches(context, source, measure, title)))
         return _each_image([jax.tree.map(lambda *x: np.stack(x), *draws) for draws in measured], n)
 
 
@@ -153,12 +166,8 @@ class Estimate:
 
 
 def estimate(figure: Figure, images: EachImage, groups: np.ndarray) -> Estimate:
-    """The weighted mean over images, and its standard error to first order. Images that belong together, as variants
-    of one picture do, are not independent.
-
-    Args:
-      groups: int [M], the group of each image.
-    """
+    """The weighted mean over images, and its standard error to first order. Images of one group (int [M]), as variants
+    of one picture are, are not independent."""
     counted = images.weights > 0
     if not counted.any():
         return Estimate(figure, math.nan, images=images)
@@ -179,23 +188,18 @@ def difference(other: Estimate, model: Estimate, groups: np.ndarray) -> Estimate
 
 
 def read_images(context: EvalContext, source: Source, read: Callable[[Mapping[str, jax.Array], jax.Array], Any]) -> Any:
-    """What a function reads from each image of a source, in order, on every process. Each process reads its own share.
+    """What a function reads from each image of a source: numpy arrays [n, ...] in order, on every process.
 
-    Args:
-      read: (batch, one key an image) -> arrays [B, ...] as a pytree; it is compiled.
-
-    Returns:
-      Their numpy arrays [n, ...], without padding.
+    Each process opens its own share. `read`: (batch, one key an image) -> arrays [B, ...] as a pytree; it is compiled.
     """
 
     def keyed(batch: Mapping[str, jax.Array], first: jax.Array) -> Any:
         return read(batch, image_keys(context, first, len(batch["image"])))
 
-    compiled = jax.jit(traced_on(context.mesh, keyed), out_shardings=replicated(context.mesh))
-    parts, done, n = [], 0, len(source)
-    for host in context.data.eval_batches(source):
-        progress.report("reading images", min(done, n), n)
-        parts.append(jax.device_get(compiled(put_batch(host, context.mesh), np.int32(done))))
-        done += len(jax.tree.leaves(parts[-1])[0])
-    progress.report("reading images", n, n)
-    return jax.tree.map(lambda *xs: np.concatenate(xs)[:n], *parts)
+    compiled = replicated_jit(context, keyed)
+
+    def run(batch: Mapping[str, jax.Array], first: np.int32) -> Any:
+        return jax.device_get(compiled(batch, first))
+
+    parts = list(over_batches(context, source, run, "reading images"))
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(source)], *parts)

@@ -1,4 +1,4 @@
-"""How well an any-order model predicts in different orders, and how far its conditional distributions agree.
+"""How well a causal model predicts in different orders, and inside holes whose outside is known.
 
 In every order, the product of the conditional probabilities is a normalised distribution over images. An ideal model
 has the same one in all orders; the gaps say how far a model is from that.
@@ -16,6 +16,7 @@ import numpy as np
 
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EachImage, EvalContext, Evaluator
+from igpt_jax.holes import Hole, brush, centre
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.objectives import NATS, batch_tokens, class_cond, token_nats
 from igpt_jax.sequence import ordered_inputs
@@ -26,10 +27,7 @@ def nats_in_order(
 ) -> jax.Array:
     """float32 [B, T]: -log p of the token in each slot of an order, given those in earlier slots.
 
-    Args:
-      tokens_BT: int [B, T] in raster order.
-      order_BT: int [B, T] or [1, T]: the grid position of each slot.
-      class_id_B: int [B] for class-conditional models, -1 for no class.
+    Tokens are in raster order. `order_BT`, int [B, T] or [1, T], has the grid position of each slot.
     """
     order_BT = jnp.broadcast_to(order_BT, tokens_BT.shape)
     slots_BT = jnp.take_along_axis(tokens_BT, order_BT, axis=1)
@@ -38,11 +36,7 @@ def nats_in_order(
 
 
 def random_orders(n: int, n_ctx: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Orders that all images share, and their swapped slots.
-
-    Returns:
-      int32 [n, T]; int32 [n], s for order i where its swapped form exchanges slots s and s + 1.
-    """
+    """Orders that all images share, int32 [n, T]; and of each the slot s, int32 [n], that is swapped with s + 1."""
     rng = np.random.default_rng((seed, n_ctx))
     orders = np.stack([rng.permutation(n_ctx) for _ in range(n)]).astype(np.int32)
     return orders, rng.integers(0, n_ctx - 1, n, dtype=np.int32)
@@ -109,3 +103,32 @@ def make_orders(context: EvalContext) -> Evaluator:
         return {"random_nats_sd": float(np.std(means_M, ddof=1))}
 
     return Evaluator(measure, FIGURES, derive=derive)
+
+
+HOLES: dict[str, Hole] = {"centre": centre, "brush": brush}
+
+
+def make_holes(context: EvalContext) -> Evaluator:
+    """Nats per missing pixel: each image's mean, then the mean over images. Every image has holes of its own.
+
+    For each kind of hole, the model reads the pixels before a missing one in raster order (clamp), and, if it is an
+    any-order model, also all known pixels before the first missing one (known first). For an ideal model the second is
+    no worse, because it knows more.
+    """
+    model, cfg = context.model, context.model.cfg
+    ways = ("clamp", "known_first") if cfg.any_order else ("clamp",)
+
+    def measure(params: Any, batch: Mapping[str, jax.Array], keys_B: jax.Array) -> dict[str, Any]:
+        tokens_BT, measured = batch_tokens(context.palette, batch), {}
+        for name, make in HOLES.items():
+            hole_BT = jax.vmap(lambda key, make=make: make(key, cfg.grid).reshape(-1))(keys_B)
+            orders = {"clamp": jnp.arange(cfg.n_ctx)[None], "known_first": jnp.argsort(hole_BT, axis=1)}
+            for way in ways:
+                order_BT = jnp.broadcast_to(orders[way], hole_BT.shape)
+                nats_BT = nats_in_order(model, params, tokens_BT, order_BT, class_cond(cfg, batch))
+                missing_BT = jnp.take_along_axis(hole_BT, order_BT, axis=1)
+                mean_B = jnp.sum(nats_BT * missing_BT, axis=1) / jnp.maximum(jnp.sum(missing_BT, axis=1), 1)
+                measured[f"{name}_nats_{way}"] = mean_B, batch["weight"]
+        return measured
+
+    return Evaluator(measure, {f"{name}_nats_{way}": NATS for name in HOLES for way in ways})

@@ -90,9 +90,9 @@ def _clip_rows(originals: np.ndarray, drawn: np.ndarray, titles: Sequence[tuple[
 def restorations(context: EvalContext, params: Any, n: int) -> np.ndarray:
     """Held-out images: degraded, three draws, their mean, the original. An eighth of n rows."""
     images = context.data.images(context.held_out, max(1, n // 8))
-    damaged = context.data.degraded(images)
-    restored = restore(context.model, params, context.palette, damaged, sampler=context.cfg.sampler)
-    columns = [("degraded", damaged), ("draw", restored.draws[:, :3]), ("mean", restored.mean), ("original", images)]
+    degraded = context.data.degraded(images)
+    restored = restore(context.model, params, context.palette, degraded, sampler=context.cfg.sampler)
+    columns = [("degraded", degraded), ("draw", restored.draws[:, :3]), ("mean", restored.mean), ("original", images)]
     return strips(columns)
 
 

@@ -1,19 +1,22 @@
-"""How near a picture comes to another."""
+"""How near a picture comes to another, and restorations to the clean pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+
+from igpt_jax.evaluation.base import EvalContext, Evaluator
+from igpt_jax.objectives import Figure
+from igpt_jax.sampling.restore import restore
 
 SSIM_WINDOW = 7
 """Side of the windows of `ssim_of_each`, in pixels."""
 
 
 def psnr(images: np.ndarray, reconstructed: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over all values of two uint8 arrays of one shape; inf when they are equal.
-
-    Raises:
-      ValueError: other dtypes, or the shapes differ.
-    """
+    """Peak signal-to-noise ratio in dB over all values of two uint8 arrays of one shape; inf when they are equal."""
     _check("psnr", images, reconstructed)
     difference = images.astype(np.int32) - reconstructed
     error = np.mean(np.square(difference), dtype=np.float64)
@@ -21,15 +24,9 @@ def psnr(images: np.ndarray, reconstructed: np.ndarray) -> float:
 
 
 def psnr_of_each(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
-    """float64 [B]: the peak signal-to-noise ratio of each image in dB.
+    """float64 [B]: the peak signal-to-noise ratio of each image in dB, of uint8 [B, Y, X, C].
 
     An error below that of rounding to bytes counts as that of rounding (1/12), so equal images have 58.9 dB.
-
-    Args:
-      images, reconstructed: uint8 [B, Y, X, C].
-
-    Raises:
-      ValueError: other dtypes, or the shapes differ.
     """
     _check("psnr_of_each", images, reconstructed)
     difference = images.astype(np.float64) - reconstructed
@@ -38,16 +35,10 @@ def psnr_of_each(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
 
 
 def ssim_of_each(images: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
-    """float64 [B]: the structural similarity (Wang et al., 2004) of each image, 1 for equal ones.
+    """float64 [B]: structural similarity (Wang et al., 2004) of uint8 images [B, Y, X, C]; 1 for equal ones.
 
     The mean over channels and over all 7 x 7 windows that lie in the image, which all count alike; or over smaller
     windows, where the image is smaller.
-
-    Args:
-      images, reconstructed: uint8 [B, Y, X, C].
-
-    Raises:
-      ValueError: other dtypes, or the shapes differ.
     """
     _check("ssim_of_each", images, reconstructed)
     side = min(SSIM_WINDOW, *images.shape[1:3])
@@ -71,17 +62,32 @@ def _check(name: str, images: np.ndarray, reconstructed: np.ndarray) -> None:
         raise ValueError(f"{name} compares two uint8 arrays of one shape, not {what}")
 
 
-def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """The squared Fréchet distance of the Gaussians with the means and covariances of two sets of features.
+IMAGES = 64
+"""At most this many held-out images, spread evenly: drawing takes far longer than a loss."""
+DRAWS = 2
+"""Draws of each image."""
+SHOWN = ("degraded", "draw", "mean")
 
-    |m - n|^2 + tr(A + B - 2 (A B)^(1/2)), as FID takes it (Heusel et al., 2017).
 
-    Args:
-      x, y: float [n, D] and [m, D], more rows than dims for a covariance of full rank.
+def make_restoration(context: EvalContext) -> Evaluator:
+    """PSNR in dB and SSIM of the degraded image (data.degrade), of one draw and of the mean of a few.
+
+    The clean pictures are compared as they are, not rounded to the palette; `palette_psnr` is what the palette alone
+    costs, and the most that a draw can reach.
     """
-    a, b = np.cov(x.T), np.cov(y.T)
-    values, vectors = np.linalg.eigh(a)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    # the eigenvalues of root b root are those of a b, and it is symmetric
-    cross = np.sqrt(np.linalg.eigvalsh(root @ b @ root).clip(0)).sum()
-    return float(np.square(x.mean(axis=0) - y.mean(axis=0)).sum() + np.trace(a) + np.trace(b) - 2 * cross)
+    decibels, similarity = Figure("dB", "higher"), Figure("", "higher")
+
+    def measure(params: Any, batch: Mapping[str, Any], keys_B: Any) -> dict[str, Any]:
+        del keys_B  # draws have the sampler's seed
+        clean, palette = batch["image"], context.palette
+        degraded = context.data.degraded(clean)
+        restored = restore(context.model, params, palette, degraded, DRAWS, sampler=context.cfg.sampler)
+        shown = dict(zip(SHOWN, (degraded, restored.draws[:, 0], restored.mean), strict=True))
+        measured = {f"{name}_psnr": psnr_of_each(clean, images) for name, images in shown.items()}
+        measured["palette_psnr"] = psnr_of_each(clean, np.asarray(palette.decode(palette.encode(clean))))
+        measured |= {f"{name}_ssim": ssim_of_each(clean, images) for name, images in shown.items()}
+        return {name: (values, np.ones(len(values))) for name, values in measured.items()}
+
+    figures = {f"{name}_psnr": decibels for name in (*SHOWN, "palette")}
+    figures |= {f"{name}_ssim": similarity for name in SHOWN}
+    return Evaluator(measure, figures, on_host=True, most=IMAGES)

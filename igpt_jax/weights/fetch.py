@@ -35,7 +35,7 @@ class Files(NamedTuple):
     """Files of the release that belong together."""
 
     owner: str
-    """Whose they are: the files of all models have the same names."""
+    """Model or dataset: the files of all models have the same names."""
     prefix: str
     paths: Mapping[str, str]
     """Name -> path on the server."""
@@ -66,12 +66,8 @@ def fetch(
     """Downloads files and the palette into a directory; what is there is verified. Returns the path with their prefix.
 
     The release publishes no digests of the weights: each file's SHA-256 is recorded in SHA256SUMS when it arrives, and
-    compared from then on.
-
-    Args:
-      base_url: a mirror with the same folders.
-      report: is called with a line for each file, and for each failed attempt.
-      make_bar: file name -> a progress bar for `pooch.HTTPDownloader`, or None.
+    compared from then on. `report` gets a line for each file and each failed attempt; `make_bar` makes of a file's name
+    a progress bar for `pooch.HTTPDownloader`, or None.
     """
     if not base_url.startswith(("http://", "https://")):
         raise InputError(f"base URL: must be an http or https address such as {BASE_URL}; got {base_url!r}")

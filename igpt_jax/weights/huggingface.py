@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from igpt_jax.config import ModelConfig
+from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError, first_line
 from igpt_jax.model import abstract_params, mlp_width
 from igpt_jax.palette import Palette
@@ -21,7 +22,7 @@ from igpt_jax.pretrained import Pretrained
 from igpt_jax.training.step import make_model
 from igpt_jax.weights import table
 from igpt_jax.weights.table import Row
-from igpt_jax.weights.weight_files import INSTEAD_OF_PICKLES, open_weights, read_json, write_json, write_weights
+from igpt_jax.weights.weight_files import INSTEAD_OF_PICKLES, open_weights, read_json, write_weights
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -92,9 +93,9 @@ def open_huggingface(
 ) -> table.Opened:
     """An `ImageGPTForCausalImageModeling` directory, as its `save_pretrained` or `write_huggingface` left it.
 
-    The vocabulary there has one row more than colours: the last row is the start vector. If all biases are zero, as
-    in OpenAI's weights, they are left out; they are read here. `palette` and `grid` None take those of
-    preprocessor_config.json; without that file there is no palette and the grid is a square.
+    The last row of its vocabulary is the start vector. Biases that are all zero, as in OpenAI's weights, are left out.
+    `palette` and `grid` None take those of preprocessor_config.json; without that file there is no palette and the grid
+    is a square.
     """
     origin = str(directory)
     processor = read_json(directory / PROCESSOR) if (directory / PROCESSOR).exists() else {}
@@ -118,7 +119,7 @@ def open_huggingface(
 
 
 def _read_config(path: Path, processor: Mapping[str, Any], grid: tuple[Any, ...] | None) -> ModelConfig:
-    """The model of config.json, with biases; InputError if it is no ImageGPT or computes something else."""
+    """The model of config.json, with biases."""
     values = _SIZES | read_json(path)
     if values.get("model_type") != "imagegpt":
         raise InputError(f"{path}: model_type is {values.get('model_type')!r}; only 'imagegpt' is read")
@@ -166,10 +167,7 @@ def write_huggingface(source: Pretrained, directory: Path, max_shard_bytes: int 
     Biases are written as zeros if the model has none. The three dropouts are 0, as in the paper; the default of
     transformers and of OpenAI's weights on the Hub is 0.1. Greys are written as RGB, and the processor's file then says
     "channels": 1. `bos_token_id` is the start vector's row. It must stand before the pixels: input ids are
-    [V, x_0, ..., x_(T-2)].
-
-    Args:
-      max_shard_bytes: of one weight file. Larger models become several, with an index; memory holds one file's tensors.
+    [V, x_0, ..., x_(T-2)]. Memory holds the tensors of one file of `max_shard_bytes`.
     """
     cfg, params = source.model.cfg, table.flat(source.params)
     unsupported = [] if cfg.causal else ["a BERT model (model.causal False)"]
@@ -181,8 +179,8 @@ def write_huggingface(source: Pretrained, directory: Path, max_shard_bytes: int 
     shapes = {path: x.shape for path, x in table.flat(abstract_params(full)).items() if path not in params}
     params |= {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", _config_values(cfg))
-    write_json(directory / PROCESSOR, _processor_values(cfg, source.palette))
+    (directory / "config.json").write_text(json_text(_config_values(cfg)), encoding="utf-8")
+    (directory / PROCESSOR).write_text(json_text(_processor_values(cfg, source.palette)), encoding="utf-8")
     write_weights(directory, table.expected(ROWS, full), table.write_tensors(ROWS, full, params), max_shard_bytes)
     return directory
 

@@ -55,7 +55,6 @@ def load_pretrained(
       grid: rows and columns, for weights from elsewhere that do not say it and are not square.
       mesh: where the parameters go, split as `parallel.mesh` says; None places them whole on the first device. It may
         be a mesh of one's own (`usable_mesh`); that of the arrays then has the axes data, fsdp and tensor.
-      allow_nonfinite: load weights that hold NaN or Inf, too.
     """
     if mesh is not None:
         check_mesh(least=1)  # arrays of one kind of axes cannot be used under the other
@@ -79,17 +78,14 @@ def load_pretrained(
 
 
 def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] | None = None) -> Pretrained:
-    """What `load_pretrained` gives, with shapes and types (jax.ShapeDtypeStruct) in place of the parameters.
-
-    No weights are read. A name on the Hub is downloaded, as `load_pretrained` would.
-    """
+    """What `load_pretrained` gives, with jax.ShapeDtypeStruct in place of the parameters: no weights are read, but a
+    name on the Hub is downloaded."""
     with raise_on_all():
         kind, where, name = _find(path, step, grid)
     if kind == "workdir":
         meta = workdir_checkpoints(where, step)[0]
-        cfg = meta.config.model
         more = meta.palette, meta.config, meta.step, meta.data, meta.class_names, meta.class_counts
-        return Pretrained(make_model(meta.config), abstract_params(cfg), *more)
+        return Pretrained(make_model(meta.config), abstract_params(meta.config.model), *more)
     with raise_on_all():
         return _open(kind, where, None, grid, name).shapes
 
@@ -158,17 +154,14 @@ def check_new(out: str | Path) -> Path:
 
 
 def convert(source: Pretrained, to: Format, out: str | Path) -> Path:
-    """Writes weights in another format. There and back, parameters and palette are the same bit for bit.
+    """Writes weights in another format. Returns the path to load them from: `out`, or OpenAI's prefix in it.
 
-    There is one exception: biases that are all zero are dropped. The names of the classes are kept in a workdir, and
-    lost in the other formats, which have no place for them. `out` appears complete or not at all; a process that
-    is killed leaves .OUT.<pid>.partial beside it.
-
-    Returns:
-      The path to load them from: `out`, or for OpenAI's format the checkpoint's prefix in it.
+    There and back, parameters and palette are the same bit for bit, but biases that are all zero are dropped, and only
+    a workdir holds the names of the classes. `out` appears complete or not at all; a process that is killed leaves
+    .OUT.<pid>.partial beside it.
     """
     if to not in _WRITERS:
-        raise InputError(f"format {to!r}: choose one of {', '.join(_WRITERS)}")
+        raise InputError(f"format: must be one of {', '.join(_WRITERS)}; got {to!r}")
     out = check_new(out)
     try:
         complete = out.resolve()

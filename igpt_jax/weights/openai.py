@@ -26,7 +26,7 @@ from igpt_jax.training.step import make_model
 from igpt_jax.weights import PALETTE, table
 from igpt_jax.weights.table import Row
 
-ROWS = (
+ROWS = (  # `src/model.py` of the release; BERT models have no sos
     Row("model/wpe", "T D", ("wpe",)),
     Row("model/wte", "V D", ("wte",)),
     Row("model/wtet", "V D", ("wtet",)),
@@ -42,7 +42,6 @@ ROWS = (
     Row("model/h{i}/mlp/c_proj/w", "F D", ("h/mlp/c_proj/w",)),
     Row("model/ln_f/g", "D", ("ln_f/g",)),
 )
-"""`src/model.py` of the release; BERT models have no sos."""
 
 # Optimizer slots and counters, which the release's Saver wrote beside the weights.
 _BOOKKEEPING = re.compile(r"(^|/)(adam_[mv]|Adam\w*|beta[12]_power\w*|global_step|_step)(/|$)")
@@ -53,8 +52,8 @@ _SHARD_BYTES = 1 << 28
 def open_openai(prefix: Path, palette: Palette | None = None, grid: tuple[int, ...] | None = None) -> table.Opened:
     """A checkpoint PREFIX.index with its data shards, as the release's Saver wrote them.
 
-    Optimizer slots and counters are ignored. Without `model/sos` it is a BERT model. If the prefix ends in a number, as
-    model.ckpt-131000, that is the step. `palette` None reads `kmeans_centers.npy` beside the checkpoint, if there.
+    Without `model/sos` it is a BERT model. If the prefix ends in a number, as model.ckpt-131000, that is the step.
+    `palette` None reads `kmeans_centers.npy` beside the checkpoint, if there.
     """
     origin = str(prefix)
 
@@ -102,10 +101,8 @@ def _infer_config(shapes: Mapping[str, table.Shape], grid: tuple[int, ...] | Non
 
 
 def write_openai(source: Pretrained, directory: Path) -> Path:
-    """Writes DIRECTORY/model.ckpt-STEP (index and data shards) and the palette, and returns the checkpoint's prefix.
-
-    Biases that are all zero are left out, because the release has none.
-    """
+    """Writes DIRECTORY/model.ckpt-STEP (index and data shards) and the palette, and returns that prefix. Biases that
+    are all zero are left out, because the release has none."""
     cfg, params = source.model.cfg, table.flat(source.params)
     if unsupported := _unsupported(cfg, params):
         raise InputError(f"OpenAI's layout has no place for {'; '.join(unsupported)}; a workdir holds them all")

@@ -37,7 +37,7 @@ class Row:
     """One tensor of another format, or one tensor per layer, and the parameters that it holds."""
 
     theirs: str
-    """Its name, with {i} for the layer if there is one per layer."""
+    """Its name, with {i} for the layer."""
     dims: str
     """Its shape in dimensions of the decoder, for example "D 3D"."""
     ours: tuple[str, ...]
@@ -55,7 +55,6 @@ class Row:
         return [(i, self.theirs.format(i=i)) for i in layers if self.when(cfg)]
 
     def shape(self, cfg: ModelConfig) -> Shape:
-        """The shape of one of its tensors."""
         d, v = cfg.d_model, cfg.vocab_size
         sizes = {"T": cfg.n_ctx, "V": v, "V+1": v + 1, "D": d, "3D": 3 * d, "F": mlp_width(cfg)}
         sizes |= {"H": cfg.n_head, "K": cfg.head_dim, "C": cfg.clf_classes}
@@ -73,10 +72,9 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Opened:
-    """Weights of another format, of which no values are read yet."""
+    """Weights of another format, of which only shapes are read yet."""
 
     shapes: Pretrained
-    """Shapes in place of the parameters."""
     rows: Sequence[Row]
     read: Callable[[str], np.ndarray]
 
@@ -95,7 +93,7 @@ def reading(path: Any, remedy: str) -> Iterator[None]:
 
 
 def expected(rows: Iterable[Row], cfg: ModelConfig) -> dict[str, Shape]:
-    """Name -> shape of every tensor of a model with this configuration, in the order of `write_tensors`."""
+    """Name -> shape of every tensor of a model, in the order of `write_tensors`."""
     return {name: row.shape(cfg) for row in rows for _, name in row.names(cfg)}
 
 
@@ -106,13 +104,13 @@ def without_place(rows: Iterable[Row], params: Mapping[str, Any]) -> list[str]:
 
 
 def variants(cfg: ModelConfig) -> list[str]:
-    """The settings that make another function than the release's, whether or not they have parameters of their own."""
+    """The settings that compute something else than the release, with parameters of their own or without."""
     chosen = {name: getattr(cfg, name) for name in ("positions", "mlp")}
     return [f"model.{name} {value!r}" for name, value in chosen.items() if value != getattr(ModelConfig, name)]
 
 
 def check(rows: Iterable[Row], cfg: ModelConfig, tensors: Tensors, origin: str) -> None:
-    """Raises InputError that names all missing, extra, mis-shaped and mistyped tensors at once."""
+    """InputError names all missing, extra, mis-shaped and mistyped tensors at once."""
     wanted, shapes = expected(rows, cfg), tensors.shapes
     misshaped = [name for name, shape in shapes.items() if shape != wanted.get(name, shape)]
     faults = {
@@ -127,7 +125,7 @@ def check(rows: Iterable[Row], cfg: ModelConfig, tensors: Tensors, origin: str) 
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for one line of text: at most 20, with control characters escaped."""
+    """At most 20 names in one line, with control characters escaped."""
     more = len(names) - _LISTED
     return ", ".join(repr(name)[1:-1] for name in names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
@@ -149,7 +147,7 @@ def model_of(n_ctx: int, grid: tuple[Any, ...] | None, origin: str, **fields: An
 
 
 def config_of(name: str, cfg: ModelConfig, palette: Palette | None, origin: str) -> Config:
-    """The configuration of weights from elsewhere: name, model, objective and channels are set, the rest is default."""
+    """The configuration of weights from elsewhere; what they do not say is at its default."""
     if palette is not None and palette.size != cfg.vocab_size:
         raise InputError(
             f"{origin}: the model was made for {cfg.vocab_size} colours, and the palette has {palette.size}; name the "
@@ -169,11 +167,8 @@ def flat(params: Params) -> dict[str, Any]:
 
 
 def read_params(opened: Opened, mesh: Mesh | None = None) -> Params:
-    """The parameter tree, float32, read tensor by tensor. `mesh` is as for `load_pretrained`.
-
-    On CPU the arrays use the very buffers that are filled here, without a copy. Elsewhere, one stacked parameter at a
-    time is in host memory.
-    """
+    """The parameter tree, float32. On CPU the arrays use the very buffers that are filled here, without a copy;
+    elsewhere, one stacked parameter at a time is in host memory."""
     cfg, leaves = opened.shapes.model.cfg, {}
     wanted = flat(with_shardings(abstract_params(cfg), mesh, AXES))
     for row in (row for row in opened.rows if row.when(cfg)):

@@ -29,24 +29,19 @@ INSTEAD_OF_PICKLES = (
 
 
 def refuse_pickles(paths: Iterable[Path]) -> None:
-    """Raises InputError if one of the files is a pickle, and says what to do."""
+    """Raises InputError if one of the files is a pickle."""
     for path in sorted(path for path in paths if path.suffix in PICKLES):
         why = "is a pickle, which can run code when it is opened, so it is not read"
         raise InputError(f"{path}: {why}; {INSTEAD_OF_PICKLES}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; InputError if there is none."""
+    """The object in a JSON file."""
     with reading(path, "save_pretrained of transformers writes such a file"):
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"it holds {type(values).__name__}, not an object")
         return values
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes an object that `read_json` reads."""
-    path.write_text(json_text(values), encoding="utf-8")
 
 
 def open_weights(directory: Path, ignored: re.Pattern[str]) -> Tensors:
@@ -99,10 +94,8 @@ def _open(file: Path) -> Iterator[Any]:
 def write_weights(
     directory: Path, shapes: Mapping[str, Shape], tensors: Iterator[tuple[str, np.ndarray]], max_shard_bytes: int
 ) -> None:
-    """Writes float32 tensors to one file, or to several with an index. One file's tensors are in memory at a time.
-
-    The tensors come in the order of `shapes`. A file is larger than max_shard_bytes if a single tensor is.
-    """
+    """Writes float32 tensors, in the order of `shapes`, to one file, or to several with an index. One file's tensors
+    are in memory at a time; it is larger than max_shard_bytes if a single tensor is."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -111,7 +104,8 @@ def write_weights(
         files = [f"model-{k:05d}-of-{len(groups):05d}.safetensors" for k in range(1, len(groups) + 1)]
         total = sum(4 * math.prod(shape) for shape in shapes.values())
         weight_map = {name: file for file, names in zip(files, groups) for name in names}
-        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json_text(index), encoding="utf-8")
     for file, names in zip(files, groups):
         try:
             save_file(dict(itertools.islice(tensors, len(names))), directory / file, metadata={"format": "pt"})

@@ -36,7 +36,7 @@ def last(folder):
 def test_html_holds_figures_and_pictures(runs, capsys):
     assert main(["report", str(runs / "one"), str(runs / "two"), "--out", str(runs / "page.html")]) == 0
     assert capsys.readouterr().out.strip() == str(runs / "page.html")
-    page = (runs / "page.html").read_text()
+    page = (runs / "page.html").read_text().replace("\n", "")
     assert page.count(f"{last(runs / 'one'):.4f} nats per token") == 2
     assert page.count("data:image/png;base64,") == 4
     assert "0.8750 ± 0.0100" in page

@@ -43,6 +43,10 @@ def values(source):
     return [int(source.read(i, None)["image"][0, 0, 0]) for i in range(len(source))]
 
 
+def labels(source):
+    return [source.read(i, None)["label"] for i in range(len(source))]
+
+
 def tiff(pixels, compression=1, photometric=1, sample_format=1, order="<", tile=None):
     """A TIFF of one strip, or of one tile with these sides, that holds an array [y, x]."""
     data = pixels.tobytes() if compression == 1 else zlib.compress(pixels.tobytes())

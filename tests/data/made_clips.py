@@ -46,20 +46,14 @@ def write_frames(folder, frames, name="frame{:03d}.png"):
     return folder
 
 
-def write_timed(path, greys, times, aspect=None):
-    """An mp4 of grey frames that are shown at these milliseconds."""
+def write_timed(path, greys, times, aspect):
+    """An mp4 of grey frames that are shown at these milliseconds, with pixels `aspect` times as wide as high."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"g": "8", "bf": "2"})
-        stream.height, stream.width, stream.pix_fmt, stream.codec_context.time_base = (
-            32,
-            48,
-            "yuv420p",
-            Fraction(1, 1000),
-        )
-        if aspect is not None:
-            stream.codec_context.sample_aspect_ratio = Fraction(aspect.replace(":", "/"))
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.time_base, stream.codec_context.sample_aspect_ratio = Fraction(1, 1000), aspect
         for grey, time in zip(greys, times, strict=True):
             frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), grey, np.uint8), format="rgb24")
             frame.pts, frame.time_base = time, Fraction(1, 1000)

@@ -1,12 +1,12 @@
-"""The table of sources: a kind of one's own, and names that are refused."""
+"""The table of sources, what every source has, and parts of sources: subsets, both halves, validation images."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from igpt_jax import Config, InputError, ModelConfig
+from igpt_jax import Config, ModelConfig
 from igpt_jax.config import DataConfig
 from igpt_jax.data import sources
 from igpt_jax.data.pipeline import train_batches
@@ -19,10 +19,11 @@ from igpt_jax.data.sources import (
     register_source,
     window_start,
 )
-from igpt_jax.data.sources.base import Joined, class_counts
+from igpt_jax.data.sources.base import Joined, Record, class_counts, group_hash, split_validation
+from igpt_jax.data.sources.digits import MovingDigits
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.datasets import open_data, subset
-from tests.data.made import refused, values, write
+from tests.data.made import labels, refused, values, write
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_all_is_the_training_half_and_then_the_held_out_one(toy_kind):
 def test_a_path_means_the_same_from_every_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    for kind in ("folder", "idx"):
+    for kind in ("folder", "idx", "clips", "tokens"):
         for typed, path in (
             ("pictures", tmp_path / "pictures"),
             ("./pictures/", tmp_path / "pictures"),
@@ -92,44 +93,30 @@ def test_a_kind_belongs_to_one_opener(toy_kind):
             register_source(kind, toy_kind)
 
 
-@pytest.mark.parametrize("name", ["mnist", "s3:bucket", "Digits", ""])
-def test_an_unknown_kind_is_refused_in_one_line_with_the_kinds_that_exist(toy_kind, name):
-    refused(
-        "there are clips, digits, folder, idx, moving_digits, tfds, tokens, toy, and",
-        open_source,
-        DataConfig(source=name),
-        "train",
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("folder", "folder:PATH"),
-        ("folder:", "folder:PATH"),
-        ("idx:", "idx:PATH"),
+        *((name, "there are clips, digits, folder, idx, .* tokens, toy, and") for name in ("mnist", "s3:bucket", "")),
+        *((name, f"name the folder: {name.strip(':')}:PATH") for name in ("folder", "folder:", "idx:", "clips")),
         ("tfds", "tfds:NAME"),
-        ("digits:8", "digits"),
+        ("digits:8", "write digits alone"),
     ],
 )
-def test_a_kind_with_a_part_missing_or_too_much_is_refused(name, says):
+def test_unknown_kinds_and_parts_missing_or_too_much_are_refused(toy_kind, name, says):
     refused(f"^data.source: .*{says}", open_source, DataConfig(source=name), "train")
 
 
 def test_labels_are_known_without_reading_images(tmp_path):
     """Through subsets and both halves together, too."""
     for name in ("b/1", "a/1", "a/2", "3"):
-        path = tmp_path / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.new("L", (2, 2)).save(path)
+        write(tmp_path / f"{name}.png", 0)
     for source in ("digits", f"folder:{tmp_path}"):
         whole = open_source(DataConfig(source=source, channels=1), "all")
         part = Subset(whole, np.arange(len(whole))[::-3])
         for each in (whole, part):
-            labels = [each.read(i, None)["label"] for i in range(len(each))]
-            np.testing.assert_array_equal(each.labels, labels)
-            counts = [labels.count(c) for c in range(len(each.class_names))]
-            assert class_counts(each) == tuple(counts)
+            read = labels(each)
+            np.testing.assert_array_equal(each.labels, read)
+            assert class_counts(each) == tuple(read.count(c) for c in range(len(each.class_names)))
     assert class_counts(open_source(DataConfig(source="moving_digits:9x9", channels=1), "train")) == ()
 
 
@@ -169,5 +156,91 @@ def test_a_source_of_clips_is_passed_as_an_object(validation):
     batches = data.train_batches(0)
     assert next(batches)["image"].shape == (8, 3, 4, 4, 1)
     batches.close()
-    with pytest.raises(InputError, match=r"source: train must derive from .*Source; got list"):
-        open_data(cfg, source={"train": [1], "eval": [1]})
+    says = r"source: train must derive from .*Source; got list"
+    refused(says, open_data, cfg, source={"train": [1], "eval": [1]})
+
+
+class Numbers(Source):
+    """Records whose label is their number."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def read(self, i, rng):
+        return Record(image=np.zeros((1, 1, 1), np.uint8), label=i)
+
+
+class Groups(Numbers):
+    @property
+    def groups(self):
+        return np.arange(self.n) // 3
+
+
+class Hashed(Numbers):
+    """As of files: the groups are hashes of names."""
+
+    @property
+    def groups(self):
+        return group_hash(f"picture {i // 3}" for i in range(self.n))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_both_halves_together_are_all(share):
+    halves = split_validation(Numbers(200), share)
+    rest, aside = map(labels, halves)
+    assert len(aside) == 200 * share
+    assert sorted(rest + aside) == list(range(200))
+    assert rest == sorted(rest)
+    assert aside == sorted(aside)
+    assert aside != list(range(len(aside)))  # they are spread
+    assert labels(split_validation(Numbers(200), share)[1]) == aside
+    assert halves[0].digest != halves[1].digest
+
+
+@pytest.mark.parametrize("source", [Groups(60), Subset(Groups(90), np.arange(30, 90)), Hashed(60)], ids=str)
+def test_groups_are_not_divided(source):
+    rest, aside = map(labels, split_validation(source, 0.2))
+    assert len(aside) == 12
+    assert not {i // 3 for i in rest} & {i // 3 for i in aside}
+
+
+def test_numbers_of_groups_go_through_parts_of_sources():
+    some = Subset(Groups(9), np.array([8, 1, 0]))
+    assert some.groups.tolist() == [2, 0, 0]
+    assert Joined(some, Groups(7)).groups.tolist() == [2, 0, 0, 3, 3, 3, 4, 4, 4, 5]
+
+
+@pytest.mark.parametrize("source", [Numbers(1), Groups(3)])
+def test_one_group_cannot_be_divided(source):
+    refused("to set 10% aside", split_validation, source, 0.1)
+
+
+def test_a_run_trains_on_no_validation_image():
+    cfg = Config(
+        model=ModelConfig.preset("tiny", vocab_size=17),
+        data=DataConfig(source="digits", batch_size=48, channels=1, validation=0.1),
+    )
+    data, plain = open_data(cfg), open_data(replace(cfg, data=replace(cfg.data, validation=0.0)))
+    assert data.validation is not None
+    assert plain.validation is None
+    assert (len(data.train), len(data.validation), len(data.held_out)) == (1350, 150, 297)
+    assert data.digests["images"] == plain.digests["images"] == "1797"
+    assert data.digests["train"] != plain.digests["train"]
+    batches = data.train_batches(0)
+    trained = {next(batches)["image"][j].tobytes() for _ in range(2) for j in range(48)}
+    batches.close()
+    halves = data.train, data.validation
+    kept, aside = ({half.read(i, None)["image"].tobytes() for i in range(len(half))} for half in halves)
+    assert len(trained & kept) > 50
+    assert not trained & aside
+    assert open_data(cfg, whole=True).validation is None
+
+
+def test_clips_of_a_part_are_still_cut_at_random_frames():
+    clips = MovingDigits(DataConfig(source="moving_digits", channels=1), "train", "16x16")
+    part = Subset(clips, np.arange(4, 12)).with_frames(3)
+    assert len({part.read(0, np.random.default_rng(i))["image"].tobytes() for i in range(8)}) > 4
+    np.testing.assert_array_equal(part.read(0, None)["image"], clips.with_frames(3).read(4, None)["image"])

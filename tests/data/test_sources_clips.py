@@ -1,7 +1,5 @@
-"""Sources of clips: digits that move pixel by pixel, folders of clip files, and windows that only (seed, k) decides."""
+"""Sources of clips: digits that move pixel by pixel, and folders of clip files."""
 
-import hashlib
-import itertools
 import logging
 import pickle
 
@@ -10,9 +8,8 @@ import pytest
 from PIL import Image
 
 from igpt_jax.config import Config, DataConfig, ModelConfig
-from igpt_jax.data.pipeline import eval_batches, train_batches
-from igpt_jax.data.sources import Record, Source, absolute_source, open_source, window_start
-from igpt_jax.data.sources.moving_digits import LENGTH, SIDE, MovingDigits
+from igpt_jax.data.sources import open_source, window_start
+from igpt_jax.data.sources.digits import LENGTH, SIDE, MovingDigits
 from igpt_jax.data.transforms import make_preprocess
 from igpt_jax.datasets import open_data
 from tests.data.made import refused
@@ -70,7 +67,7 @@ def test_digits_move_by_whole_pixels_and_bounce_off_the_walls():
 def test_the_second_digit_hides_the_first():
     """Where both have ink, the pixel is that of the second; elsewhere of the one that has; else black."""
     source, hidden = digits(where="12x12"), 0
-    for i in range(20):
+    for i in range(8):
         back, front = np.random.Generator(np.random.Philox(key=i)).integers(len(source._digits), size=2)
         alone = MovingDigits(DataConfig(channels=1), "train", "12x12")
         alone._digits = source._digits.copy()
@@ -83,7 +80,7 @@ def test_the_second_digit_hides_the_first():
             continue
         np.testing.assert_array_equal(whole(source, i), np.where(layers[1] > 0, layers[1], layers[0]))
         hidden += ((layers[0] > 0) & (layers[1] > 0)).sum()
-    assert hidden > 1000
+    assert hidden > 300
 
 
 def test_a_clip_is_a_function_of_split_and_index():
@@ -114,56 +111,6 @@ def test_windows_are_parts_of_the_clip(rng):
 @pytest.mark.parametrize("where", ["8x12", "12", "300x12", "ax9", "12x12x12"])
 def test_sizes_of_moving_digits_are_checked(where):
     refused("takes sizes of 9 to 256", open_source, DataConfig(source=f"moving_digits:{where}"), "train")
-
-
-def batch_digests(count, source, rows=(None,), **options):
-    transform = make_preprocess(DataConfig(channels=1, augment="shift", flip=True), (16, 20), train=True)
-    iterators = [
-        train_batches(source, transform, **({"batch_size": 8, "seed": 5} | options), rows=part) for part in rows
-    ]
-    digests = []
-    for parts in itertools.islice(zip(*iterators, strict=True), count):
-        images = np.concatenate([part["image"] for part in parts])
-        assert images.shape == (8, 6, 16, 20, 1)
-        digests.append(hashlib.sha256(images.tobytes()).hexdigest())
-    for iterator in iterators:
-        iterator.close()
-    return digests
-
-
-def test_windows_do_not_depend_on_processes_workers_or_where_a_run_resumes():
-    source = digits().with_frames(6)
-    straight = batch_digests(5, source)
-    assert len(set(straight)) == 5
-    assert batch_digests(5, source, np.arange(8).reshape(4, 2)) == straight
-    assert batch_digests(5, source, workers=1) == straight
-    assert batch_digests(3, source, start_step=2) == straight[2:]
-    assert batch_digests(5, source, seed=6) != straight
-
-
-class Few(Source):
-    """Two clips, so that an epoch is one batch of two."""
-
-    def __len__(self):
-        return 2
-
-    def read(self, i, rng):
-        start = window_start(50, self.frames, rng)
-        image = (i * 100 + start + np.arange(self.frames, dtype=np.uint8))[:, None, None, None]
-        return Record(image=image, label=i)
-
-
-def test_every_epoch_cuts_other_windows_and_evaluation_always_the_middle():
-    def plain(image, rng):
-        return image
-
-    iterator = train_batches(Few().with_frames(3), plain, batch_size=2, seed=0)
-    starts = [int(image[0, 0, 0, 0]) % 100 for batch in itertools.islice(iterator, 20) for image in batch["image"]]
-    iterator.close()
-    assert len(set(starts)) > 15
-    for _ in range(2):
-        (batch,) = eval_batches(Few().with_frames(3), plain, batch_size=2)
-        assert batch["image"][:, :, 0, 0, 0].tolist() == [[23, 24, 25], [123, 124, 125]]
 
 
 def test_one_draw_of_the_geometry_serves_all_frames_of_a_clip(rng):
@@ -206,38 +153,23 @@ def test_clips_are_listed_labelled_and_held_out(folder):
     assert len(open_source(DataConfig(source=f"clips:{folder}"), "all", 4)) == 6
     assert train.digest != held_out.digest
     assert train.digest == both(folder)[0].digest
-    assert absolute_source("clips:somewhere").startswith("clips:/")
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(train)).read(0, None)["image"], train.read(0, None)["image"]
     )
     assert both(folder, None)[0].read(0, None)["image"].shape == (32, 48, 3)  # single frames, for a model of pictures
-    (folder / "flat.gif").write_bytes((folder / "run" / "b.gif").read_bytes())
-    assert -1 in {source.read(i, None)["label"] for source in both(folder) for i in range(len(source))}
-
-
-def test_split_folders_and_classes_of_both(folder, tmp_path_factory):
-    root = tmp_path_factory.mktemp("split")
-    (root / "train").symlink_to(folder / "walk")
-    (root / "val").symlink_to(folder / "run")
-    train, held_out = both(root)
-    assert (len(train), len(held_out)) == (4, 2)
 
 
 def test_clips_that_cannot_be_used_are_skipped_named_and_limited(folder, caplog):
-    names = {path.name for path in (folder / "walk").iterdir()}
-    assert len(names) == 4
     (folder / "walk" / "0.mp4").write_bytes(b"")
     write_clip(folder / "walk" / "1.mp4", moving_frames(3))
-    mixed = folder / "run" / "c" / "frame004.png"
-    Image.new("RGB", (3, 3)).save(mixed)
+    Image.new("RGB", (3, 3)).save(folder / "run" / "c" / "frame004.png")
     train, held_out = both(folder, 4, max_unreadable=0.6)
     with caplog.at_level(logging.WARNING):
         for source in (train, held_out, train, held_out):
             assert {source.read(i, None)["image"].shape for i in range(len(source))} == {(4, 32, 48, 3)}
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 3
+    assert len(caplog.messages) == 3
     for words in ("0.mp4' cannot be read", "1.mp4' has 3 frames, but 4 are needed", "different sizes (3 x 3, 48 x 32)"):
-        assert sum(words in line for line in lines) == 1
+        assert sum(words in line for line in caplog.messages) == 1
     strict = both(folder, 4, max_unreadable=0.0)
     refused(
         "at least 1 of 6 clips in .* cannot be read, such as .*raise data.max_unreadable to 0.2",
@@ -247,12 +179,10 @@ def test_clips_that_cannot_be_used_are_skipped_named_and_limited(folder, caplog)
 
 
 def test_folders_without_clips_are_refused(tmp_path):
-    refused("name the folder", open_source, DataConfig(source="clips"), "train")
-    refused("there is no folder", open_source, DataConfig(source=f"clips:{tmp_path}/a"), "train")
     write_frames(tmp_path, moving_frames(2))  # the frames of a clip are in a folder of their own
-    refused("no clip in .* folders of numbered pictures", open_source, DataConfig(source=f"clips:{tmp_path}"), "train")
+    refused("no clip in .* folders of numbered pictures", both, tmp_path)
     write_clip(tmp_path / "1.gif", moving_frames(3))
-    refused("has one clip; holding some out needs", open_source, DataConfig(source=f"clips:{tmp_path}"), "train")
+    refused("has one clip; holding some out needs", both, tmp_path)
 
 
 def test_grids_and_sources_must_agree(folder):

@@ -1,6 +1,7 @@
 """Frames of clip files: those that were asked for, read without the others, and damage named in one line."""
 
 import functools
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,12 +62,14 @@ def test_a_long_clip_is_not_decoded_whole(tmp_path, monkeypatch):
     assert len(decoded) <= 10 + 4
 
 
-def test_frames_that_last_differently_long_are_counted_as_they_are(tmp_path):
+def test_frames_that_last_differently_long_are_counted_and_wide_pixels_shown_square(tmp_path):
     """A still picture in the middle of a screen recording: ten frames in ten seconds, and then twenty in one."""
     greys = list(range(20, 230, 7))
-    path = write_timed(tmp_path / "pause.mp4", greys, [*range(0, 10_000, 1000), *range(10_000, 11_000, 50)])
-    last = load_last_frames(path, 4, DataConfig()).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(last, greys[-4:], atol=3)
+    times = [*range(0, 10_000, 1000), *range(10_000, 11_000, 50)]
+    path = write_timed(tmp_path / "pause.mp4", greys, times, Fraction(3, 2))
+    last = load_last_frames(path, 4, DataConfig())
+    assert last.shape == (4, 32, 72, 3)
+    np.testing.assert_allclose(last.mean(axis=(1, 2, 3)), greys[-4:], atol=3)
     for start in (5, 15):
         middle = load_clip(path, 4, 2, 3, at(start)).mean(axis=(1, 2, 3))
         np.testing.assert_allclose(middle, greys[start : start + 7 : 2], atol=3)
@@ -100,22 +103,15 @@ def test_clips_are_turned_and_mirrored_as_players_do(turned):
     linear = np.array([[0, a], [d, 0]] if swap else [[a, 0], [0, d]])
     matrix = np.zeros((3, 3), np.int32)
     matrix[:2, :2] = linear * 65536
-    data = SimpleNamespace(type=SimpleNamespace(name="DISPLAYMATRIX"), __bytes__=None)
-    frame = SimpleNamespace(
-        side_data=[type("Data", (), {"type": data.type, "__bytes__": lambda self: matrix.tobytes()})()]
-    )
+    kind = SimpleNamespace(name="DISPLAYMATRIX")
+    data = type("Data", (), {"type": kind, "__bytes__": lambda self: matrix.tobytes()})()
     picture = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
     y, x = np.indices((2, 3))
     moved = np.stack([x.ravel(), y.ravel()], axis=1) @ linear
     moved -= moved.min(axis=0)
     expected = np.zeros((moved[:, 1].max() + 1, moved[:, 0].max() + 1, 1), np.uint8)
     expected[moved[:, 1], moved[:, 0], 0] = picture.ravel()
-    np.testing.assert_array_equal(video._as_displayed(picture, frame), expected)
-
-
-def test_pixels_that_are_not_square_are_shown_square(tmp_path):
-    path = write_timed(tmp_path / "wide.mp4", [50, 60], [0, 100], aspect="3:2")
-    assert load_clip(path, 2, 1, 3, FROM_START).shape == (2, 32, 72, 3)
+    np.testing.assert_array_equal(video._as_displayed(picture, SimpleNamespace(side_data=[data])), expected)
 
 
 def test_numbered_pictures_are_sorted_by_their_numbers(tmp_path):
@@ -158,12 +154,9 @@ def test_what_cannot_be_read_is_named_in_one_line(clips, tmp_path):
     refused("none' holds no frame", load_last_frames, tmp_path / "none", 3, DataConfig())
 
 
-def test_a_clip_of_too_many_pixels_is_not_decoded(clips, monkeypatch):
+def test_without_pyav_or_with_too_many_pixels_nothing_is_decoded(clips, monkeypatch):
     monkeypatch.setattr(video, "MAX_PIXELS", 32 * 48 - 1)
     refused("48 x 32 pixels are more than the 1535 allowed", load_clip, clips[".mp4"][0], 2, 1, 3, FROM_START)
-
-
-def test_without_pyav_the_line_says_how_to_get_it(clips, monkeypatch):
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
     refused(r"needs PyAV; pip install 'igpt_jax\[video\]'", load_clip, clips[".mp4"][0], 2, 1, 3, FROM_START)
     assert load_clip(clips["folder"][0], 2, 1, 3, FROM_START).shape == (2, 32, 48, 3)

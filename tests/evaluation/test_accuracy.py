@@ -1,16 +1,22 @@
-"""Accuracy counts every labelled image once; a BERT model's answer is the vote of five masked passes."""
+"""Accuracy counts every labelled image once, by the vote of five masked passes or by Bayes' rule."""
+
+import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from igpt_jax import ImageGPT, InputError, ModelConfig, Palette
 from igpt_jax.config import MeshConfig
 from igpt_jax.evaluation import Evaluators
-from igpt_jax.evaluation.accuracy import majority, make_accuracy
 from igpt_jax.evaluation.base import image_keys
+from igpt_jax.evaluation.likelihood import majority, make_accuracy, make_bayes
+from igpt_jax.evaluation.orders import make_orders
 from igpt_jax.keys import fold_in
 from igpt_jax.objectives.bert import draw_visible
+from tests.conftest import randomized
 from tests.evaluation.made import IMAGES, LABELS, ONE_DEVICE, PALETTE, Images, context, made, means
 
 TOKENS = np.asarray(PALETTE.encode(IMAGES)).reshape(11, 64)
@@ -76,3 +82,50 @@ def test_without_labels_there_is_no_accuracy(caplog):
     figures = Evaluators(context(model, "joint", images=unlabelled)).measure(params)
     assert list(figures.model) == ["nats_per_token"]
     assert "accuracy is not measured: it counts none of the held-out images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (make_bayes, "bayes: this model reads no classes"),
+        (make_orders, "orders: this model reads images in raster order only"),
+    ],
+)
+def test_an_evaluator_that_does_not_fit_the_model_is_refused(make, why):
+    with pytest.raises(InputError, match=why):
+        make(context(made()[0], "ar"))
+
+
+class OfThree(Images):
+    class_names = tuple("abc")
+
+
+def test_bayes_is_that_of_the_enumeration_whatever_the_batches_and_the_mesh():
+    """Of all 81 pictures of 2 x 2 pixels in 3 colours; the prior is that of the training images."""
+    model = ImageGPT(ModelConfig(grid=(2, 2), vocab_size=3, n_layer=1, n_head=2, d_model=16, cond_classes=3))
+    tokens, palette = np.array(list(itertools.product(range(3), repeat=4))), Palette.levels(3)
+    params = randomized(jax.jit(model.init)(jax.random.key(0), tokens)["params"], 0.5)
+    labels, pictures = np.random.default_rng(0).integers(-1, 3, 81), palette.decode(tokens.reshape(-1, 2, 2))
+
+    def measure(labels, mesh=ONE_DEVICE, batch_size=8):
+        where = context(model, "ar", batch_size, mesh, OfThree(np.asarray(pictures), labels), palette)
+        train = OfThree(np.asarray(pictures)[:9], np.array([0, 0, 0, 0, 0, 1, 2, 2, 2]))
+        where = replace(where, data=replace(where.data, train=train))
+        return dict(Evaluators(where, ["bayes"]).run(params, 0))
+
+    log_p = jax.jit(lambda class_B: jax.nn.log_softmax(model.apply({"params": params}, tokens, class_B=class_B)))
+    log_p_of_slots = np.stack([np.asarray(log_p(np.full(81, c)), np.float64) for c in range(3)])
+    log_p_of_class = np.take_along_axis(log_p_of_slots, tokens[None, ..., None], -1)[..., 0].sum(axis=2)
+    assert np.exp(log_p_of_class).sum(axis=1) == pytest.approx([1, 1, 1], rel=1e-5)
+    joint = log_p_of_class + np.log(np.array([5, 1, 3]) / 9)[:, None]
+    mixture, named = np.exp(joint).sum(axis=0), joint.argmax(axis=0)
+    assert mixture.sum() == pytest.approx(1, rel=1e-5)
+    correct = (named == labels)[labels >= 0]
+    measured = measure(labels)
+    assert measured["bayes_accuracy"] == pytest.approx(correct.mean())
+    assert measured["bayes_accuracy_se"] == pytest.approx(correct.std(ddof=1) / np.sqrt(len(correct)))
+    assert measured["marginal_nats"] == pytest.approx(-np.log(mixture).mean() / 4, rel=1e-5)
+    assert measure(labels, MeshConfig(2, 2, 2)) == pytest.approx(measured, rel=1e-5)
+    at_once = measure(named, batch_size=100)
+    assert at_once["bayes_accuracy"] == 1
+    assert at_once["marginal_nats"] == pytest.approx(measured["marginal_nats"], rel=1e-5)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from igpt_jax import ImageGPT, ModelConfig, SamplerConfig, sample
 from igpt_jax.evaluation.pictures import PICTURES, PictureEvaluator
-from igpt_jax.evaluation.restoration import make_restoration
+from igpt_jax.evaluation.quality import make_restoration
 from igpt_jax.viz import image_grid
 from tests.conftest import randomized
 from tests.evaluation.made import IMAGES, LABELS, PALETTE, Images, context, made, means

@@ -5,7 +5,8 @@ import pytest
 import scipy.linalg
 from skimage.metrics import structural_similarity
 
-from igpt_jax.evaluation.quality import frechet_distance, psnr, psnr_of_each, ssim_of_each
+from igpt_jax.evaluation.quality import psnr, psnr_of_each, ssim_of_each
+from tests.test_benchmarks import load
 
 
 def test_psnr_in_decibels():
@@ -40,6 +41,7 @@ def test_ssim_is_that_of_scikit_image(channels):
 
 
 def test_frechet_distance_against_the_matrix_square_root():
+    frechet_distance = load("frechet").frechet_distance
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)), 2 * rng.normal(size=(300, 5)) + 1
     a, b = np.cov(x.T), np.cov(y.T)

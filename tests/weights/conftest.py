@@ -19,25 +19,6 @@ from tests.weights.made import pretrained  # noqa: E402
 
 
 @pytest.fixture
-def serve():
-    """Starts servers."""
-    running = []
-
-    def start():
-        server = Server()
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
 def waits(monkeypatch):
     """Seconds that were to be waited; nobody waits."""
     seconds = []
@@ -46,18 +27,23 @@ def waits(monkeypatch):
 
 
 @pytest.fixture
-def release(serve, waits, rng, monkeypatch):
+def release(waits, rng, monkeypatch):
     """A server with a checkpoint of three small shards and a palette of its own."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setitem(module.SHARDS, "igpt-s", 3)
-    server = serve()
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
+    thread.start()
     palette = io.BytesIO()
     np.save(palette, rng.uniform(-1, 1, (512, 3)).astype(np.float32))
     monkeypatch.setattr(module, "PALETTE_SHA256", hashlib.sha256(palette.getvalue()).hexdigest())
     server.files[f"/image-gpt/color-clusters/{PALETTE}"] = palette.getvalue()
     for name in NAMES:
         server.files[path_of(name)] = rng.bytes(SIZE if name == BIG else 1000 + len(server.files))
-    return server
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

@@ -16,13 +16,28 @@ from tests.weights.fetch_server import BIG, INDEX, NAMES, PALETTE, SIZE, check, 
 PALETTE_PATH = f"/image-gpt/color-clusters/{PALETTE}"
 
 
+class Bar:
+    total = done = closed = 0
+
+    def update(self, size):
+        self.done += size
+
+    def reset(self):
+        self.done = 0
+
+    def close(self):
+        self.closed += 1
+
+
 def test_all_files_arrive_and_are_verified_from_the_record_from_then_on(release, tmp_path):
     assert run(release, tmp_path / "new" / "s") == tmp_path / "new" / "s" / "model.ckpt-1000000"
     check(release, tmp_path / "new" / "s")
     release.log.clear()
-    (tmp_path / "new" / "s" / INDEX).unlink()
-    run(release, tmp_path / "new" / "s")
-    assert release.log == [("GET", INDEX)]
+    (tmp_path / "new" / "s" / BIG).unlink()
+    bars = {}
+    run(release, tmp_path / "new" / "s", make_bar=lambda name: bars.setdefault(name, Bar()))
+    assert (bars[BIG].total, bars[BIG].done, bars[BIG].closed) == (SIZE, SIZE, 1)
+    assert release.log == [("GET", BIG)]
     check(release, tmp_path / "new" / "s")
     (tmp_path / "new" / "usual").touch()  # others may read weights in a shared directory
     usual, mode = ((tmp_path / "new" / name).stat().st_mode for name in ("usual", f"s/{BIG}"))
@@ -69,12 +84,12 @@ def test_after_giving_up_the_same_command_continues_at_that_file(release, tmp_pa
 
 
 def test_ctrl_c_and_a_full_disk_leave_whole_files_only(release, tmp_path):
-    class Bar:
+    class Interrupted(Bar):
         def update(self, size):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(release, tmp_path, make_bar=lambda name: Bar() if name == BIG else None)
+        run(release, tmp_path, make_bar=lambda name: Interrupted() if name == BIG else None)
     assert (tmp_path / INDEX).exists()
     assert {p.name for p in tmp_path.iterdir()} == {".lock", "SHA256SUMS", PALETTE, *NAMES[:3]}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -99,24 +114,6 @@ def test_what_is_not_there_or_forbidden_is_said_at_once(release, tmp_path, waits
     assert waits == []
 
 
-def test_a_bar_is_driven_to_the_end(release, tmp_path):
-    class Bar:
-        total = done = closed = 0
-
-        def update(self, size):
-            self.done += size
-
-        def reset(self):
-            self.done = 0
-
-        def close(self):
-            self.closed += 1
-
-    bars = {}
-    run(release, tmp_path, make_bar=lambda name: bars.setdefault(name, Bar()))
-    assert (bars[BIG].total, bars[BIG].done, bars[BIG].closed) == (SIZE, SIZE, 1)
-
-
 def test_addresses_where_nobody_answers(tmp_path, waits, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     files = module.weight_files("igpt-s")
@@ -130,28 +127,21 @@ def test_addresses_where_nobody_answers(tmp_path, waits, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_changed_here_is_named_and_left_alone(release, tmp_path):
+def test_a_file_that_changed_here_or_there_or_has_no_digest_is_not_taken(release, tmp_path, waits):
     run(release, tmp_path)
     damaged = bytearray((tmp_path / BIG).read_bytes())
     damaged[-1] ^= 1
     (tmp_path / BIG).write_bytes(damaged)
     refused(f"{tmp_path / BIG}: .*delete it", run, release, tmp_path)
     assert (tmp_path / BIG).read_bytes() == damaged
-
-
-def test_a_file_that_changed_there_is_not_taken_for_the_recorded_one(release, tmp_path, waits):
-    run(release, tmp_path)
     (tmp_path / BIG).unlink()
     release.files[path_of(BIG)] = bytes(SIZE)
     refused(f"{release.url}.*{BIG}.*SHA256SUMS", run, release, tmp_path)
     assert not (tmp_path / BIG).exists()
-
-
-def test_a_file_without_a_digest_is_not_taken(release, tmp_path):
-    """Nobody knows whether it is whole, or of this model."""
-    (tmp_path / INDEX).write_bytes(release.files[path_of(INDEX)])
-    refused(f"{tmp_path / INDEX}: is not in SHA256SUMS.*delete it", run, release, tmp_path)
-    assert INDEX not in (tmp_path / "SHA256SUMS").read_text()
+    (tmp_path / "other").mkdir()  # nobody knows whether this one is whole, or of this model
+    (tmp_path / "other" / INDEX).write_bytes(release.files[path_of(INDEX)])
+    refused(f"{tmp_path / 'other' / INDEX}: is not in SHA256SUMS.*delete it", run, release, tmp_path / "other")
+    assert INDEX not in (tmp_path / "other" / "SHA256SUMS").read_text()
 
 
 def test_a_wrong_palette_is_refused(release, tmp_path, rng, waits):

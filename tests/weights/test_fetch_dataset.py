@@ -1,22 +1,27 @@
-"""igpt fetch --dataset: the release's tokenised images, downloaded, verified, and read as a source."""
+"""igpt fetch --dataset: the release's tokenised images, downloaded, verified, read as a source and evaluated."""
 
+import hashlib
 import io
+import json
 
+import jax
 import numpy as np
 import pytest
 
 from igpt_jax.cli import main
 from igpt_jax.config import DataConfig
 from igpt_jax.data.sources import open_source
-from tests.data.test_sources_tokens import colors
+from igpt_jax.objectives import token_nats
+from igpt_jax.weights import fetch as module
+from igpt_jax.weights.load import convert
+from tests.data.made import labels
+from tests.data.test_sources_stored import colors
+from tests.weights.made import pretrained
 
 
 @pytest.fixture
 def images(release, monkeypatch):
     """The server with ten tokenised images of each split, too."""
-    import hashlib
-
-    from igpt_jax.weights import fetch as module
 
     def put(path, array):
         content = io.BytesIO()
@@ -41,7 +46,7 @@ def test_what_is_downloaded_can_be_read(images, tmp_path, capsys):
     assert prefix == str(tmp_path / "data" / "cifar10")
     for eval_split, split in (("test", "eval"), ("validation", "eval"), ("test", "train")):
         source = open_source(DataConfig(source=f"tokens:{prefix}", eval_split=eval_split), split)
-        assert [source.read(i, None)["label"] for i in range(10)] == list(range(10))
+        assert labels(source) == list(range(10))
     before = len(images.log)
     assert fetch(images, tmp_path / "data") == 0
     assert len(images.log) == before  # everything is verified from the record
@@ -68,3 +73,20 @@ def test_bad_input(images, tmp_path, capsys):
     del images.files["/image-gpt/datasets/cifar10_vaX.npy"]
     assert fetch(images, tmp_path / "data") == 2
     assert "cifar10_vaX.npy: the server does not give it (404); is the address right?" in capsys.readouterr().err
+
+
+def test_eval_gives_the_nats_of_the_stored_ids(tmp_path, capsys):
+    """With nothing between."""
+    weights = pretrained(grid=(8, 8), n_layer=1)
+    model = convert(weights, "huggingface", tmp_path / "hf")
+    weights.colors.save(tmp_path / "kmeans_centers.npy")
+    rng = np.random.default_rng(0)
+    ids = {name: rng.integers(0, weights.colors.size, (9, 64)) for name in ("tr", "te")}
+    for name, array in ids.items():
+        np.save(tmp_path / f"imagenet_{name}X.npy", array.astype(np.int64))
+    words = ["--model", str(model), "--source", f"tokens:{tmp_path}/imagenet", "--json"]
+    assert main(["eval", *words]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    logits = jax.jit(weights.model.apply)({"params": weights.params}, ids["te"].astype(np.int32))
+    assert figures["nats"]["model"] == pytest.approx(float(token_nats(logits, ids["te"]).mean()), abs=1e-5)
+    assert figures["images"] == 9

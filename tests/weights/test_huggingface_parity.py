@@ -15,8 +15,8 @@ from igpt_jax.sampling.decode import decode
 from igpt_jax.sampling.prompt import Prompt
 from igpt_jax.sampling.rules import rules_of
 from igpt_jax.weights.huggingface import write_huggingface
-from igpt_jax.weights.load import load_pretrained
-from tests.weights.huggingface_files import save, their_logits, their_model
+from igpt_jax.weights.load import convert, load_pretrained
+from tests.weights.huggingface_files import read_tensors, save, their_logits, their_model
 from tests.weights.made import assert_same, pretrained, tokens
 
 ATOL = 1e-4
@@ -44,6 +44,17 @@ def test_shards_hold_the_same_model(tmp_path):
     assert len(list(many.glob("*.safetensors"))) > 3
     assert not (many / "model.safetensors").exists()
     assert_same(whole, load_pretrained(many))
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_their_files_survive_a_round_through_ours(tmp_path, biases):
+    theirs = save(their_model(biases), tmp_path / "m")
+    workdir = convert(load_pretrained(theirs), "workdir", tmp_path / "w")
+    back = convert(load_pretrained(workdir), "huggingface", tmp_path / "b")
+    before, after = (read_tensors(path / "model.safetensors") for path in (theirs, back))
+    assert before.keys() == after.keys()
+    for name, x in before.items():
+        np.testing.assert_array_equal(x.view(np.uint32), after[name].view(np.uint32), name)
 
 
 def test_greedy_decoding_is_theirs(tmp_path):

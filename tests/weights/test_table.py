@@ -10,7 +10,6 @@ import pytest
 from igpt_jax import ModelConfig
 from igpt_jax.model import abstract_params
 from igpt_jax.weights import huggingface, openai, table
-from tests.data.made import refused
 from tests.weights.made import assert_same_bits, pretrained
 
 
@@ -46,21 +45,6 @@ def test_the_release_has_197_tensors_for_s():
 )
 def test_names_are_listed_in_one_line(names, text):
     assert table.listed(names) == text
-
-
-def test_check_says_everything():
-    rows = [table.Row(name, "D", (name,)) for name in "abc"]
-    cfg = ModelConfig.preset("tiny", d_model=2)
-    good = dict.fromkeys("abc", (2,))
-
-    def check(shapes, types):
-        table.check(rows, cfg, table.Tensors(shapes, types, lambda name: np.zeros(2)), "x")
-
-    check(good, {"a": "F16"})
-    refused(
-        r"^x: .* missing a; not part of the model d; b has shape \[3\], not \[2\]; not float32.*: c is F64$",
-        *(check, {"b": (3,), "c": (2,), "d": (1,)}, {"b": "F32", "c": "F64"}),
-    )
 
 
 def tensors_of(weights):

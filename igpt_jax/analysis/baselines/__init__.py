@@ -19,7 +19,7 @@ from igpt_jax.keys import fold_in
 from igpt_jax.objectives import batch_tokens
 
 COUNTED_TOKENS = 20_000_000
-"""Tokens of training images that the baselines learn from, if there are so many."""
+"""Tokens of training images that the baselines learn from, at most."""
 VALIDATION = 0.1
 """Share of these images on which the network stops learning."""
 
@@ -40,13 +40,8 @@ def cheap_nats(context: EvalContext, network: bool = False) -> dict[str, EachIma
 
     Every process computes all of them. They learn from mirrored images, too, if the model does. A causal model stands
     beside methods that go row by row, another one beside methods behind its masks, and, where its loss is a likelihood
-    of whole images, row by row, too.
-
-    Args:
-      network: train a small network on the neighbours of each pixel, too: minutes; two networks for ARDM.
-
-    Raises:
-      InputError: there are too few training images to set some aside for the network.
+    of whole images, row by row, too. A small `network` on the neighbours of each pixel takes minutes to train; for ARDM
+    there are two.
     """
     objective, size = context.objective, context.palette.size
     if objective.loss_figure.unit != "nats":
@@ -110,11 +105,8 @@ def _of_images(nats: np.ndarray, asked: Asked) -> EachImage:
 
 
 def learning_images(context: EvalContext, network: bool) -> tuple[Source, np.ndarray | None]:
-    """The training images that the baselines learn from; bool [n], those on which the network stops, or None.
-
-    Raises:
-      InputError: there are too few training images to set some aside for the network.
-    """
+    """The training images that the baselines learn from; bool [n], those on which the network stops, or None. They
+    may be too few for the network: an InputError."""
     counted = subset(context.data.train, max(1, COUNTED_TOKENS // context.model.cfg.n_ctx))
     return counted, validation_mask(counted, VALIDATION) if network else None
 

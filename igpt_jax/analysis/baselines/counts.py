@@ -14,15 +14,7 @@ import numpy as np
 
 def count_nats(train: np.ndarray, held_out: np.ndarray, size: int) -> np.ndarray:
     """Nats of every held-out token, by counts on the tokens W, N, NE and NW of it; in clips on W, N, the same place in
-    the frame before, NE and NW.
-
-    Args:
-      train: int [N, *grid], tokens that are counted.
-      held_out: int [M, *grid].
-      size: number of colours.
-
-    Returns:
-      float64 [M, *grid].
+    the frame before, NE and NW. Tokens of `size` colours, int [N, *grid] and [M, *grid], to float64 [M, *grid].
     """
     probs = blended_counts(
         [x.ravel() for x in neighbours(train, size)],
@@ -40,13 +32,8 @@ def masked_count_nats(
     """Nats of the masked held-out tokens, by counts on the tokens W, E, N and S of it; in clips also on the same place
     in the frames before and after. "Masked" counts as one more colour of a neighbour.
 
-    Args:
-      train: int [N, *grid], tokens; those that `train_seen`, bool, masks are counted.
-      held_out: int [M, *grid], with `held_out_seen`.
-      size: number of colours.
-
-    Returns:
-      float64 [M, *grid], 0 where the token is seen.
+    Int [N, *grid] and [M, *grid], each with bool "seen", to float64 [M, *grid], 0 where a token is seen. Tokens of
+    `train` that are not seen are counted.
     """
     contexts = [
         neighbours(np.where(seen, x, size + 1), size, AROUND)
@@ -98,17 +85,12 @@ def neighbours(tokens: np.ndarray, size: int, offsets: Offsets = BEFORE) -> list
 def blended_counts(
     known: Sequence[np.ndarray], labels: np.ndarray, asked: Sequence[np.ndarray], wanted: np.ndarray, size: int
 ) -> np.ndarray:
-    """The probability of each wanted colour.
+    """float64 [M]: the probability of each wanted colour; over all `size` colours they sum to 1.
 
     Args:
       known: the contexts of the labels, int [N] each; the first is trusted most.
       labels: int [N], the colours that are counted.
-      asked: the contexts of the wanted colours, int [M] each.
-      wanted: int [M].
-      size: number of colours.
-
-    Returns:
-      float64 [M]; over all colours the probabilities sum to 1.
+      asked: the contexts of the wanted colours (int [M]), int [M] each.
     """
     probs = np.full(len(wanted), 1 / size)
     context, query = np.zeros(len(labels), np.int64), np.zeros(len(wanted), np.int64)

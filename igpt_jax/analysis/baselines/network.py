@@ -28,7 +28,7 @@ WIDTH, EMBEDDING = 256, 16
 STEPS, BATCH = 3000, 2048
 """Optimizer steps; pixels in each."""
 AVERAGED = 100
-"""Weights are averaged over about the last tenth of the steps, and over so many at most. Where the network stops early,
+"""Weights are averaged over about the last tenth of the steps, at most over this many. Where the network stops early,
 its learning rate is still high, and the average is far better than the last weights."""
 VALIDATION_PIXELS = 8192
 """Pixels of validation pictures that choose the number of steps."""
@@ -94,18 +94,13 @@ def network_nats(
     steps: int = STEPS,
     masked: Masked | None = None,
 ) -> np.ndarray:
-    """Nats of every held-out token under a network that learns on the pixels of `train`.
+    """float32 [M, *grid]: nats of every held-out token (int [M, *grid]) under a network that learns on the pixels of
+    `train`, int [N, *grid]; 0 for pixels that are not masked, if `masked`.
 
     Args:
-      train: int [N, *grid], palette ids.
-      held_out: int [M, *grid].
       validation: bool [N], training pictures that the network does not learn from: they choose the number of steps.
-      seed: of the initial weights and of the pixels that are drawn.
       steps: optimizer steps (Adam, cosine schedule from 3e-3 to 0).
       masked: predict masked pixels; else each pixel from those before it.
-
-    Returns:
-      float32 [M, *grid]; 0 for pixels that are not masked, if `masked`.
     """
     shape = (-1, int(np.prod(train.shape[1:-2], dtype=int)), *train.shape[-2:])
     size, grid = palette.size, shape[1:]
@@ -122,8 +117,9 @@ def network_nats(
     best = _fit(network, functools.partial(draw, padded=fitted, n=BATCH), chosen_by, key, steps)
     measure = jax.jit(lambda params, at, labels_B: token_nats(network.apply(params, *read(asked, at)[0]), labels_B))
     nats = np.zeros(held_out.shape, np.float32)
+    chunk = min(CHUNK, len(wanted))
     for first in range(0, len(wanted), CHUNK):
-        at = wanted[np.minimum(first + np.arange(CHUNK), len(wanted) - 1)]
+        at = wanted[np.minimum(first + np.arange(chunk), len(wanted) - 1)]
         nats.flat[at] = measure(best, at, held_out.flat[at])
     return nats
 
@@ -135,11 +131,8 @@ def _fit(
     key: jax.Array,
     steps: int,
 ) -> Any:
-    """The averaged weights with the lowest loss on `chosen_by`, which is looked at every 100 steps.
-
-    Args:
-      draw: one key -> the pixels of a step.
-    """
+    """The averaged weights with the lowest loss on `chosen_by`, which is looked at every 100 steps. `draw` makes the
+    pixels of a step from a key."""
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
 
     def loss(params: Any, inputs: Neighbours, labels_B: jax.Array) -> jax.Array:

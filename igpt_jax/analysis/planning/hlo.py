@@ -75,14 +75,8 @@ _Computation = dict[str, _Op]
 
 
 def traffic(text: str, devices: int) -> tuple[list[Collective], list[str]]:
-    """The collectives in the text of an optimised HLO module, and the loops of unknown length (counted as one).
-
-    Args:
-      devices: how many a slice has; the program numbers those of one slice.
-
-    Raises:
-      ValueError: the text has no entry computation.
-    """
+    """The collectives in the text of an optimised HLO module, and the loops of unknown length (counted as one). The
+    program numbers the `devices` of one slice."""
     computations, entry = _parse(text)
     visits, fused, unknown_loops = Counter[str](), dict[str, bool](), list[str]()
 
@@ -203,12 +197,7 @@ def _collective(
 
 def parse_groups(attrs: str, devices: int) -> np.ndarray:
     """int [G, g] from an instruction's attributes: explicit, iota or mesh-axes groups, or the pairs of a permute.
-
-    Without groups, all devices are one.
-
-    Raises:
-      ValueError: groups in an unknown form.
-    """
+    Without groups, all devices are one."""
     if explicit := re.search(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}", attrs):
         rows = [_ints(row) for row in re.findall(r"\{([\d,]+)\}", explicit[1])]
         return np.array(rows or [range(devices)])

@@ -24,22 +24,18 @@ from igpt_jax.errors import InputError
 from igpt_jax.parallel.mesh import bytes_at_one_device
 from igpt_jax.tpu_flags import EVERYWHERE, VARIABLE
 
+log = logging.getLogger(__name__)
+
 Suggestion = tuple[list[str], TrainingPlan]
 """Changes as command-line options, and the plan with them."""
 Answer = tuple[TrainingPlan | DecodingPlan, Suggestion | None]
 
 
 def make_plan(cfg: Config, topology: str, slices: int, sampler: bool, search: bool) -> Answer:
-    """The plan of a run on `slices` slices of a topology, and changes with which it fits if it does not.
+    """The plan of a train step, or with `sampler` of decoding data.batch_size images, on slices of a topology; and, if
+    `search` asks for them, changes with which a step fits that does not.
 
     Call it before anything that asks JAX for devices.
-
-    Args:
-      sampler: decoding of data.batch_size images instead of a train step.
-      search: whether to look for changes; not done for a sampler.
-
-    Raises:
-      InputError: a topology that does not exist, or a run that is impossible there.
     """
     target = describe(topology, slices)
     try:
@@ -70,10 +66,7 @@ def make_plan_in_child(
         ) from None
 
 
-log = logging.getLogger(__name__)
-
-
-def suggest(cfg: Config, target: Target) -> tuple[list[str], TrainingPlan] | None:
+def suggest(cfg: Config, target: Target) -> Suggestion | None:
     """The first of a short list of changes with which the run fits, as command-line options, and its plan.
 
     First the state is split until it takes at most half of a device, then the backward pass recomputes more, then the

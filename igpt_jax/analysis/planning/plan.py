@@ -121,11 +121,7 @@ class TrainingPlan(Plan):
 
 
 def plan_training(cfg: Config, target: Target) -> TrainingPlan:
-    """Compiles the train step of a run for a target, and reads what it costs.
-
-    Raises:
-      InputError: sizes that do not divide over the mesh, or the mesh over the devices.
-    """
+    """Compiles the train step of a run for a target, and reads what it costs."""
     cfg = resolve_auto(cfg, target)
     mesh, program = program_for(cfg, target)
     state, n = program.abstract, cfg.data.batch_size
@@ -162,10 +158,7 @@ def plan_training(cfg: Config, target: Target) -> TrainingPlan:
 def compile_for(
     cfg: Config, mesh: Mesh, target: Target, lowered: jax.stages.Lowered, arguments: Memory
 ) -> tuple[dict[str, Any], tuple[list[Collective], list[str]] | None]:
-    """The fields of a `Plan`, and what `traffic` reads from the program; None if the compiler refuses it for its size.
-
-    `arguments` has the bytes of the program's arguments.
-    """
+    """The fields of a `Plan`, and what `traffic` reads from the program; None if it is refused for its size."""
     started, read = time.monotonic(), None
     try:
         compiled = lowered.compile()
@@ -215,11 +208,7 @@ def memory_of_refusal(memory: Memory, message: str) -> Memory | None:
 
 
 def resolve_auto(cfg: Config, target: Target) -> Config:
-    """The configuration with the dtype and attention that `auto` stands for on the target.
-
-    Raises:
-      InputError: the attention asked for cannot serve there.
-    """
+    """The configuration with the dtype and attention that `auto` stands for on the target."""
     dtype = cfg.compute.dtype
     if dtype == "auto":
         dtype = "float32" if target.platform == "cpu" else "bfloat16"
@@ -282,10 +271,10 @@ def plan_decoding(cfg: Config, target: Target) -> DecodingPlan:
     check_splits(n, 1, mesh)
     params = with_shardings(abstract_params(cfg.model), mesh, AXES)
     batch = abstract_images(cfg, mesh)
-    ways, tensor, kept = batch_ways(mesh), mesh.shape["tensor"], cfg.sampler.cache
-    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute, n // ways, tensor, kept)
+    ways, tensor, cache_dtype = batch_ways(mesh), mesh.shape["tensor"], cfg.sampler.cache
+    weights, cache = bytes_read_per_slot(cfg.model, cfg.compute, n // ways, tensor, cache_dtype)
     arguments = Memory(bytes_at_one_device(params), bytes_at_one_device(batch), target.chip.hbm_bytes)
-    lowered = traced_on(mesh, decode.lower)(make_model(cfg).clone(cache=kept), params, **batch)
+    lowered = traced_on(mesh, decode.lower)(make_model(cfg).clone(cache=cache_dtype), params, **batch)
     common, _ = compile_for(cfg, mesh, target, lowered, arguments)
     reading = cfg.model.n_ctx * (weights + cache) / target.chip.hbm_rate
     network = sum(row.seconds for row in common["collectives"])

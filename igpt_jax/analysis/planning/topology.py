@@ -53,11 +53,7 @@ class Target:
 
 
 def check_topology(topology: str, slices: int) -> tuple[Chip, tuple[int, ...]]:
-    """The chip of a topology, and how many there are along each side of a slice. Does not load the compiler.
-
-    Raises:
-      InputError: an unknown chip or shape, less than one slice, several of GPUs, or the compiler is not installed.
-    """
+    """The chip of a topology, and how many there are along each side of a slice. Does not load the compiler."""
     chip, sides = parse_topology(topology)
     if slices < 1:
         raise InputError(f"slices: must be at least 1, not {slices}")

@@ -94,8 +94,7 @@ def fit_attentive(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Fits the probe by AdamW with a cosine schedule from `rate` to 0, on features of mean 0 and variance 1.
 
-    Args:
-      x: float32 [n, T, D], the states of one layer. They stay in the host's memory; images are drawn with replacement.
+    x, float32 [n, T, D], the states of one layer, stays in the host's memory; images are drawn with replacement.
     """
     steps = steps or STEPS
     moments = _moments(x)

@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from igpt_jax import progress
 from igpt_jax.data.sources.base import Source
 from igpt_jax.errors import InputError
-from igpt_jax.evaluation.base import EvalContext, image_keys
+from igpt_jax.evaluation.base import EvalContext, image_keys, over_batches, replicated_jit
 from igpt_jax.keys import fold_in
 from igpt_jax.objectives import batch_tokens
-from igpt_jax.parallel.mesh import put_batch, replicated, traced_on
 
 
 class Features(NamedTuple):
@@ -64,31 +62,24 @@ class FeatureReader:
             pixels = batch["image"].reshape(len(tokens_BT), -1)
             return jax.lax.map(one, draws), pixels, batch["label"], batch["weight"]
 
-        self._read = jax.jit(traced_on(context.mesh, read), out_shardings=replicated(context.mesh))
+        self._read = replicated_jit(context, read)
 
     def read(self, source: Source, draws: int = 1, first: int = 0) -> Features:
-        """The features of all images of a source that have a label (at least one), on every process.
+        """The features of all images of a source that have a label (at least one), on every process. What is drawn for
+        an image depends on its number; `first` is that of the first image."""
 
-        Args:
-          draws: M; masks of each image, for a BERT model.
-          first: the number of the first image. What is drawn for an image depends on its number.
-        """
-        n = len(source)
-        values_MNLD = np.empty((draws, n, self._vectors, self._context.model.cfg.d_model), np.float32)
-        pixels, labels = list[np.ndarray](), list[np.ndarray]()
-        done = kept = 0
-        for host in self._context.data.eval_batches(source):
-            progress.report("reading features", min(done, n), n)
-            batch = put_batch(host, self._context.mesh)
-            read = self._read(self._params, batch, np.int32(first + done), jnp.arange(draws))
-            values_MBLD, pixels_B, labels_B, weights_B = jax.device_get(read)
+        def run(batch: Mapping[str, jax.Array], at: np.int32) -> Any:
+            return jax.device_get(self._read(self._params, batch, first + at, jnp.arange(draws)))
+
+        # filled batch by batch, as the features of all layers may take most of the memory
+        values_MNLD = np.empty((draws, len(source), self._vectors, self._context.model.cfg.d_model), np.float32)
+        pixels, labels, kept = list[np.ndarray](), list[np.ndarray](), 0
+        for values_MBLD, pixels_B, labels_B, weights_B in over_batches(self._context, source, run, "reading features"):
             labelled = (weights_B > 0) & (labels_B >= 0)
             values_MNLD[:, kept : kept + labelled.sum()] = values_MBLD[:, labelled]
             pixels.append(pixels_B[labelled])
             labels.append(labels_B[labelled])
-            done += len(weights_B)
             kept += int(labelled.sum())
-        progress.report("reading features", n, n)
         if not kept:
             raise InputError(f"data.source: no image of {source.name} has a label, which a probe learns")
         return Features(values_MNLD[:, :kept], np.concatenate(pixels), np.concatenate(labels))

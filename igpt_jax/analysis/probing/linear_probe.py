@@ -19,7 +19,7 @@ from igpt_jax.data.sources.base import Source, Split, split_validation
 from igpt_jax.datasets import subset
 from igpt_jax.errors import InputError
 from igpt_jax.evaluation.base import EvalContext
-from igpt_jax.evaluation.context import make_eval_context
+from igpt_jax.evaluation.evaluate import make_eval_context
 from igpt_jax.objectives import MakeObjective
 from igpt_jax.parallel.mesh import outside_mesh
 from igpt_jax.pretrained import Pretrained
@@ -38,8 +38,8 @@ class Row:
     setting: str
     """What was chosen on validation images, in words."""
     validation: float
-    """Accuracy on the validation images before they were folded back; of few labels, over folds of them, and NaN where
-    nothing was chosen."""
+    """Accuracy on the validation images before they were folded back; of few labels, over folds of them. NaN where
+    nothing was chosen, as of extra trees."""
     accuracy: float
     """On the held-out images."""
     error: float

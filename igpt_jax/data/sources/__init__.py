@@ -13,12 +13,9 @@ from typing import NamedTuple
 
 from igpt_jax.config import DataConfig
 from igpt_jax.data.sources.base import ArraySource, Joined, Record, Selection, Source, Split, Subset, window_start
-from igpt_jax.data.sources.clips import ClipFolder
-from igpt_jax.data.sources.digits import open_digits
-from igpt_jax.data.sources.folder import FolderSource
+from igpt_jax.data.sources.digits import MovingDigits, open_digits
 from igpt_jax.data.sources.idx import open_idx
-from igpt_jax.data.sources.moving_digits import MovingDigits
-from igpt_jax.data.sources.paths import split_folders
+from igpt_jax.data.sources.paths import ClipFolder, FolderSource, split_folders
 from igpt_jax.data.sources.tfds import TfdsSource
 from igpt_jax.data.sources.tokens import TokenSource
 from igpt_jax.errors import InputError, nearest
@@ -71,10 +68,7 @@ def register_source(kind: str, opener: Opener, path: bool = False) -> None:
     """Adds a kind of source, so that `data.source` may be `KIND` or `KIND:WHERE`.
 
     An experiment file calls this at import. Where `compute.workers` > 0 the source is pickled, so its class must be
-    defined at the top level of a module.
-
-    Raises:
-      ValueError: the kind has a colon or is empty, or another opener has it.
+    defined at the top level of a module. ValueError if the kind has a colon, or another opener has it.
     """
     if not kind or ":" in kind:
         raise ValueError(f"a kind of source is a name without a colon, not {kind!r}")
@@ -93,12 +87,8 @@ def absolute_source(source: str) -> str:
 def open_source(cfg: DataConfig, split: Selection, frames: int | None = None) -> Source:
     """Opens one split of `cfg.source`, or every record of both; the module of each kind says how it finds the splits.
 
-    Args:
-      split: `all` for the records of `train`, then those of `eval`; of a folder without split folders, by file name.
-      frames: of a record of clips; None for single frames as pictures.
-
-    Raises:
-      InputError: there is no such kind; or the source is missing, empty or damaged.
+    Split `all` is the records of `train`, then those of `eval`; of a folder without split folders, by file name.
+    `frames` are those of a record of clips; None reads single frames as pictures.
     """
     name, _, where = absolute_source(cfg.source).partition(":")
     if name not in SOURCES:

@@ -18,7 +18,7 @@ Selection = Literal["train", "eval", "all"]
 """Which records of a source: those of one split, or of both."""
 
 HASHED = 64
-"""Records, at most, whose pixels the digest of a source of one's own covers."""
+"""Records, at most, whose pixels the default digest covers."""
 
 
 class Record(TypedDict):
@@ -39,21 +39,16 @@ class Source(ABC):
     class_names: tuple[str, ...] = ()
     """The name of each label; empty if there are no labels."""
     frames: int | None = None
-    """Of a record of clips, as the run sets it: None asks for single frames as pictures. Sources of pictures ignore
-    it."""
+    """Of a record of clips, set by the run: None asks for single frames as pictures. Sources of pictures ignore it."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, i: int, rng: np.random.Generator | None) -> Record:
-        """Record i.
+        """Record i. `rng` draws where a clip begins (`window_start`); None, while evaluating, takes its middle."""
 
-        Args:
-          rng: draws where a clip begins (`window_start`); None, while evaluating, takes its middle.
-        """
-
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """What messages call it."""
         return type(self).__name__
@@ -83,7 +78,7 @@ class Source(ABC):
         return content.hexdigest()
 
     def with_frames(self, frames: int | None) -> Self:
-        """The same source, whose clips have so many frames."""
+        """The same source with clips of this many frames."""
         other = copy.copy(self)
         other.frames = frames
         return other
@@ -102,11 +97,9 @@ def check_source(source: object, half: str) -> Source:
 def class_counts(source: Source) -> tuple[int, ...]:
     """How many records each class has; empty without classes, or where that is not known."""
     known = source.labels[source.labels >= 0]
-    return (
-        tuple(np.bincount(known, minlength=len(source.class_names)).tolist())
-        if source.class_names and len(known)
-        else ()
-    )
+    if not source.class_names or not len(known):
+        return ()
+    return tuple(np.bincount(known, minlength=len(source.class_names)).tolist())
 
 
 def group_hash(names: Iterable[str]) -> np.ndarray:
@@ -116,10 +109,9 @@ def group_hash(names: Iterable[str]) -> np.ndarray:
 
 
 def window_start(length: int, span: int, rng: np.random.Generator | None) -> int:
-    """Where a window of `span` frames begins in a clip of `length`: any place alike, or without `rng` in the middle.
+    """Where a window of `span` frames begins in a clip of `length`: uniform, or without `rng` in the middle.
 
-    Raises:
-      InputError: the clip is too short; the message is the end of a sentence about it.
+    InputError if the clip is too short; the message is the end of a sentence about it.
     """
     room = length - span
     if room < 0:
@@ -133,16 +125,12 @@ class ArraySource(Source):
     def __init__(
         self, name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], channels: int
     ) -> None:
-        self._name, self.class_names = name, class_names
+        self.name, self.class_names = name, class_names
         self._images, self.labels, self._channels = images, labels, channels
         content = hashlib.sha256(repr(images.shape).encode())
         content.update(np.ascontiguousarray(images).data)
         content.update(labels.astype("<i4").data)
         self.digest = content.hexdigest()
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def __len__(self) -> int:
         return len(self._images)
@@ -155,14 +143,11 @@ class Subset(Source):
     """Some records of a source."""
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
-        self.source, self.indices, self.class_names = source, indices, source.class_names
+        self.source, self.indices = source, indices
+        self.name, self.class_names = source.name, source.class_names
         chosen = hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()[:16]
         self.digest = f"{len(indices)} ({chosen}) of {source.digest}"
         self.labels, self.groups = source.labels[indices], source.groups[indices]
-
-    @property
-    def name(self) -> str:
-        return self.source.name
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -178,16 +163,12 @@ class Joined(Source):
     """The records of one source after those of another; both have the same classes."""
 
     def __init__(self, first: Source, second: Source) -> None:
-        self.parts, self.class_names = (first, second), first.class_names
+        self.parts, self.name, self.class_names = (first, second), first.name, first.class_names
         self.digest = f"{first.digest} then {second.digest}"
         self.labels = np.concatenate([first.labels, second.labels])
         hashed = first.groups.dtype == np.uint64 == second.groups.dtype
         apart = 0 if hashed or not len(first) else first.groups.max() + 1
         self.groups = np.concatenate([first.groups, second.groups + apart])
-
-    @property
-    def name(self) -> str:
-        return self.parts[0].name
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -209,14 +190,9 @@ def split_validation(source: Source, share: float) -> tuple[Source, Source]:
 def validation_mask(source: Source, share: float) -> np.ndarray:
     """bool [n], which records are set aside, so that nothing is chosen on the held-out ones.
 
-    A hash of its group decides for each record. So the two halves are the same in every run, and a group is never
-    divided.
-
-    Args:
-      share: of the records, above 0 and below 1. Whole groups are taken until at least that many are set aside.
-
-    Raises:
-      InputError: one of the two halves would be empty.
+    A hash of its group decides for each record, so the two halves are the same in every run, and a group is never
+    divided: whole groups are taken until at least `share` of the records are set aside. InputError if one of the two
+    halves would be empty.
     """
     numbers, group = np.unique(source.groups, return_inverse=True)
     ranks = numbers if numbers.dtype == np.uint64 else group_hash(map(str, numbers.tolist()))

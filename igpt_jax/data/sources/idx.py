@@ -22,11 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def open_idx(cfg: DataConfig, split: Split, where: str) -> Source:
-    """Reads the images of a split, and the labels if there are any, into memory.
-
-    Raises:
-      InputError: there is no image file, it is empty, or one of the two files is damaged.
-    """
+    """Reads the images of a split, and the labels if there are any, into memory."""
     require(bool(where), "data.source", "name the folder: idx:PATH")
     folder = Path(where)
     prefix = cfg.train_split if split == "train" else cfg.eval_split
@@ -54,7 +50,6 @@ def _find(folder: Path, prefixes: Sequence[str], content: str, ndim: int) -> Pat
 
 def _read(path: Path, ndim: int) -> np.ndarray:
     """An array uint8 of `ndim` dimensions. The file is a magic number, big-endian sizes, and the values."""
-
     magic, start = bytes((0, 0, 8, ndim)), 4 + 4 * ndim
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

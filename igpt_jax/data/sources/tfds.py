@@ -22,23 +22,18 @@ class TfdsSource(Source):
     """The images under the feature `image`, and as label the feature `label` where it is one integer.
 
     `load_image` decodes the images, not TFDS, so that the pixels are the same on every machine.
-
-    Raises:
-      InputError: TFDS is not installed, or the dataset is unknown, not prepared, without images or without that split.
-        Later, from reading a record: its image is damaged.
     """
 
     def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
         require(bool(where), "data.source", "name the dataset: tfds:NAME")
-        self._name = cfg.source
+        self.name = cfg.source
         self._channels: Literal[1, 3] = cfg.channels
         self._arguments = (cfg, split, where)
         self._split = cfg.train_split if split == "train" else cfg.eval_split
         self._records, label = _open(where, self._split)
         self._labelled = label is not None and not label.shape and np.issubdtype(label.np_dtype, np.integer)
-        self.class_names: tuple[str, ...] = (
-            tuple(map(normal_form, getattr(label, "names", ()))) if self._labelled else ()
-        )
+        if self._labelled:
+            self.class_names = tuple(map(normal_form, getattr(label, "names", ())))
         # the full name has a version
         identity = (self._records.dataset_info.full_name, self._split, len(self._records))
         self.digest = hashlib.sha256(repr(identity).encode()).hexdigest()
@@ -48,10 +43,6 @@ class TfdsSource(Source):
 
     def with_frames(self, frames: int | None) -> TfdsSource:
         return self  # it holds pictures
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def __len__(self) -> int:
         return len(self._records)

@@ -25,21 +25,17 @@ SPLITS = {"train": "tr", "validation": "va", "test": "te"}
 
 
 class TokenSource(Source):
-    """The images of one split. The ids stay on disk until a record is read.
-
-    Raises:
-      InputError: a file is missing or damaged; shapes, lengths or ids do not fit; or two colours of the palette round
-        to the same pixel. Later, from reading a record: an id beyond the palette.
-    """
+    """The images of one split. The ids stay on disk until a record is read, which raises InputError if one is beyond
+    the palette."""
 
     def __init__(self, cfg: DataConfig, split: Split, where: str) -> None:
         require(bool(where), "data.source", "name the files: tokens:DIRECTORY/imagenet for imagenet_trX.npy and others")
         require(cfg.channels == 3, "data.channels", "must be 3: the palette of tokenised images is RGB")
         name = cfg.train_split if split == "train" else cfg.eval_split
         key = "data.train_split" if split == "train" else "data.eval_split"
-        require(name in SPLITS, key, f"{name!r} is none of {', '.join(SPLITS)}, which {where} has")
+        require(name in SPLITS, key, f"must be one of {', '.join(SPLITS)}, which {where} has; got {name!r}")
         prefix = Path(f"{where}_{SPLITS[name]}")
-        self._name = cfg.source
+        self.name = cfg.source
         self._path = Path(f"{prefix}X.npy")
         tokens = _open(self._path)
         require(np.issubdtype(tokens.dtype, np.integer), "data.source", f"{self._path}: holds {tokens.dtype}, not ids")
@@ -56,10 +52,6 @@ class TokenSource(Source):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokens": None}  # a worker process maps the file itself
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     def __len__(self) -> int:
         return self._n

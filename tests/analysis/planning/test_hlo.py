@@ -42,29 +42,59 @@ def test_each_kind(result, line, payload, axes):
     assert axes_crossed(one.groups, MESH) == axes
 
 
-def test_a_start_and_its_done_are_one():
-    one = only(
-        module(
-            PARAM + "  %s = (f32[8,16]{1,0}, f32[16,16]{1,0}) all-gather-start(%p), replica_groups=[4,2]<=[8]\n"
-            "  ROOT %d = f32[16,16]{1,0} all-gather-done(%s)"
-        )
-    )
-    assert (one.kind, one.payload, one.overlapped, one.dims) == ("all-gather", 2 * BYTES, True, (16, 16))
+def computation(name, result, *lines):
+    """One that others call, of the argument %q."""
+    return "\n".join([f"%{name} (q: f32[8,16]) -> {result} {{", "  %q = f32[8,16]{1,0} parameter(0)", *lines, "}"])
 
 
-def test_a_generic_start_counts_what_it_wraps():
-    wrapped = (
-        "%wrapped (q: f32[8,16]) -> f32[4,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
-        "  ROOT %rs = f32[4,16]{1,0} reduce-scatter(%q), replica_groups=[4,2]<=[8], dimensions={0}, to_apply=%add\n}"
+def scatter(name):
+    """A sum over devices of which each keeps a slice, as a fusion."""
+    return computation(
+        name,
+        "f32[4,16]",
+        "  %ar = f32[8,16]{1,0} all-reduce(%q), channel_id=3, replica_groups=[4,2]<=[8], to_apply=%add",
+        "  ROOT %ds = f32[4,16]{1,0} dynamic-slice(%ar, %i, %z), dynamic_slice_sizes={4,16}",
     )
-    one = only(
-        module(
-            PARAM + "  %s = ((f32[8,16]), f32[4,16], u32[]) async-start(%p), calls=%wrapped\n"
-            "  ROOT %d = f32[4,16]{1,0} async-done(%s), calls=%wrapped",
-            wrapped,
-        )
-    )
-    assert (one.kind, one.payload, one.times, one.overlapped) == ("reduce-scatter", BYTES, 1, True)
+
+
+ALL_REDUCE = "f32[8,16]{1,0} all-reduce(%q), replica_groups={{0,1}}, to_apply=%add"
+WRITTEN = {
+    "a start and its done": (
+        "  %s = (f32[8,16]{1,0}, f32[16,16]{1,0}) all-gather-start(%p), replica_groups=[4,2]<=[8]\n"
+        "  ROOT %d = f32[16,16]{1,0} all-gather-done(%s)",
+        "",
+        ("all-gather", 2 * BYTES, True, (16, 16)),
+    ),
+    "a start of any operation, which counts what it wraps": (
+        "  %s = ((f32[8,16]), f32[4,16], u32[]) async-start(%p), calls=%wrapped\n"
+        "  ROOT %d = f32[4,16]{1,0} async-done(%s), calls=%wrapped",
+        computation("wrapped", "f32[4,16]", "  ROOT %r = f32[4,16]{1,0} reduce-scatter(%q), replica_groups=[4,2]<=[8]"),
+        ("reduce-scatter", BYTES, True, (4, 16)),
+    ),
+    "a sum of which a fusion keeps a slice": (
+        "  ROOT %f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1",
+        scatter("all-reduce-scatter.1"),
+        ("reduce-scatter", BYTES, True, (8, 16)),
+    ),
+    "a call; the function of a reduce is none": (
+        "  %c = f32[8,16]{1,0} call(%p), to_apply=%called\n"
+        "  ROOT %r = f32[8]{0} reduce(%c, %p), dimensions={1}, to_apply=%called",
+        computation("called", "f32[8,16]", f"  ROOT %ar = {ALL_REDUCE}"),
+        ("all-reduce", BYTES, False, (8, 16)),
+    ),
+    "after a kernel, whose own text ends no computation": (
+        '  %q = f32[8,16]{1,0} custom-call(%p), backend_config={\n"a": {\n}\n}\n  ROOT %a = ' + ALL_REDUCE,
+        "",
+        ("all-reduce", BYTES, False, (8, 16)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("entry", "called", "expected"), WRITTEN.values(), ids=WRITTEN)
+def test_each_way_to_write_one_collective(entry, called, expected):
+    one = only(module(PARAM + entry, called))
+    assert (one.kind, one.payload, one.overlapped, one.dims) == expected
+    assert one.times == 1
 
 
 SPARSE_CORE = """\
@@ -100,16 +130,6 @@ def test_an_all_reduce_on_the_sparse_cores_is_counted_once():
     one = only(module(entry, SPARSE_CORE))
     assert (one.kind, one.payload, one.times, one.overlapped) == ("all-reduce", 2 * 512 * (512 + 2048), 1, True)
     np.testing.assert_array_equal(one.groups, [range(8)])
-
-
-def test_a_call_runs_once_and_the_function_of_a_sum_is_no_call():
-    called = (
-        "%called (q: f32[8,16]) -> f32[8,16] {\n  %q = f32[8,16]{1,0} parameter(0)\n"
-        "  ROOT %ar = f32[8,16]{1,0} all-reduce(%q), replica_groups={{0,1}}, to_apply=%add\n}"
-    )
-    entry = PARAM + "  %c = f32[8,16]{1,0} call(%p), to_apply=%called\n"
-    one = only(module(entry + "  ROOT %r = f32[8]{0} reduce(%c, %p), dimensions={1}, to_apply=%called", called))
-    assert (one.payload, one.times, one.overlapped) == (BYTES, 1, False)
 
 
 LOOP = """\
@@ -181,29 +201,14 @@ def test_loops_multiply_and_pieces_of_one_gather_are_one(note, start, times, unk
     assert next(one.overlapped for one in collectives if one.kind == "all-gather")
 
 
-def scatter(name):
-    """A sum over devices of which each keeps a slice, as a fusion."""
-    return (
-        f"%{name} (q: f32[8,16]) -> f32[4,16] {{\n  %q = f32[8,16]{{1,0}} parameter(0)\n"
-        "  %ar = f32[8,16]{1,0} all-reduce(%q), channel_id=3, replica_groups=[4,2]<=[8], to_apply=%add\n"
-        "  ROOT %ds = f32[4,16]{1,0} dynamic-slice(%ar, %i, %z), dynamic_slice_sizes={4,16}\n}\n"
-    )
-
-
-def test_a_sum_of_which_a_fusion_keeps_a_slice_is_a_reduce_scatter():
-    entry = PARAM + "  ROOT %f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1"
-    one = only(module(entry, scatter("all-reduce-scatter.1")))
-    assert (one.kind, one.payload) == ("reduce-scatter", BYTES)
-
-
 def test_an_iteration_peeled_off_a_loop_is_counted_beside_it():
     """Both sums have the channel of the original."""
     loop = LOOP.format(start=0).replace("calls=%fused_start", "calls=%all-reduce-scatter.2")
     entry = WHILE.replace("ROOT %w", "%w").replace(
         "%zero =", "%f = f32[4,16]{1,0} fusion(%p), calls=%all-reduce-scatter.1\n  %zero =", 1
     )
-    both = scatter("all-reduce-scatter.1") + scatter("all-reduce-scatter.2")
-    collectives, _ = traffic(module(entry + NOTED, both + loop), 8)
+    both = [scatter(f"all-reduce-scatter.{i}") for i in (1, 2)]
+    collectives, _ = traffic(module(entry + NOTED, *both, loop), 8)
     assert sorted(one.times for one in collectives if one.kind == "reduce-scatter") == [1, 24]
 
 
@@ -220,12 +225,6 @@ def test_between_slices():
     one = only(module(entry))
     assert (one.kind, one.payload, one.dcn) == ("all-reduce", BYTES, True)
     assert traffic(module(entry.replace("megascale", "callback")), 8)[0] == []
-
-
-def test_a_kernels_own_text_does_not_end_a_computation():
-    entry = PARAM + '  %k = f32[8,16]{1,0} custom-call(%p), backend_config={\n"a": {\n}\n}\n'
-    one = only(module(entry + "  ROOT %a = f32[8,16]{1,0} all-reduce(%k), replica_groups={{0,1}}, to_apply=%add"))
-    assert one.payload == BYTES
 
 
 @pytest.mark.parametrize(
@@ -248,17 +247,14 @@ def test_groups(text, groups):
     np.testing.assert_array_equal(parse_groups(f", channel_id=1, {text}, to_apply=%add", 4), groups)
 
 
-def test_groups_in_an_unknown_form_are_an_error():
-    with pytest.raises(ValueError, match="unknown form"):
-        parse_groups("replica_groups=<something else>", 4)
-
-
 def test_bytes_of_arrays():
     text = "(bf16[3,5]{1,0:T(8,128)(2,1)}, f8e4m3fn[8], s4[3], pred[], u32[2], token[])"
     sizes = [(30, (3, 5)), (8, (8,)), (2, (3,)), (1, ()), (8, (2,)), (0, ())]
     assert arrays(text) == sizes
 
 
-def test_text_without_a_module_is_an_error():
+def test_unknown_forms_are_errors():
     with pytest.raises(ValueError, match="ENTRY"):
         traffic("nothing", 8)
+    with pytest.raises(ValueError, match="unknown form"):
+        parse_groups("replica_groups=<something else>", 4)

@@ -21,15 +21,29 @@ def tokens():
     return np.asarray(PALETTE.encode(IMAGES)).reshape(len(IMAGES), -1)
 
 
-def test_they_are_those_of_the_model():
+@pytest.mark.parametrize(("size", "mesh"), [(8, ONE_DEVICE), (3, ONE_DEVICE), (16, MeshConfig(2, 2, 2))])
+def test_they_are_those_of_the_model_whatever_the_batches_and_the_mesh(size, mesh):
     model, params = made()
-    features = read(model, params, layers=(1, 0))
+    features = read(model, params, layers=(1, 0), batch_size=size, mesh=mesh)
     expected = jax.jit(lambda p, t: model.apply({"params": p}, t, method="features"))(params, tokens())
     assert features.values.shape == (1, LABELLED.sum(), 2, model.cfg.d_model)
     for at, layer in enumerate((1, 0)):
         np.testing.assert_allclose(features.values[0, :, at], expected[layer][LABELLED], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(features.labels, LABELS[LABELLED])
     np.testing.assert_array_equal(features.pixels, IMAGES[LABELLED].reshape(-1, 64))
+
+
+def test_masks_of_bert_are_other_ones_in_every_draw_and_of_every_image_whatever_the_batches_and_the_mesh():
+    model, params = made(causal=False)
+    expected = read(model, params, "bert", draws=2).values
+    for size, mesh in ((3, ONE_DEVICE), (16, MeshConfig(2, 2, 2))):
+        values = read(model, params, "bert", draws=2, batch_size=size, mesh=mesh).values
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+    one, two = expected
+    assert np.abs(one - two).max(axis=(1, 2)).min() > 1e-3
+    later = read(model, params, "bert", first=5).values[0]
+    assert np.abs(one - later).max(axis=(1, 2)).min() > 1e-3
+    assert context(model, "bert").objective.feature_draws == 5
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -40,24 +54,6 @@ def test_the_average_of_all_slots_is_the_feature(layer):
     assert slots.values.shape == (1, LABELLED.sum(), model.cfg.n_ctx, model.cfg.d_model)
     expected = read(model, params, layers=(layer,)).values[:, :, 0]
     np.testing.assert_allclose(slots.values.mean(axis=2), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("objective", ["ar", "bert"])
-def test_neither_batches_nor_the_mesh_matter(objective):
-    model, params = made(causal=objective == "ar")
-    expected = read(model, params, objective, draws=2)
-    for size, mesh in ((3, ONE_DEVICE), (16, MeshConfig(2, 2, 2))):
-        features = read(model, params, objective, draws=2, batch_size=size, mesh=mesh)
-        np.testing.assert_allclose(features.values, expected.values, rtol=1e-4, atol=1e-5)
-
-
-def test_bert_sees_other_masks_in_every_draw_and_of_every_image():
-    model, params = made(causal=False)
-    one, two = read(model, params, "bert", draws=2).values
-    assert np.abs(one - two).max(axis=(1, 2)).min() > 1e-3
-    later = read(model, params, "bert", first=5).values[0]
-    assert np.abs(one - later).max(axis=(1, 2)).min() > 1e-3
-    assert context(model, "bert").objective.feature_draws == 5
 
 
 def test_other_models_see_whole_images():

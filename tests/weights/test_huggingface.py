@@ -1,26 +1,32 @@
-"""Reading Hugging Face directories: what is accepted, and one clear line for what is wrong."""
+"""Hugging Face directories: what is accepted, one clear line for what is wrong, and the files that are written."""
 
 import json
+import resource
 import shutil
 import struct
 
 import numpy as np
 import pytest
 
-from igpt_jax.weights.huggingface import write_huggingface
+from igpt_jax.weights.huggingface import ROWS, write_huggingface
 from igpt_jax.weights.load import load_pretrained
+from igpt_jax.weights.table import expected
 from tests.data.made import refused
-from tests.weights.huggingface_files import header_and_data, save, their_model, write_tensors
+from tests.weights.huggingface_files import header_and_data, read_tensors, write_tensors
 from tests.weights.made import assert_same, pretrained
 
 
-def test_the_hub_s_own_processor_file(tmp_path):
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_the_hub_s_own_processor_file(written):
     """An int for the size, as in openai/imagegpt-small."""
-    theirs = save(their_model(), tmp_path / "m")
+    directory, _ = written
     clusters = np.random.default_rng(0).uniform(-1, 1, (21, 3)).astype(np.float32)
     values = {"feature_extractor_type": "ImageGPTFeatureExtractor", "size": 10, "clusters": clusters.tolist()}
-    (theirs / "preprocessor_config.json").write_text(json.dumps(values))
-    weights = load_pretrained(theirs)
+    (directory / "preprocessor_config.json").write_text(json.dumps(values))
+    weights = load_pretrained(directory)
     np.testing.assert_array_equal(weights.palette.centers, clusters)
     assert weights.model.cfg.grid == (10, 10)
 
@@ -38,8 +44,10 @@ def test_narrow_types_are_widened_exactly(written, dtype):
         np.testing.assert_array_equal(weights.params[ours], narrow[theirs].astype(np.float32))
 
 
-def test_old_mask_buffers_are_tolerated(written):
+def test_what_changes_no_maths_is_accepted(written):
+    """Settings of training, and copies of the causal mask in older files."""
     directory, tensors = written
+    change(directory / "config.json", n_inner=128, reorder_and_upcast_attn=True, resid_pdrop=0.1, something="new")
     for i in range(2):
         tensors[f"transformer.h.{i}.attn.bias"] = np.ones((1, 1, 100, 100), np.uint8)
         tensors[f"transformer.h.{i}.attn.masked_bias"] = np.full((), -1e4, np.float32)
@@ -92,17 +100,8 @@ def test_a_classifier_is_refused(written):
 )
 def test_configurations_that_compute_something_else(written, changes, named):
     directory, _ = written
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    change(directory / "config.json", **changes)
     refused(named, load_pretrained, directory)
-
-
-def test_what_changes_no_maths_is_accepted(written):
-    directory, _ = written
-    path = directory / "config.json"
-    harmless = {"n_inner": 128, "reorder_and_upcast_attn": True, "resid_pdrop": 0.1, "something": "new"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | harmless))
-    assert_same(pretrained(), load_pretrained(directory))
 
 
 @pytest.mark.parametrize(
@@ -120,20 +119,8 @@ def test_what_changes_no_maths_is_accepted(written):
 )
 def test_processor_files_that_do_not_fit(written, changes, named):
     directory, _ = written
-    path = directory / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    change(directory / "preprocessor_config.json", **changes)
     refused(named, load_pretrained, directory)
-
-
-def test_a_grid_that_is_no_square_must_be_given(written):
-    directory, _ = written
-    weights = pretrained(grid=(5, 18))
-    shutil.rmtree(directory)
-    write_huggingface(weights, directory)
-    (directory / "preprocessor_config.json").unlink()
-    refused("--grid", load_pretrained, directory)
-    refused("90 positions are not 9 x 9", load_pretrained, directory, grid=(9, 9))
-    assert load_pretrained(directory, grid=(5, 18)).model.cfg == weights.model.cfg
 
 
 def packed(header, data):
@@ -192,3 +179,34 @@ def test_indices_that_lie(written, text, named):
     (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(text)
     refused(named, load_pretrained, directory)
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000])
+def test_the_files_hold_all_tensors(tmp_path, max_shard_bytes):
+    """In files of about that size, which transformers takes for PyTorch's."""
+    weights = pretrained(use_bias=True)
+    directory = write_huggingface(weights, tmp_path / "m", max_shard_bytes)
+    files = sorted(directory.glob("*.safetensors"))
+    shapes = expected(ROWS, weights.model.cfg)
+    assert {name: x.shape for file in files for name, x in read_tensors(file).items()} == shapes
+    for file in files:
+        header, data = header_and_data(file)
+        assert header["__metadata__"] == {"format": "pt"}
+        assert len(data) <= max_shard_bytes or len(header) == 2
+    index = directory / "model.safetensors.index.json"
+    assert index.exists() == (max_shard_bytes < 10**9)
+    if index.exists():
+        where = {name: file.name for file in files for name in read_tensors(file)}
+        assert json.loads(index.read_text())["weight_map"] == where
+        assert len(files) > 3
+
+
+def test_a_full_disk_is_an_oserror(tmp_path):
+    """From which `convert` makes one line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors: .*File too large"):
+            write_huggingface(pretrained(), tmp_path / "m")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
