@@ -93,8 +93,8 @@ def draft_logits(
     v = cfg.vocab_size
     if draft is None:
         return ALIKE * jax.nn.one_hot(neighbours_BK[:, :2], v).sum(axis=1)
-    k = jnp.arange(neighbours_BK.shape[1])
-    hidden_BU = draft.neighbours.reshape(-1, UNITS)[k * (v + 1) + neighbours_BK].sum(axis=1) + draft.places[targets_B]
+    rows_1K = jnp.arange(neighbours_BK.shape[1])[None] * (v + 1)
+    hidden_BU = draft.neighbours.reshape(-1, UNITS)[rows_1K + neighbours_BK].sum(axis=1) + draft.places[targets_B]
     if draft.classes is not None:
         hidden_BU += draft.classes[given.class_id]  # -1 reads the last
     if draft.aligned is not None:
@@ -102,7 +102,7 @@ def draft_logits(
     if draft.prefix is not None:
         patch_B = patch_of(cfg)[targets_B]
         hidden_BU += jnp.take_along_axis(given.prefix, patch_B[:, None, None], axis=1)[:, 0] @ draft.prefix
-    return jax.nn.relu(hidden_BU) @ draft.output + draft.bias
+    return jax.nn.relu(hidden_BU) @ draft.output + draft.bias[None]
 
 
 ALIKE = 4.0
@@ -214,7 +214,7 @@ def load_draft(workdir: Path, cfg: ModelConfig) -> Draft | None:
         return None
     wanted = jax.eval_shape(lambda: init_draft(cfg, jax.random.key(0)))
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             draft = Draft(**dict(file))
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s cannot be read (%s); images are drawn without it, and take longer", path, error)
