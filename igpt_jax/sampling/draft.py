@@ -152,7 +152,7 @@ def fit_draft(
         progress.report("fitting the network that guesses colours", step, steps)
         state = learn(state, next(batches), fold_in(stream(seed, "draft"), step))
     progress.report("fitting the network that guesses colours", steps, steps)
-    return jax.device_get(state[0])
+    return jax.tree.map(jnp.asarray, jax.device_get(state[0]))
 
 
 def init_draft(cfg: ModelConfig, key: jax.Array) -> Draft:
