@@ -175,7 +175,7 @@ def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(t
     for cfg, reason in (
         (changed(objective="joint", model={"clf_classes": 9}), "clf_classes: 9, but digits has 10 classes"),
         (changed(objective="bert"), "model.causal: must be False"),
-        (changed(objective="brt"), "no objective 'brt'; did you mean 'bert'"),
+        (changed(objective="brt"), "must be one of ar, .*; got 'brt'; did you mean 'bert'"),
         (dataclasses.replace(CFG, model=ModelConfig(grid=(4, 4, 4), vocab_size=17)), "model.grid"),
         (dataclasses.replace(CFG, sampler=SamplerConfig(order="random")), "random needs model.any_order"),
         (

@@ -66,11 +66,7 @@ class MetricLog:
         self._sums, self._count = dict(stored["sums"]), stored["count"]
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the numbers of `step`, and fetches those of the step before.
-
-        Raises:
-          NonFiniteError: one of them is NaN or infinite.
-        """
+        """Takes the numbers of `step`, and fetches those of the step before. NonFiniteError if one is not finite."""
         if self._clock_start is None:
             self.restart_clock()  # the first step has been compiled by now
         before, self._pending = self._pending, (step, metrics)
@@ -78,7 +74,7 @@ class MetricLog:
             self._add(*before)
 
     def flush(self) -> None:
-        """Fetches what is still on the device. Raises NonFiniteError as `push` does."""
+        """Fetches what is still on the device."""
         if self._pending is not None:
             self._add(*self._pending)
             self._pending = None

@@ -17,15 +17,14 @@ from jax.sharding import Mesh
 from igpt_jax.config import Config
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import AXES, Params
+from igpt_jax.model.blocks import Hooks
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.model.inputs import example_inputs
-from igpt_jax.model.projection import Hooks
 from igpt_jax.objectives import (
     Batch,
     MakeObjective,
     Mean,
     Objective,
-    Scores,
     check_degrade,
     drop_classes,
     make_objective,
@@ -76,14 +75,7 @@ def make_model(cfg: Config) -> ImageGPT:
 
 
 def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjective | None = None) -> Program:
-    """The programs of a run.
-
-    Args:
-      objective: instead of the one that cfg.objective names.
-
-    Raises:
-      InputError: the objective does not fit the model, or sizes of the model do not divide over the mesh.
-    """
+    """The programs of a run; `objective` takes the place of the one that cfg.objective names."""
     model = make_model(cfg)
     bound = make_objective(cfg, palette) if objective is None else objective(cfg, palette)
     check_degrade(cfg, bound)
@@ -123,24 +115,26 @@ def make_train_step(
     """
     parts, decay = cfg.train.microbatches, cfg.optim.ema_decay
 
-    def scores(params: Params, batch: Batch, keys_B: jax.Array) -> Scores:
+    def loss_of(
+        params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        """The loss, or with the weights of a larger batch what these images add to it; and all means."""
         example = drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
-        return objective.score(model, params, example, objective.loss_name)
+        scores = objective.score(model, params, example, objective.loss_name).summed
+        of_whole = {name: mean.weight for name, mean in scores.losses.items()} if weights is None else weights
+        parts = [Mean(mean.total, of_whole[name]).value for name, mean in scores.losses.items()]
+        return sum(parts, jnp.float32(0)), scores.each
 
     def gradients(
         params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
     ) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        def loss(params: Params) -> tuple[jax.Array, dict[str, Mean]]:
-            measured = scores(params, batch, keys_B).summed
-            return measured.loss(weights), measured.each
-
-        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return grads, value, sums
+        (loss, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params, batch, keys_B, weights)
+        return grads, loss, sums
 
     def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
         """The sums over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
         # Weights do not depend on the parameters, so the compiler drops the decoder here.
-        weights = {name: mean.weight for name, mean in scores(params, batch, keys_B).summed.losses.items()}
+        weights = {name: mean.weight for name, mean in loss_of(params, batch, keys_B)[1].items()}
 
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

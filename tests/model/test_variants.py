@@ -12,10 +12,8 @@ from flax import linen as nn
 from igpt_jax import ImageGPT, InputError, ModelConfig
 from igpt_jax.config import ComputeConfig
 from igpt_jax.model import AXES, MLPS, POSITIONS, abstract_params, init_cache, is_projection
+from igpt_jax.model.blocks import TWO_LAYERS, Mlp, Positions, Projection
 from igpt_jax.model.inputs import example_inputs
-from igpt_jax.model.mlp import TWO_LAYERS, Mlp
-from igpt_jax.model.positions import Positions
-from igpt_jax.model.projection import Projection
 from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import make_mesh, shardings
 from igpt_jax.sequence import Inputs, ordered_inputs

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from igpt_jax.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model import AXES, ImageGPT, abstract_params, count_params
-from igpt_jax.model.projection import Hooks
+from igpt_jax.model.blocks import Hooks
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.hooks import shard_kernel, split_over_images
 from igpt_jax.parallel.mesh import RULES, axes_of, local_rows, make_mesh, put_batch, shardings, usable_mesh

@@ -19,18 +19,6 @@ class Mask:
     kind: Literal["causal", "full", "prefix"]
     prefix: int = 0
 
-    @classmethod
-    def causal(cls) -> Mask:
-        return cls("causal")
-
-    @classmethod
-    def full(cls) -> Mask:
-        return cls("full")
-
-    @classmethod
-    def with_prefix(cls, slots: int) -> Mask:
-        return cls("prefix", slots)
-
     def visible(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """bool: True where the query at a place sees the key at a place; `queries` and `keys` are broadcast."""
         if self.kind not in KINDS:
