@@ -41,13 +41,6 @@ def changed(objective="ar", model=None, train=None, palette=None, init_from=None
     )
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("pretrained") / "run"
-    train(CFG, workdir)
-    return workdir
-
-
 def test_bert_run(tmp_path):
     cfg = changed(objective="bert", model={"causal": False}, train={"sample_every": 6})
     trained = train(cfg, tmp_path / "run")
@@ -62,7 +55,7 @@ def test_bert_run(tmp_path):
         sample(bert.model, bert.params, bert.colors)
 
 
-def test_joint_run_learns_classes_from_pretrained_weights(pretrained, tmp_path):
+def test_joint_run_learns_classes_from_pretrained_weights(straight, tmp_path):
     """Dark and light noise, so that a few steps tell the classes apart; guessing would get half of them right."""
     for name, low in (("dark", 0), ("light", 128)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -70,21 +63,21 @@ def test_joint_run_learns_classes_from_pretrained_weights(pretrained, tmp_path):
             noise = np.random.default_rng((low, i)).integers(low, low + 128, (8, 8), np.uint8)
             Image.fromarray(noise).save(tmp_path / "pictures" / name / f"{i}.png")
     steps = {"steps": 12, "eval_every": 12, "checkpoint_every": 12}
-    cfg = changed(objective="joint", model={"clf_classes": 2}, train=steps, init_from=str(pretrained))
+    cfg = changed(objective="joint", model={"clf_classes": 2}, train=steps, init_from=str(straight))
     data = DataConfig(source=f"folder:{tmp_path / 'pictures'}", batch_size=16, holdout=0.3, channels=1)
     trained = train(dataclasses.replace(cfg, data=data), tmp_path / "run")
     assert len(trained.context.held_out) > 20
     assert trained.figures.values["clf_accuracy"] > 0.9
-    before, after = load_pretrained(pretrained), load_pretrained(tmp_path / "run")
+    before, after = load_pretrained(straight), load_pretrained(tmp_path / "run")
     assert np.asarray(after.params["clf"]).any()
     moved = np.abs(np.asarray(after.params["wte"]) - np.asarray(before.params["wte"])).max()
     assert 0 < moved < 0.2  # it started there, and moved on
     assert evaluate(after).accuracy == pytest.approx(trained.figures.values["clf_accuracy"])
 
 
-def test_a_run_starts_exactly_at_its_initial_weights_and_is_continued_without_them(pretrained, tmp_path):
+def test_a_run_starts_exactly_at_its_initial_weights_and_is_continued_without_them(straight, tmp_path):
     source = tmp_path / "source"
-    save_pretrained(load_pretrained(pretrained), source)
+    save_pretrained(load_pretrained(straight), source)
     cfg = changed(model={"cond_classes": 10, "use_bias": True, "any_order": True}, init_from=str(source))
     cfg = dataclasses.replace(cfg, optim=OptimConfig(lr=1e-30, warmup_steps=1, ema_decay=0.5))
     with pytest.raises(Interrupted):
@@ -123,7 +116,7 @@ def test_class_conditional_run_draws_what_is_asked_for(tmp_path):
         evaluate(dataclasses.replace(trained, class_names=("cat", "dog")))
 
 
-def test_weights_that_do_not_fit_are_named_before_anything_is_written(pretrained, tmp_path):
+def test_weights_that_do_not_fit_are_named_before_anything_is_written(straight, tmp_path):
     for model, reason in (
         ({"d_model": 32}, "d_model is 16 there and 32 here"),
         ({"n_layer": 2}, "n_layer is 1 there and 2 here"),
@@ -132,14 +125,14 @@ def test_weights_that_do_not_fit_are_named_before_anything_is_written(pretrained
     ):
         objective = "ar" if model.get("causal", True) else "bert"
         with pytest.raises(InputError, match=reason):
-            train(changed(objective, model, init_from=str(pretrained)), tmp_path / "run")
+            train(changed(objective, model, init_from=str(straight)), tmp_path / "run")
     with pytest.raises(InputError, match="nowhere"):
         train(changed(init_from="nowhere"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_palette_of_the_weights(pretrained, tmp_path, caplog):
-    weights = load_pretrained(pretrained)
+def test_palette_of_the_weights(straight, tmp_path, caplog):
+    weights = load_pretrained(straight)
     other = Palette(np.linspace(-0.9, 0.8, 17, dtype=np.float32)[:, None])
     save_pretrained(dataclasses.replace(weights, palette=other), tmp_path / "source")
     short = {"steps": 2, "eval_every": 2}
@@ -157,13 +150,13 @@ def test_palette_of_the_weights(pretrained, tmp_path, caplog):
         changed(palette=PaletteConfig("pretrained"))
 
 
-def test_no_run_continues_in_a_workdir_of_weights(pretrained, tmp_path):
-    weights = load_pretrained(pretrained)
+def test_no_run_continues_in_a_workdir_of_weights(straight, tmp_path):
+    weights = load_pretrained(straight)
     save_pretrained(weights, tmp_path / "w")
     again = load_pretrained(tmp_path / "w")
-    assert (again.step, again.data) == (6, {})
+    assert (again.step, again.data) == (10, {})
     jax.tree.map(np.testing.assert_array_equal, again.params, weights.params)
-    same = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema_decay=None))
+    same = dataclasses.replace(small_run.CFG, optim=dataclasses.replace(small_run.CFG.optim, ema_decay=None))
     for cfg in (same, changed(train={"steps": 7}), dataclasses.replace(same, seed=3)):  # the settings are not to blame
         with pytest.raises(InputError, match="start from them in another --workdir with --init-from"):
             train(cfg, tmp_path / "w")
@@ -188,9 +181,9 @@ def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(t
     assert not (tmp_path / "run").exists()
 
 
-def test_every_image_is_measured_if_asked_for(pretrained):
+def test_every_image_is_measured_if_asked_for(straight):
     """The mean over all images is that over both halves."""
-    weights = load_pretrained(pretrained)
+    weights = load_pretrained(straight)
     held_out, train_half, every = (evaluate(weights, split=split) for split in ("eval", "train", "all"))
     assert (held_out.images, train_half.images, every.images) == (297, 1500, 1797)
     assert train_half.loss.value != pytest.approx(held_out.loss.value, rel=1e-4)

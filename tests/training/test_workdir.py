@@ -7,12 +7,11 @@ import sys
 
 import pytest
 
-from igpt_jax.run import train
-from tests.processes import ARGS, RUN, finish, flags, lines, popen
-from tests.small_run import CFG, state_bytes
+from tests.processes import ARGS, finish, flags, lines, popen
+from tests.small_run import state_bytes
 from tests.test_layering import ROOT
 
-STEPS = 16
+STEPS = 8
 MOUNTED = """
 set -e
 mount $1 "$2"; shift 2
@@ -38,13 +37,13 @@ def can_mount(tmp_path_factory):
 
 
 def command(workdir):
-    """A run without its report that saves after every step and keeps all checkpoints."""
+    """A run that saves after every step and keeps all checkpoints; a disk of 1000 KB holds three or four."""
     return ["-m", "tests.chaos.victim", workdir, STEPS, 10**6]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("straight") / "run"
+def on_large_disk(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("large") / "run"
     [(code, _, err)] = finish([popen(command(workdir), 1)])
     assert code == 0, err
     return workdir
@@ -54,7 +53,7 @@ def whole(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
-def test_a_full_disk_costs_nothing_that_was_saved(can_mount, straight, tmp_path):
+def test_a_full_disk_costs_nothing_that_was_saved(can_mount, on_large_disk, tmp_path):
     """Every checkpoint before is intact; with room, the same command continues to the same end."""
     at, out = tmp_path / "at", tmp_path / "out"
     at.mkdir()
@@ -67,32 +66,35 @@ def test_a_full_disk_costs_nothing_that_was_saved(can_mount, straight, tmp_path)
     assert saved
     assert saved[-1] < STEPS
     for step in saved:
-        assert state_bytes(out, step) == state_bytes(straight, step)
+        assert state_bytes(out, step) == state_bytes(on_large_disk, step)
     [(code, _, err)] = finish([popen(command(out), 1)])
     assert code == 0, err
     assert f"continuing from step {saved[-1]}" in err
-    assert state_bytes(out, STEPS) == state_bytes(straight, STEPS)
-    assert lines(out) == lines(straight)
+    assert state_bytes(out, STEPS) == state_bytes(on_large_disk, STEPS)
+    assert lines(out) == lines(on_large_disk)
 
 
-def test_a_read_only_workdir_is_read_and_not_written(can_mount, tmp_path):
-    """A new run and one to be continued are one line each; pictures can be drawn from it."""
-    workdir = tmp_path / "run"
-    train(CFG, workdir)
-    before = state_bytes(workdir, 10)
-    read_only = f"--bind -o ro {workdir}"
-    for path in (workdir, workdir / "new"):
-        igpt = [sys.executable, "-c", RUN, *ARGS, "--workdir", path]
-        done = mounted(read_only, workdir, tmp_path / "out", *igpt)
-        assert done.returncode == 2, done.stderr
-        if path != workdir:  # of another configuration, so it is refused for that
-            assert f"workdir {path}: Read-only file system; name a directory that can be written" in done.stderr
-        assert "Traceback" not in done.stderr
-    sample = [sys.executable, "-c", RUN, "sample", "--model", workdir, "-n", "2", "--out", tmp_path / "two.png"]
-    done = mounted(read_only, workdir, tmp_path / "out", *sample)
-    assert done.returncode == 0, done.stderr
+READ_ONLY = """
+import sys
+from igpt_jax.cli import main
+args, workdir, out = sys.argv[1:-2], *sys.argv[-2:]
+codes = [main([*args, "--workdir", path]) for path in (workdir, workdir + "/new")]
+codes.append(main(["sample", "--model", workdir, "-n", "2", "--out", out]))
+print(*codes, file=sys.stderr)
+"""
+
+
+def test_a_read_only_workdir_is_read_and_not_written(can_mount, straight, tmp_path):
+    """Another run there and a new one in it are refused in one line each; pictures can be drawn from it."""
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    commands = [sys.executable, "-c", READ_ONLY, *ARGS, workdir, tmp_path / "two.png"]
+    done = mounted(f"--bind -o ro {workdir}", workdir, tmp_path / "out", *commands)
+    assert done.stderr.splitlines()[-1] == "2 2 0", done.stderr
+    assert "holds another run" in done.stderr
+    assert f"workdir {workdir}/new: Read-only file system; name a directory that can be written" in done.stderr
+    assert "Traceback" not in done.stderr
     assert (tmp_path / "two.png").stat().st_size > 100
-    assert state_bytes(workdir, 10) == before
+    assert state_bytes(workdir, 10) == state_bytes(straight, 10)
 
 
 def test_compiled_programs_are_kept_in_the_workdir(tmp_path):
@@ -111,5 +113,5 @@ def test_compiled_programs_are_kept_in_the_workdir(tmp_path):
     assert not any("train_step" in name for name in cached[1] - cached[0]), cached[1] - cached[0]
 
 
-def test_nothing_is_kept_where_jax_was_told_another_place(straight):
-    assert not (straight / "compiled").exists()
+def test_nothing_is_kept_where_jax_was_told_another_place(on_large_disk):
+    assert not (on_large_disk / "compiled").exists()
