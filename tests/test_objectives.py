@@ -122,14 +122,6 @@ def test_joint_is_the_sum_and_skips_images_without_a_label(causal):
     np.testing.assert_allclose(value(means["clf_accuracy"]), right, rtol=1e-6)
 
 
-def test_fresh_joint_loss_is_ln_v_plus_ln_c():
-    model = ImageGPT(ModelConfig.preset("tiny", clf_classes=4))
-    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
-    batch = {"image": images(2), "label": np.array([3, 0], np.int32)}
-    loss, _ = run("joint", model, params, batch, keys(2))
-    np.testing.assert_allclose(loss, np.log(16) + np.log(4), rtol=1e-6)
-
-
 def test_a_class_conditional_model_is_told_the_label():
     model, params = made(cond_classes=4)
     image = images(2)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,6 @@ from flax import linen as nn
 
 from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.model.attention import Attend, Mask, attend, attend_cached
-from igpt_jax.model.axes import add_parameters
 from igpt_jax.model.cache import LayerCache
 
 
@@ -202,31 +200,16 @@ class MLP(nn.Module):
         return self.c_proj(activation(self.c_fc(x)))
 
 
-@dataclass(frozen=True)
-class Mlp:
-    """One kind of feed-forward layer. A row of one's own passes `axes` and `optional` to `add_parameters`, too."""
+class Mlp(NamedTuple):
+    """One kind of feed-forward layer; `AXES` has rows for its parameters, h/mlp/..."""
 
     layer: Callable[[ModelConfig, ComputeConfig, Hooks], nn.Module]
-    axes: Mapping[str, tuple[str, ...]]
-    """Of its parameters `h/mlp/...`, for `AXES`."""
     width: Callable[[ModelConfig], int] = lambda cfg: 4 * cfg.d_model
     """F, between the two projections."""
-    optional: frozenset[str] = frozenset()
-    """Parameters that weights to start from may lack, beside biases (`OPTIONAL`)."""
 
 
-TWO_LAYERS = {
-    "h/mlp/c_fc/w": ("layer", "embed", "mlp"),
-    "h/mlp/c_proj/w": ("layer", "mlp", "embed"),
-    "h/mlp/c_fc/b": ("layer", "mlp"),
-    "h/mlp/c_proj/b": ("layer", "embed"),
-}
-
-MLPS: dict[str, Mlp] = {"gelu2": Mlp(MLP, TWO_LAYERS)}
+MLPS: dict[str, Mlp] = {"gelu2": Mlp(MLP)}
 """model.mlp -> the kind."""
-
-for _row in MLPS.values():
-    add_parameters(_row.axes, _row.optional)
 
 
 def mlp_width(cfg: ModelConfig) -> int:

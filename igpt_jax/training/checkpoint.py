@@ -70,17 +70,9 @@ class CheckpointMeta:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with a digest of themselves."""
-        centers = None if self.palette is None else self.palette.centers.tolist()
-        fields = {
-            "config": asdict(self.config),
-            "palette": centers,
-            "data": dict(self.data),
-            "loop": dict(self.loop),
-            "checksums": dict(self.checksums),
-            "class_names": self.class_names,
-            "class_counts": self.class_counts,
-            "extensions": dict(self.extensions),
-        }
+        fields = asdict(replace(self, palette=None))
+        fields["palette"] = None if self.palette is None else self.palette.centers.tolist()
+        del fields["step"]
         fields = json.loads(json.dumps(fields))  # tuples become lists
         return fields | {"sha256": _sha256(fields)}
 

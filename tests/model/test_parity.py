@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
+from igpt_jax import ComputeConfig, ImageGPT, ModelConfig
 from igpt_jax.model import init_cache
 from igpt_jax.sequence import raster_inputs
 from tests.conftest import randomized
+from tests.data.made import refused
 from tests.model.numpy_forward import forward
 
 ATOL = 1e-5
@@ -90,31 +91,13 @@ def test_a_class_is_a_vector_added_to_the_start():
     np.testing.assert_allclose(without[1], logits[1], atol=ATOL)
 
 
-def test_new_tables_begin_at_zero_and_the_others_as_without_them():
-    """That they change nothing: tests/test_run.py, of a run that starts from weights without them."""
-    plain = ImageGPT(ModelConfig.preset("tiny"))
-    x = tokens_of(plain)
-    before = plain.init(jax.random.key(0), x)["params"]
-    model = ImageGPT(ModelConfig.preset("tiny", clf_classes=4, cond_classes=4, use_bias=True))
-    params = model.init(jax.random.key(0), x)["params"]
-    for name in ("clf", "class_table"):
-        assert not np.asarray(params[name]).any()
-    for name in ("wpe", "wte", "sos", "wtet"):
-        np.testing.assert_array_equal(before[name], params[name])
-
-
 def test_arguments_for_another_kind_of_model_are_refused():
     model, params = made()
     bert, bert_params = made(causal=False)
-    x, keep = tokens_of(model), np.ones((2, 64), bool)
-    with pytest.raises(InputError, match="visible_BT"):
-        model.apply({"params": params}, x, keep)
-    with pytest.raises(InputError, match="not made for classes"):
-        model.apply({"params": params}, x, class_B=np.array([0, 0]))
-    with pytest.raises(InputError, match="no classification head"):
-        model.apply({"params": params}, x, method="logits_and_classes")
-    with pytest.raises(InputError, match="start vector"):
-        bert.apply({"params": bert_params}, x, class_B=np.array([0, 0]))
-    cache = init_cache(bert.cfg, bert.compute, 2, 8)
-    with pytest.raises(InputError, match="cannot decode"):
-        bert.apply({"params": bert_params}, raster_inputs(x[:, :8]), cache, 0, method="extend")
+    x, keep, classes = tokens_of(model), np.ones((2, 64), bool), np.array([0, 0])
+    refused("visible_BT", model.apply, {"params": params}, x, keep)
+    refused("not made for classes", model.apply, {"params": params}, x, class_B=classes)
+    refused("no classification head", model.apply, {"params": params}, x, method="logits_and_classes")
+    refused("start vector", bert.apply, {"params": bert_params}, x, class_B=classes)
+    slots, cache = raster_inputs(x[:, :8]), init_cache(bert.cfg, bert.compute, 2, 8)
+    refused("cannot decode", bert.apply, {"params": bert_params}, slots, cache, 0, method="extend")

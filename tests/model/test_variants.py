@@ -12,7 +12,7 @@ from flax import linen as nn
 from igpt_jax import ImageGPT, InputError, ModelConfig
 from igpt_jax.config import ComputeConfig
 from igpt_jax.model import AXES, MLPS, POSITIONS, abstract_params, init_cache, is_projection
-from igpt_jax.model.blocks import TWO_LAYERS, Mlp, Positions, Projection
+from igpt_jax.model.blocks import Mlp, Positions, Projection
 from igpt_jax.model.inputs import example_inputs
 from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import make_mesh, shardings
@@ -48,11 +48,9 @@ class Gated(nn.Module):
 
 @pytest.fixture(autouse=True)
 def rows(monkeypatch):
-    gated = Mlp(Gated, TWO_LAYERS | {"h/mlp/c_gate/w": ("layer", "embed", "mlp")}, width=lambda cfg: 3 * cfg.d_model)
     monkeypatch.setitem(POSITIONS, "turned", Positions(turn=turn))
-    monkeypatch.setitem(MLPS, "gated", gated)
-    for name, dims in gated.axes.items():
-        monkeypatch.setitem(AXES, name, dims)
+    monkeypatch.setitem(MLPS, "gated", Mlp(Gated, width=lambda cfg: 3 * cfg.d_model))
+    monkeypatch.setitem(AXES, "h/mlp/c_gate/w", ("layer", "embed", "mlp"))
 
 
 def made(attention="auto", **cfg):
@@ -109,7 +107,7 @@ def test_unknown_variants_are_named():
 @pytest.mark.parametrize("kind", ["openai", "huggingface"])
 def test_the_formats_of_the_release_refuse_variants(tmp_path, monkeypatch, kind):
     """Also one without parameters of its own, whose weights would be read back as another model."""
-    monkeypatch.setitem(MLPS, "relu", dataclasses.replace(MLPS["gelu2"], layer=MLPS["gelu2"].layer))
+    monkeypatch.setitem(MLPS, "relu", Mlp(MLPS["gelu2"].layer))
     refused("model.mlp 'relu'", convert, pretrained(mlp="relu"), kind, tmp_path / "a")
     refused("model.positions 'turned'", convert, pretrained(positions="turned"), kind, tmp_path / "b")
     assert not list(tmp_path.iterdir())

@@ -61,7 +61,7 @@ def test_state_and_next_batch_are_the_same_on_any_mesh(six_steps, sizes):
 
 def test_the_end_depends_neither_on_the_mesh_nor_on_the_scan(six_steps, tmp_path):
     """Steps 7 and 8 on one mesh with a scan, and on another without: within rounding."""
-    two_more = dataclasses.replace(TWO_LAYERS.train, steps=9, eval_every=0)
+    two_more = dataclasses.replace(TWO_LAYERS.train, steps=9)
     losses = []
     for i, (sizes, scan) in enumerate([((2, 2, 2), True), ((8, 1, 1), False)]):
         workdir = shutil.copytree(six_steps, tmp_path / str(i))
