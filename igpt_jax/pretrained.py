@@ -56,7 +56,7 @@ class Pretrained:
     class_counts: tuple[int, ...] = ()
     """How many training images each class had; empty if that is not known."""
     extensions: Mapping[str, str] = field(default_factory=dict)
-    """Parts of its own that the run was given as objects: what they are, and what they are called."""
+    """Custom parts that the run was given as objects: objective or evaluators -> names."""
 
     @property
     def colors(self) -> Palette:

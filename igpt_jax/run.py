@@ -48,7 +48,7 @@ OnStep = Callable[[int, MetricLog], None]
 
 @dataclass(frozen=True)
 class Extensions:
-    """Parts of one's own for a run, passed as objects instead of being registered by name."""
+    """Custom parts of a run, passed as objects instead of being registered by name."""
 
     source: Mapping[Split, Source] | None = None
     """The halves `train` and `eval`, instead of what data.source names."""
@@ -126,7 +126,7 @@ def train(
     The workdir holds config.json, metrics.jsonl, TensorBoard events, palette.npy and checkpoints.
 
     Args:
-      source, objective, evaluators: of your own; see `Extensions`.
+      source, objective, evaluators: custom ones; see `Extensions`.
       wandb: also log to Weights & Biases.
       writers: that get every line of metrics.jsonl, on process 0.
       on_step: called after every step, for a progress bar.

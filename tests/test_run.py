@@ -1,4 +1,4 @@
-"""Whole small runs of every objective, runs that start from other weights, and parts of one's own."""
+"""Whole small runs of every objective, runs that start from other weights, and custom parts."""
 
 import dataclasses
 import os
@@ -247,7 +247,7 @@ def test_the_limit_of_unreadable_pictures_may_change_but_not_the_pictures(folder
 
 
 class Noise(Source):
-    """A source of one's own: a few pictures in memory."""
+    """A custom source: a few pictures in memory."""
 
     def __len__(self):
         return 20
@@ -257,7 +257,7 @@ class Noise(Source):
 
 
 def make_backwards(cfg, palette):
-    """An objective of one's own: the last pixel first."""
+    """A custom objective: the last pixel first."""
 
     def example(batch, keys_B):
         tokens_BT = batch_tokens(palette, batch)[:, ::-1]
@@ -268,7 +268,7 @@ def make_backwards(cfg, palette):
 
 
 def make_brightness(context):
-    """An evaluator of one's own."""
+    """A custom evaluator."""
 
     def measure(params, batch, keys_B):
         return {"brightness": (batch["image"].mean((1, 2, 3)), batch["weight"])}

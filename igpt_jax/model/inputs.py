@@ -1,4 +1,4 @@
-"""What the decoder's methods accept: tokens, or slots of one's own, checked against the model."""
+"""What the decoder's methods accept: tokens or slots, checked against the model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def to_inputs(
 
 
 def check_mesh(least: int = 2) -> None:
-    """Raises InputError under a mesh of so many devices with axes of type Explicit, as `jax.make_mesh` makes them."""
+    """Raises InputError under a mesh of at least `least` devices with Explicit axes, as `jax.make_mesh` makes them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size >= least and AxisType.Explicit in mesh.axis_types:
         raise InputError(

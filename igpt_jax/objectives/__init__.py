@@ -1,6 +1,6 @@
 """Objectives: functions from a batch to an `Example`, one file each, chosen by name from one table.
 
-An objective of your own is one row more: `OBJECTIVES["mine"] = make_mine`, then `Config(objective="mine")`.
+A custom objective is one more row: `OBJECTIVES["mine"] = make_mine`, then `Config(objective="mine")`.
 """
 
 from igpt_jax.config import Config
@@ -76,9 +76,9 @@ def make_objective(cfg: Config, palette: Palette) -> Objective:
 
 
 def bind_objective(cfg: Config, palette: Palette, own: MakeObjective | None = None, trained: str = "") -> Objective:
-    """The objective of a run: one of its own, else the one that the configuration names.
+    """The objective of a run: `own` if there is one, else the one that the configuration names.
 
-    `trained` is the `identity` of the objective it was trained with, empty if it has no own one or has not begun.
+    `trained` is the `identity` of the custom objective it was trained with, empty for none.
     """
     if trained and trained != (given := identity(own)):
         here = f"this is {given}" if given else "none is passed"
@@ -87,7 +87,7 @@ def bind_objective(cfg: Config, palette: Palette, own: MakeObjective | None = No
 
 
 def identity(part: object) -> str:
-    """What a part of one's own is called in a run: module and name of a function or class; empty for None."""
+    """How a custom part is stored with a run: module and name of a function or class; empty for None."""
     if part is None:
         return ""
     while hasattr(part, "func"):  # functools.partial

@@ -68,7 +68,7 @@ def make_mesh(cfg: MeshConfig = MeshConfig(), devices: list[Any] | None = None) 
 
 
 def usable_mesh(mesh: Mesh) -> Mesh:
-    """A mesh of one's own as this package uses it: the same devices, the axes data, fsdp and tensor, all of type Auto.
+    """Any mesh as this package uses it: the same devices, the axes data, fsdp and tensor, all of type Auto.
 
     `jax.make_mesh` makes axes of type Explicit unless told otherwise, with which the model cannot be traced. Axes that
     are missing are added with size 1; a mesh that has all this is returned as it is.

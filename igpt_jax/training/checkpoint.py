@@ -66,7 +66,7 @@ class CheckpointMeta:
     class_counts: tuple[int, ...] = ()
     """How many training images each class has. Empty where that is not known."""
     extensions: Mapping[str, str] = field(default_factory=dict)
-    """What the parts of one's own that the run was given as objects are called (`objectives.identity`)."""
+    """Custom parts that the run was given as objects, by name (`objectives.identity`)."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with a digest of themselves."""

@@ -1,4 +1,4 @@
-"""A run that hangs ends, in a process of its own; several processes: tests/test_multihost.py."""
+"""A run that hangs ends, in a process of its own; several processes: tests/test_processes.py."""
 
 import os
 import subprocess

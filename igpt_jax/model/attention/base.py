@@ -64,11 +64,11 @@ class Backend:
     whole_arrays: bool = False
     """True for a kernel that XLA cannot split over devices; see the `shard_kernel` argument of `attend`."""
     forward_mode: bool = False
-    """Whether `jax.jvp` can differentiate it, as it cannot a backward pass of its own (custom_vjp)."""
+    """Whether `jax.jvp` can differentiate it; it cannot if the backward pass is a custom_vjp."""
     saves: Callable[..., bool] | None = None
     """A policy for `jax.checkpoint` that saves its outputs (compute.remat = dots); None if it is computed again."""
     backward_products: Callable[[int], int] = lambda keys: 5
-    """Matrix products of its backward pass over so many keys: four, and the logits once more."""
+    """Number of keys -> matrix products of its backward pass: four, and the logits once more."""
 
 
 def refuse_mask(case: Case, known: tuple[str, ...]) -> str | None:
