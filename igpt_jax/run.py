@@ -35,6 +35,7 @@ from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_chec
 from igpt_jax.training.flops import rates_of
 from igpt_jax.training.loop import Evaluator, LoopState, TrainLoop
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
+from igpt_jax.training.optimizer import make_schedule
 from igpt_jax.training.step import Program, TrainState, make_program
 from igpt_jax.training.watchdog import Watchdog
 from igpt_jax.training.workdir import check_workdir, claim_workdir, compilation_cache_in
@@ -269,7 +270,8 @@ def metric_log(run: Run, start: int, wandb: bool, more: Sequence[Writer] = ()) -
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.callback(writer.close)
-        cfg, schedule = run.cfg, run.program.schedule
+        cfg = run.cfg
+        schedule = make_schedule(cfg.optim, cfg.train.steps)
         yield MetricLog(
             writers,
             cfg.train.log_every,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from igpt_jax import Config, ImageGPT, InputError, ModelConfig, Palette
+from igpt_jax import Config, ImageGPT, ModelConfig, Palette
 from igpt_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from igpt_jax.keys import fold_in
 from igpt_jax.model.decoder import example_inputs
@@ -19,6 +19,7 @@ from igpt_jax.sequence import patch_side, patches, raster_inputs, surroundings, 
 from igpt_jax.training.optimizer import make_optimizer
 from igpt_jax.training.step import make_init, make_program, make_train_step
 from tests.conftest import randomized
+from tests.data.made import refused
 
 PALETTE = Palette.levels(16)
 
@@ -241,8 +242,7 @@ def test_patches_of_colours_hold_pixel_after_pixel():
 def test_damage_objective_and_prefix_go_together(objective, prefix, degrade, named):
     model = ModelConfig.preset("tiny", **prefix)
     cfg = Config(objective=objective, model=model, data=DataConfig(channels=1, degrade=degrade))
-    with pytest.raises(InputError, match=named):
-        make_program(cfg, PALETTE, make_mesh(MeshConfig()))
+    refused(named, make_program, cfg, PALETTE, make_mesh(MeshConfig()))
 
 
 def make_step(cfg, mesh, tx=None):
@@ -296,5 +296,4 @@ def test_parts_of_a_batch_with_unequal_labels_give_the_step_of_the_whole():
     ],
 )
 def test_an_objective_that_does_not_fit_the_model_is_named(name, model, reason):
-    with pytest.raises(InputError, match=reason):
-        make_objective(Config(objective=name, model=ModelConfig.preset("tiny", **model)), PALETTE)
+    refused(reason, make_objective, Config(objective=name, model=ModelConfig.preset("tiny", **model)), PALETTE)

@@ -17,6 +17,7 @@ from igpt_jax.model.attention.splash import refusal as splash_refusal
 from igpt_jax.model.attention.splash import splash
 from igpt_jax.parallel.hooks import shard_kernel
 from tests.conftest import BF16_ATOL, F32_ATOL
+from tests.data.made import refused
 
 MASKS = pytest.mark.parametrize(
     "mask",
@@ -97,8 +98,7 @@ def test_a_backend_refuses_a_mask_that_it_does_not_know(name, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     platform = {"cudnn": "gpu", "splash": "tpu"}.get(name, "cpu")
     case = Case(platform, "bfloat16", 1024, 1024, 64, Mask("diagonal"))
-    with pytest.raises(InputError, match="no 'diagonal' mask"):
-        pick_backend(name, case)
+    refused("no 'diagonal' mask", pick_backend, name, case)
     assert pick_backend(name, case._replace(mask=Mask("causal"))) == name
 
 
@@ -109,8 +109,7 @@ def test_a_backend_of_ones_own_is_one_row(monkeypatch):
     monkeypatch.setitem(BACKENDS, "mine", Backend(mine, lambda case: "too long" if case.t > 9 else None))
     q, k, v = qkv(9)
     np.testing.assert_array_equal(attend(q, k, v, Mask("causal"), "mine"), v + 1)
-    with pytest.raises(InputError, match="mine cannot serve: too long"):
-        attend(*qkv(10), Mask("causal"), "mine")
+    refused("mine cannot serve: too long", attend, *qkv(10), Mask("causal"), "mine")
 
 
 @MASKS
@@ -171,8 +170,7 @@ def test_splash_under_a_mesh_works_on_its_own_images_and_heads(batch, heads):
     ],
 )
 def test_a_kernel_asked_for_by_name_refuses_elsewhere(backend, why):
-    with pytest.raises(InputError, match=why):
-        attend(*qkv(128), Mask("causal"), backend)
+    refused(why, attend, *qkv(128), Mask("causal"), backend)
 
 
 def test_splash_says_what_it_cannot_serve():

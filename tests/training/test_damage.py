@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax import InputError
 from igpt_jax.config import MeshConfig
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import make_mesh
@@ -18,6 +17,7 @@ from igpt_jax.run import train
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
 from igpt_jax.training.checksums import checksums
 from igpt_jax.training.step import make_program
+from tests.data.made import refused
 from tests.small_run import CFG, state_bytes
 
 # Orbax leaves reads that it gave up to the garbage collector, which complains.
@@ -51,8 +51,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(workdir, str
     truncate(workdir, 10)
     assert load_workdir(workdir).step == 9
     assert "checkpoint 10 is damaged" in caplog.text
-    with pytest.raises(InputError, match="checkpoint 10 is damaged"):
-        load_workdir(workdir, step=10)
+    refused("checkpoint 10 is damaged", load_workdir, workdir, step=10)
     assert train(CFG, workdir).step == 10  # continues from 9, and saves 10 again
     assert (workdir / "damaged" / "10").is_dir()
     assert state_bytes(workdir, 10) == state_bytes(straight, 10)
@@ -61,12 +60,10 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(workdir, str
 def test_when_all_are_damaged_nothing_is_begun_anew_and_nothing_moved(workdir):
     for step in (3, 6, 9, 10):
         truncate(workdir, step)
-    with pytest.raises(InputError, match="checkpoint 3 is damaged"):
-        train(CFG, workdir)
+    refused("checkpoint 3 is damaged", train, CFG, workdir)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["10", "3", "6", "9"]
     assert not (workdir / "damaged").exists()
-    with pytest.raises(InputError, match="checkpoint 3 is damaged"):
-        load_workdir(workdir)
+    refused("checkpoint 3 is damaged", load_workdir, workdir)
 
 
 def test_a_changed_description_is_noticed(workdir):
@@ -83,8 +80,7 @@ def test_values_that_were_swapped_are_noticed(workdir):
     """Whole and readable files, but those of another step: only the checksums tell."""
     shutil.rmtree(workdir / "checkpoints" / "10" / "ema")
     shutil.copytree(workdir / "checkpoints" / "9" / "ema", workdir / "checkpoints" / "10" / "ema")
-    with pytest.raises(InputError, match=r"checkpoint 10 .*wrong checksum of ema/"):
-        load_workdir(workdir, step=10)
+    refused(r"checkpoint 10 .*wrong checksum of ema/", load_workdir, workdir, step=10)
 
 
 @pytest.fixture(scope="module")
