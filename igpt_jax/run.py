@@ -267,11 +267,9 @@ def restore_or_init(
 def metric_log(run: Run, start: int, wandb: bool, more: Sequence[Writer] = ()) -> Iterator[MetricLog]:
     """The log of a run that continues after step `start`; process 0 writes it."""
     writers = [*open_writers(run.workdir, run.cfg, start, wandb), *more] if is_process_zero() else []
-    with contextlib.ExitStack() as stack:
-        for writer in writers:
-            stack.callback(writer.close)
-        cfg = run.cfg
-        schedule = make_schedule(cfg.optim, cfg.train.steps)
+    cfg = run.cfg
+    schedule = make_schedule(cfg.optim, cfg.train.steps)
+    try:
         yield MetricLog(
             writers,
             cfg.train.log_every,
@@ -279,6 +277,10 @@ def metric_log(run: Run, start: int, wandb: bool, more: Sequence[Writer] = ()) -
             learning_rate=lambda step: float(np.asarray(schedule(step))),
             rates=rates_of(cfg),
         )
+    finally:
+        for writer in writers:
+            with contextlib.suppress(OSError):  # once more, of what could not be written
+                writer.close()
 
 
 def make_loop(

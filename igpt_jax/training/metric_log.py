@@ -84,8 +84,14 @@ class MetricLog:
         self._clock_start, self._steps_timed = time.perf_counter(), 0
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for writer in self._writers:
-            writer.write(step, scalars)
+        try:
+            for writer in self._writers:
+                writer.write(step, scalars)
+        except OSError as error:
+            raise InputError(
+                f"the metrics of step {step} could not be written ({error.strerror}); make room or mend the rights of "
+                "the workdir, then the same command continues from the last checkpoint"
+            ) from error
 
     def _add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
