@@ -1,6 +1,7 @@
 """Each loss is the one the paper defines, as numpy computes it; padding and missing labels are not seen."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,15 @@ import pytest
 from igpt_jax import Config, ImageGPT, ModelConfig, Palette
 from igpt_jax.config import DataConfig, MeshConfig, OptimConfig, TrainConfig
 from igpt_jax.keys import fold_in
-from igpt_jax.model.decoder import example_inputs
 from igpt_jax.objectives import drop_classes, make_objective, token_nats
 from igpt_jax.objectives.bert import MASKED, draw_visible
 from igpt_jax.parallel.mesh import make_mesh, put_batch
 from igpt_jax.sequence import patch_side, patches, raster_inputs, surroundings, window_side
 from igpt_jax.training.optimizer import make_optimizer
 from igpt_jax.training.step import make_init, make_program, make_train_step
-from tests.conftest import randomized
 from tests.data.made import refused
+from tests.model.made import made as made_with_noise
+from tests.model.made import run as apply
 
 PALETTE = Palette.levels(16)
 
@@ -32,10 +33,7 @@ def keys(n, seed=0):
     return fold_in(jax.random.key(seed), np.arange(n))
 
 
-def made(**cfg):
-    model = ImageGPT(ModelConfig.preset("tiny", **cfg))
-    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 64), np.int32))["params"]
-    return model, randomized(params, 0.1)
+made = functools.partial(made_with_noise, 0.1)
 
 
 def nats_of(logits, targets):
@@ -51,7 +49,12 @@ def value(mean):
 def run(name, model, params, batch, keys_B):
     """(loss, means)."""
     objective = make_objective(Config(objective=name, model=model.cfg), PALETTE)
-    scores = objective.score(model, params, objective.example(batch, keys_B), objective.loss_name).summed
+
+    @jax.jit
+    def scored(params, batch, keys_B):
+        return objective.score(model, params, objective.example(batch, keys_B), objective.loss_name).summed
+
+    scores = scored(params, batch, keys_B)
     assert set(scores.each) == set(objective.figures)
     return sum(mean.value for mean in scores.losses.values()), scores.each
 
@@ -60,7 +63,7 @@ def test_ar_against_numpy(tiny):
     model, params = tiny
     image = images(3)
     tokens = np.asarray(PALETTE.encode(image)).reshape(3, 64)
-    logits = model.apply({"params": params}, tokens)
+    logits = apply(model, {"params": params}, tokens)
     nats = nats_of(logits, tokens)
     np.testing.assert_allclose(token_nats(logits, tokens), nats, atol=1e-5)
     loss, means = run("ar", model, params, {"image": image}, keys(3))
@@ -72,7 +75,7 @@ def test_bert_counts_blanked_tokens_alone_and_images_alike():
     image = images(3)
     tokens = np.asarray(PALETTE.encode(image)).reshape(3, 64)
     visible = np.asarray(draw_visible(keys(3), 64))
-    nats = nats_of(model.apply({"params": params}, tokens, visible), tokens)
+    nats = nats_of(apply(model, {"params": params}, tokens, visible), tokens)
     expected = np.mean([row[~k].mean() for row, k in zip(nats, visible)])
     blanked = (~visible).sum(1)
     assert len(set(blanked)) > 1  # so that a mean over all blanked tokens would be another number
@@ -91,7 +94,7 @@ def test_bert_leaves_out_an_image_of_which_nothing_was_blanked(monkeypatch):
     monkeypatch.setattr("igpt_jax.objectives.bert.draw_visible", lambda keys_B, n_ctx: jnp.asarray(visible))
     loss, _ = run("bert", model, params, {"image": image}, keys(2))
     tokens = np.asarray(PALETTE.encode(image)).reshape(2, 64)
-    nats = nats_of(model.apply({"params": params}, tokens, visible), tokens)
+    nats = nats_of(apply(model, {"params": params}, tokens, visible), tokens)
     np.testing.assert_allclose(loss, nats[1][~visible[1]].mean(), rtol=1e-6)
 
 
@@ -111,7 +114,7 @@ def test_joint_is_the_sum_and_skips_images_without_a_label(causal):
     image, label = images(4), np.array([3, -1, 0, 1], np.int32)
     tokens = np.asarray(PALETTE.encode(image)).reshape(4, 64)
     visible = None if causal else draw_visible(keys(4), 64)
-    _, classes = model.apply({"params": params}, tokens, visible, method="logits_and_classes")
+    _, classes = apply(model, {"params": params}, tokens, visible, method="logits_and_classes")
     has = label >= 0
     clf = nats_of(np.asarray(classes)[has], label[has]).mean()
     gen, _ = run("ar" if causal else "bert", headless, headless_params, {"image": image}, keys(4))
@@ -128,7 +131,7 @@ def test_a_class_conditional_model_is_told_the_label():
     image = images(2)
     tokens = np.asarray(PALETTE.encode(image)).reshape(2, 64)
     for label in ([0, 3], [-1, 2]):
-        nats = nats_of(model.apply({"params": params}, tokens, class_B=np.array(label)), tokens)
+        nats = nats_of(apply(model, {"params": params}, tokens, class_B=np.array(label)), tokens)
         loss, _ = run("ar", model, params, {"image": image, "label": np.array(label, np.int32)}, keys(2))
         np.testing.assert_allclose(loss, nats.mean(), rtol=1e-6)
 
@@ -192,8 +195,7 @@ RESTORE = {"prefix_slots": 16, "prefix_values": 4, "aligned_values": 9}
 
 def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
     """The prefix against numpy: patches of 2 x 2 in raster order, unrounded; then the loss given that."""
-    model = ImageGPT(ModelConfig.preset("tiny", **RESTORE))
-    params = randomized(jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"], 0.1)
+    model, params = made(**RESTORE)
     clean, damaged = images(3), np.random.default_rng(2).integers(0, 256, (3, 8, 8, 1), np.uint8)
     batch = {"image": clean, "degraded": damaged, "weight": np.array([1, 1, 0], np.float32)}
     prefix = np.stack(
@@ -205,7 +207,7 @@ def test_restoration_reads_the_damaged_pixels_and_is_scored_on_the_clean_ones():
     tokens = np.asarray(PALETTE.encode(clean)).reshape(3, 64)
     np.testing.assert_array_equal(example.labels, tokens)
     picture = {"prefix": prefix, "aligned": surroundings(damaged, 3)}
-    logits = model.apply({"params": params}, raster_inputs(jnp.asarray(tokens))._replace(**picture))
+    logits = apply(model, {"params": params}, raster_inputs(jnp.asarray(tokens))._replace(**picture))
     loss, means = run("restore", model, params, batch, keys(3))
     np.testing.assert_allclose([loss, value(means["nats_per_token"])], nats_of(logits, tokens)[:2].mean(), rtol=1e-6)
 

@@ -17,6 +17,7 @@ from igpt_jax.evaluation import Evaluator, Figure
 from igpt_jax.evaluation.evaluate import evaluate
 from igpt_jax.objectives import Objective, batch_tokens
 from igpt_jax.pretrained import save_pretrained
+from igpt_jax.run import Extensions, prepare
 from igpt_jax.sampling.tasks import draw_classes
 from igpt_jax.sequence import Example, ordered_inputs
 from igpt_jax.training.loop import Interrupted
@@ -126,13 +127,16 @@ def test_palette_of_the_weights(straight, tmp_path, caplog):
     weights = load_pretrained(straight)
     other = Palette(np.linspace(-0.9, 0.8, 17, dtype=np.float32)[:, None])
     save_pretrained(dataclasses.replace(weights, palette=other), tmp_path / "source")
-    short = {"steps": 2, "eval_every": 2}
     source = str(tmp_path / "source")
+
+    def palette_of(kind):
+        cfg = changed(palette=PaletteConfig(kind), init_from=source)
+        return prepare(cfg, tmp_path / "run", Extensions()).palette
+
     for kind in ("pretrained", "kmeans"):  # a fitted one would give the tokens other colours
-        train(changed(train=short, palette=PaletteConfig(kind), init_from=source), tmp_path / kind)
-        assert Palette.load(tmp_path / kind / "palette.npy").same_as(other)
+        assert palette_of(kind).same_as(other)
     assert "palette differs from that of" not in caplog.text
-    train(changed(train=short, palette=PaletteConfig("levels"), init_from=source), tmp_path / "b")
+    assert palette_of("levels").same_as(Palette.levels(17))
     assert "palette differs from that of" in caplog.text
     save_pretrained(dataclasses.replace(weights, palette=None), tmp_path / "none")
     without = changed(palette=PaletteConfig("pretrained"), init_from=str(tmp_path / "none"))

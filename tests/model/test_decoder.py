@@ -13,8 +13,7 @@ from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import axes_of, path_name
 from tests.conftest import BF16_ATOL, F32_ATOL
 from tests.data.made import refused
-
-run = jax.jit(ImageGPT.apply, static_argnums=0, static_argnames=("layers", "method"))
+from tests.model.made import run
 
 
 def tokens(model, batch=2, seed=3):

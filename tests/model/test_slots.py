@@ -9,23 +9,15 @@ import pytest
 
 from igpt_jax import ComputeConfig, ImageGPT, ModelConfig
 from igpt_jax.model import grow_cache, init_cache
-from igpt_jax.model.decoder import example_inputs
-from igpt_jax.sequence import Inputs, ordered_inputs, raster_inputs
-from tests.conftest import F32_ATOL, randomized
+from igpt_jax.sequence import ordered_inputs, raster_inputs
+from tests.conftest import F32_ATOL
 from tests.data.made import refused
+from tests.model.made import made, part, run
 
 T = 64
 
 
-run = jax.jit(ImageGPT.apply, static_argnums=0, static_argnames=("layers", "method"))
 extend = jax.jit(functools.partial(ImageGPT.apply, method="extend"), static_argnums=0)
-
-
-@functools.cache
-def made(scale=0.2, attention="auto", **cfg):
-    model = ImageGPT(ModelConfig.preset("tiny", **cfg), ComputeConfig(attention=attention))
-    params = jax.jit(model.init)(jax.random.key(0), example_inputs(model.cfg))["params"]
-    return model, randomized(params, scale)
 
 
 def draw_tokens(n=2, t=T, seed=3):
@@ -144,8 +136,8 @@ def test_cached_equals_the_whole_sequence(kind):
     whole = run(model, {"params": params}, inputs)
 
     def slots(start, end):
-        part = Inputs(*(None if a is None else a[:, start:end] for a in inputs[:5]))
-        return part._replace(prefix=inputs.prefix if start == 0 else None, aligned=inputs.aligned)
+        prefix = inputs.prefix if start == 0 else None
+        return part(inputs, start, end)._replace(prefix=prefix, aligned=inputs.aligned)
 
     cache = init_cache(model.cfg, model.compute, 2, p + 20)
     prefill = jax.jit(lambda *args: model.apply({"params": params}, *args, 0, method="extend"))
@@ -167,8 +159,7 @@ def test_a_smaller_cache_rounds_a_little_and_always_alike(dtype, most):
     at_once, _ = jax.jit(lambda cache: model.apply({"params": params}, inputs, cache, 0, method="extend"))(empty)
     cache, parts = empty, []
     for t in range(T):
-        slot = Inputs(*(None if a is None else a[:, t : t + 1] for a in inputs[:5]))
-        logits, cache = extend(model, {"params": params}, slot, cache, jnp.int32(t))
+        logits, cache = extend(model, {"params": params}, part(inputs, t, t + 1), cache, jnp.int32(t))
         parts.append(logits)
     one_by_one = np.concatenate(parts, axis=1)
     assert 1e-4 < np.abs(one_by_one - whole).max() < most * np.abs(whole).max()
