@@ -24,16 +24,13 @@ def check_fields(cfg: Any, prefix: str) -> None:
     """Checks a dataclass against its own annotations: the choices of a Literal, and the bounds of an Annotated.
 
     Bounds are those of annotated_types (Ge, Gt, Le, Lt, Interval). None is not compared. Types are left to type
-    checkers, and to `from_json`.
-
-    Raises:
-      InputError: a field holds another value; it is named with `prefix` before it.
+    checkers, and to `from_json`. Errors name a field with `prefix` before it.
     """
     for name, hint in typing.get_type_hints(type(cfg), include_extras=True).items():
         value = getattr(cfg, name)
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)
-            require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
+            require(value in choices, prefix + name, f"must be one of {', '.join(map(str, choices))}; got {value!r}")
         for bounds in getattr(hint, "__metadata__", ()) if value is not None else ():
             for sign, ok, words in _COMPARISONS:
                 limit = getattr(bounds, sign, None)

@@ -53,6 +53,17 @@ def tiny():
     return model, randomized(params, 0.2)
 
 
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory):
+    """The workdir of a finished run of `small_run.CFG`, never interrupted. Whoever changes it copies it."""
+    from igpt_jax.run import train
+    from tests.small_run import CFG
+
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    train(CFG, workdir)
+    return workdir
+
+
 EXTRA = (
     "analysis/planning/",
     "test_launch.py",
