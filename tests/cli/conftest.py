@@ -1,4 +1,6 @@
-"""The quickstart's run in its tiny form, for all tests of commands."""
+"""Runs that commands work on, each trained once. Tests that change one copy it."""
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,8 +12,23 @@ PALETTE = ["palette", "digits", "--channels", "1", "--size", "8", "8", "--out"]
 
 
 @pytest.fixture(scope="session")
-def workdir(tmp_path_factory):
-    """Trained by its command."""
-    path = tmp_path_factory.mktemp("cli") / "run"
-    assert main(["train", "digits", "--tiny", "--workdir", str(path)]) == 0
-    return path
+def workdir(trained):
+    """Ten steps of a model of one layer, without a report."""
+    return trained()
+
+
+@pytest.fixture(scope="session")
+def quickstart(once):
+    """The quickstart in its tiny form, by its command."""
+
+    def command(path):
+        assert main(["train", "digits", "--tiny", "--workdir", str(path)]) == 0
+
+    return once("quickstart", command)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """`igpt train` ends after training: no cheap methods, no pictures."""
+    monkeypatch.setattr("igpt_jax.analysis.beside.beside", lambda figures, context: figures)
+    monkeypatch.setattr("igpt_jax.run.report", lambda trained, levels: SimpleNamespace(pictures=()))

@@ -117,7 +117,6 @@ def test_a_table_without_json(capsys):
     ("words", "line"),
     [
         (["train"], "bench: name an experiment, such as digits, or a model with --model.preset"),
-        (["speed", DIGITS], "'speed' is none of all, data, kernels, sample, train"),
         (["all", "--budget", "0"], "--budget 0: must be more than 0"),
         (["train", DIGITS, "--repeats", "0"], "--repeats 0: must be at least 1"),
         (["train", DIGITS, "--tiny", "--data.batch-size", "3"], "data.batch_size: 3 images at once do not split over"),

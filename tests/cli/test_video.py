@@ -86,7 +86,6 @@ def test_frames_between_two_files(models, files, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["smaple"], "'smaple'"),
         (["sample", "FILES/a.mp4", "--model", "clips"], "video sample: takes no file, not 1"),
         (["complete", "--model", "clips"], "video complete: takes at least one file, not 0"),
         (["between", "FILES/a.mp4", "--model", "clips"], "takes two files"),

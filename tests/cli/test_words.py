@@ -53,18 +53,18 @@ def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path, monkeyp
         f"    return Config(init_from={str(workdir)!r}, init_grid='interpolate', model=model)\n"
     )
     model = configured(str(experiment)).config.model
-    assert (model.n_layer, model.d_model, model.grid) == (2, 32, (12, 12))
+    assert (model.n_layer, model.d_model, model.grid) == (1, 16, (12, 12))
     assert configured(str(experiment), "--init-grid", "same").config.model.grid == (8, 8)
     assert configured(str(experiment), "--model.n-layer", "3").config.model.n_layer == 3
     assert configured(str(experiment), "--model.preset", "m").config.model.n_layer == 36
     plain = configured(str(experiment), "--init-from", "None", "--init-grid", "same").config
     assert (plain.init_from, plain.model.n_layer) == (None, 5)
-    assert configured(DIGITS, "--init-from", str(workdir)).config.model.d_model == 32
+    assert configured(DIGITS, "--init-from", str(workdir)).config.model.d_model == 16
     full = configured(DIGITS).config  # another run in the directory of this one, which started from no weights
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(full))
-    assert configured(DIGITS, "--init-from", str(workdir), "--tiny").config.model.d_model == 32
-    assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 2
+    assert configured(DIGITS, "--init-from", str(workdir), "--tiny").config.model.d_model == 16
+    assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 1
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
