@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -130,7 +131,7 @@ def test_a_model_of_pictures_starts_one_of_clips(tmp_path):
     there, here = igpt_jax.load_pretrained(pictures), run.program.model
     assert here.cfg.grid == (3, 9, 9)
     tokens = np.random.default_rng(0).integers(0, 5, (2, 3 * 81))
-    first = here.apply({"params": params}, tokens)[:, :81]
-    picture = there.model.apply({"params": there.params}, tokens[:, :81])
+    first = jax.jit(here.apply)({"params": params}, tokens)[:, :81]
+    picture = jax.jit(there.model.apply)({"params": there.params}, tokens[:, :81])
     assert np.abs(picture).max() > 0.5
     np.testing.assert_allclose(first, picture, atol=F32_ATOL)
