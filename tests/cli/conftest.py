@@ -1,10 +1,12 @@
 """Runs that commands work on, each trained once. Tests that change one copy it."""
 
-from types import SimpleNamespace
+import contextlib
+import io
 
 import pytest
 
 from igpt_jax.cli import main
+from igpt_jax.run import Report
 from tests.test_layering import ROOT
 
 DIGITS = str(ROOT / "experiments" / "digits.py")
@@ -19,16 +21,22 @@ def workdir(trained):
 
 @pytest.fixture(scope="session")
 def quickstart(once):
-    """The quickstart in its tiny form, by its command."""
+    """A directory with the quickstart's `run` in its tiny form, by its command, and what is printed: `out`, `err`."""
 
     def command(path):
-        assert main(["train", "digits", "--tiny", "--workdir", str(path)]) == 0
+        path.mkdir()
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            assert main(["train", "digits", "--tiny", "--workdir", str(path / "run")]) == 0
+        (path / "out").write_text(out.getvalue())
+        (path / "err").write_text(err.getvalue())
 
     return once("quickstart", command)
 
 
 @pytest.fixture
 def no_report(monkeypatch):
-    """`igpt train` ends after training: no cheap methods, no pictures."""
+    """`igpt train` ends after training: no cheap methods, no pictures. The runs that would have been reported."""
+    runs = []
     monkeypatch.setattr("igpt_jax.analysis.beside.beside", lambda figures, context: figures)
-    monkeypatch.setattr("igpt_jax.run.report", lambda trained, levels: SimpleNamespace(pictures=()))
+    monkeypatch.setattr("igpt_jax.run.report", lambda trained, levels: runs.append(trained) or Report(trained.step, ()))
+    return runs

@@ -99,6 +99,7 @@ def test_what_cannot_be_parsed_is_one_line(words, named):
         (["train", DIGITS, "--model.grid", "8"], "model.grid"),
         (["train", DIGITS, "--workdir", "gs://bucket/run"], "--workdir gs://bucket/run: addresses"),
         (["train", DIGITS, "--init-from", "gs://bucket/run"], "addresses"),
+        (["train", DIGITS, "--init-from", W, "--model.d-model", "64"], "d_model is 16 there and 64 here"),
         (["train", DIGITS, "--wandb"], "wandb"),
         (["sample", "--model", W, "--workdir", W], "both name the weights"),
         (["sample", "--model", "s3://bucket/run"], "addresses"),

@@ -59,7 +59,8 @@ def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path, monkeyp
     assert configured(str(experiment), "--model.preset", "m").config.model.n_layer == 36
     plain = configured(str(experiment), "--init-from", "None", "--init-grid", "same").config
     assert (plain.init_from, plain.model.n_layer) == (None, 5)
-    assert configured(DIGITS, "--init-from", str(workdir)).config.model.d_model == 16
+    joint = configured(DIGITS, "--init-from", str(workdir), "--objective", "joint", "--model.clf-classes", "10").config
+    assert (joint.model.d_model, joint.model.clf_classes) == (16, 10)
     full = configured(DIGITS).config  # another run in the directory of this one, which started from no weights
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(full))
