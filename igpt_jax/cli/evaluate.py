@@ -43,7 +43,6 @@ class Evaluate(JoinedCommand):
     """Print JSON."""
 
     def run(self) -> None:
-        """Measures and prints."""
         from igpt_jax.analysis.baselines import learning_images
         from igpt_jax.analysis.beside import beside
         from igpt_jax.analysis.codecs import lossless_sizes

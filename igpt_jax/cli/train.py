@@ -41,7 +41,6 @@ class Train(JoinedCommand, ConfiguredCommand):
         return local_path(self.workdir or Path("runs") / name, "--workdir")
 
     def run(self) -> int:
-        """Trains, then draws."""
         from igpt_jax import run
         from igpt_jax.analysis.beside import beside
         from igpt_jax.training.loop import Interrupted
