@@ -33,7 +33,7 @@ class Train(JoinedCommand, ConfiguredCommand):
 
     def defaults(self) -> Command:
         if self.experiment is None:
-            raise InputError("train: no experiment; name a file such as my_experiment.py, or digits, which comes along")
+            raise InputError("train: no experiment; name a file such as my_experiment.py, or the built-in digits")
         return super().defaults()
 
     def run_directory(self) -> Path:
