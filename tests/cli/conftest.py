@@ -5,12 +5,31 @@ import io
 
 import pytest
 
-from igpt_jax.cli import main
+from igpt_jax import InputError
+from igpt_jax.cli import app, main
+from igpt_jax.cli.parse import parse
 from igpt_jax.run import Report
 from tests.test_layering import ROOT
 
 DIGITS = str(ROOT / "experiments" / "digits.py")
 PALETTE = ["palette", "digits", "--channels", "1", "--size", "8", "8", "--out"]
+
+
+def refusal(name, *words):
+    """The one line with which a command refuses its words, without what `main` does around it."""
+    words = [str(word) for word in words]
+    with pytest.raises(InputError) as caught:
+        app._with_defaults(parse(app.COMMANDS[name], name, words, checked=False), name, words).run()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """The current directory, which is empty and stays so."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,6 +12,8 @@ from igpt_jax.analysis.probing import ProbeFigures, Row
 from igpt_jax.analysis.probing.classifiers import METHODS
 from igpt_jax.cli import main
 from igpt_jax.cli.probe import print_rows
+from tests.cli.conftest import refusal
+from tests.cli.made import write_pictures
 
 
 def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, monkeypatch, capsys):
@@ -42,18 +45,15 @@ def test_it_prints_and_writes_what_it_measured(workdir, tmp_path, monkeypatch, c
         (["--per-class", "1000"], "probe.per_class: 1000 labels a class, but class 0 has"),
     ],
 )
-def test_bad_input(workdir, words, line, tmp_path, capsys):
-    assert main(["probe", "--model", str(workdir), "--others", "--out", str(tmp_path / "out"), *words]) == 2
-    assert line in capsys.readouterr().err
+def test_bad_input(workdir, words, line, tmp_path):
+    assert line in refusal("probe", "--model", workdir, "--others", "--out", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
 
 
-def test_images_without_classes_are_refused(workdir, tmp_path, capsys):
-    for name in "abcdef":
-        Image.new("L", (9, 9)).save(tmp_path / f"{name}.png")
-    words = ["--source", f"folder:{tmp_path}", "--out", str(tmp_path / "out")]
-    assert main(["probe", "--model", str(workdir), *words]) == 2
-    assert "has a label, which a probe learns" in capsys.readouterr().err
+def test_images_without_classes_are_refused(workdir, tmp_path):
+    write_pictures(tmp_path, **dict.fromkeys("abcdef", np.zeros((9, 9), np.uint8)))
+    words = ["--source", f"folder:{tmp_path}", "--out", tmp_path / "out"]
+    assert "has a label, which a probe learns" in refusal("probe", "--model", workdir, *words)
 
 
 def test_figures_that_are_unknown_are_left_empty(capsys):
