@@ -18,9 +18,9 @@ from tests.test_layering import ROOT
 SMALL = [DIGITS, "--tiny", "--repeats", "3", "--json"]
 
 
-def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
+def test_all_figures_are_printed_and_written_to_a_new_file(tmp_path, capsys):
     out = tmp_path / "new" / "bench.jsonl"
-    assert main(["bench", "all", *SMALL, "--out", str(out)]) == 0
+    assert main(["bench", "all", *SMALL, "--out", str(out), "--sampler.lookahead", "4"]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [figures["what"] for figures in printed] == ["kernels", "train", "sample", "data"]
     assert [json.loads(line) for line in out.read_text().splitlines()] == printed
@@ -36,8 +36,7 @@ def test_all_figures_are_printed_and_added_to_the_file(tmp_path, capsys):
     assert train["flops_per_s"] == pytest.approx(flops / train["median_s"])
     assert train["mfu"] is None  # nobody publishes the peak of this CPU
     assert drawn["images_per_s"] == pytest.approx(drawn["batch_size"] / drawn["median_s"])
-    assert main(["bench", "sample", *SMALL, "--out", str(out), "--sampler.lookahead", "4"]) == 0
-    assert json.loads(out.read_text().splitlines()[4])["lookahead"] == 4
+    assert drawn["lookahead"] == 4
 
 
 def test_what_there_is_no_time_for_is_reported(capsys):
@@ -107,9 +106,12 @@ def test_runs_end_with_the_time_but_for_the_first():
     assert len(time_runs(lambda: None, Budget(5, until=0), "")) == 1
 
 
-def test_a_table_without_json(capsys):
-    assert main(["bench", "data", DIGITS, "--tiny", "--repeats", "1"]) == 0
+def test_a_table_without_json_and_a_line_that_is_added(tmp_path, capsys):
+    out = tmp_path / "bench.jsonl"
+    out.write_text("{}\n")
+    assert main(["bench", "data", DIGITS, "--tiny", "--repeats", "1", "--out", str(out)]) == 0
     assert "images per s" in capsys.readouterr().out
+    assert [json.loads(line).get("what") for line in out.read_text().splitlines()] == [None, "data"]
 
 
 @pytest.mark.parametrize(

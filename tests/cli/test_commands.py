@@ -83,20 +83,6 @@ def test_the_split_and_as_many_images_as_are_asked_for(workdir, split, images, m
     assert len(select_images(load_workdir(workdir), split, images)[0].held_out) == measured
 
 
-def test_a_fine_tuning_run_continues_where_its_weights_are_gone(workdir, tmp_path, monkeypatch, no_report):
-    """In the directory that is named after the experiment, too. It has the sizes of the weights, not its own."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(workdir, "weights")
-    few = ["--optim.warmup-steps", "1", "--train.eval-images", "8", "--train.sample-every", "0"]
-    command = ["train", DIGITS, "--tiny", *few, "--init-from", "weights", "--train.steps"]
-    assert main([*command, "2"]) == 0
-    shutil.rmtree("weights")
-    assert main([*command, "3"]) == 0
-    run = load_workdir("runs/digits")
-    assert run.step == no_report[-1].step == 3
-    assert (run.config.model.n_layer, run.config.model.d_model) == (1, 16)
-
-
 def test_held_out_numbers_and_time_left_appear_without_a_terminal(quickstart):
     shown = (quickstart / "err").read_text()
     lines = [json.loads(line) for line in (quickstart / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,6 +1,7 @@
 """From words to commands: help, version, completion; options in any order over the experiment's defaults."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -66,6 +67,18 @@ def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path, monkeyp
     (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(full))
     assert configured(DIGITS, "--init-from", str(workdir), "--tiny").config.model.d_model == 16
     assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 1
+
+
+def test_a_fine_tuning_run_has_its_sizes_where_its_weights_are_gone(workdir, tmp_path, monkeypatch):
+    """In the directory that is named after the experiment, too."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(workdir, "weights")
+    begun = configured(DIGITS, "--init-from", "weights").config
+    assert (begun.model.n_layer, begun.model.d_model) == (1, 16)
+    shutil.rmtree("weights")
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(begun))
+    assert configured(DIGITS, "--init-from", "weights").config == begun
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
