@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from igpt_jax import Config, InputError, ModelConfig, SamplerConfig
 from igpt_jax.cli import main
 from igpt_jax.cli.complete import Complete, hole_on_grid
+from igpt_jax.cli.draw import by_size
 from igpt_jax.cli.output import check_result_path
 from igpt_jax.config import DataConfig
 from tests.cli.conftest import refusal
@@ -143,6 +145,25 @@ def test_bad_input(models, photos, monkeypatch, words, reason):
     words = [part for word in words for part in (["--model", named[word]] if word in named else [word])]
     assert reason in refusal(*words, "--out", "x")
     assert sorted(photos.iterdir()) == before
+
+
+def test_pictures_of_one_size_are_drawn_together():
+    sizes = [(2, 3), (1, 1), (2, 3)]
+    images, numbers, calls = [np.full(size, i) for i, size in enumerate(sizes)], [np.array(i) for i in range(3)], []
+
+    class Drawn(NamedTuple):
+        image: np.ndarray
+        number: np.ndarray
+
+    def draw(*arrays):
+        calls.append(len(arrays[0]))
+        return Drawn(*arrays)
+
+    drawn = by_size(draw, images, numbers)
+    assert calls == [2, 1]
+    for i, one in enumerate(drawn):
+        assert one.number == i
+        np.testing.assert_array_equal(one.image, images[i])
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.npy", "x.tar.gz"])

@@ -83,18 +83,6 @@ def test_a_sheet_for_a_box_and_for_a_brush(any_order, raster, photos, tmp_path):
         assert json.loads(image.text["igpt"])["method"] == "smc"
 
 
-def test_pictures_of_one_size_are_filled_together_and_each_as_alone(any_order, photos, tmp_path):
-    """Another picture of another size among them."""
-    results = []
-    write_pictures(tmp_path, c=np.random.default_rng(1).integers(0, 256, (13, 20), np.uint8))
-    command = ["inpaint", "--model", any_order, "-n", "2", "--brush", "3", "--out"]
-    several = [str(photos / "b.png"), str(photos / "a.png"), str(tmp_path / "c.png")]
-    for name, pictures in (("all", several), ("alone", several[2:])):
-        assert main([*command, str(tmp_path / name), *pictures]) == 0
-        results.append(read_picture(tmp_path / name / f"{len(pictures) - 1}-c-draw1.png"))
-    np.testing.assert_array_equal(*results)
-
-
 def test_a_mask_of_the_file_is_fitted_with_the_picture(any_order):
     """What the hole's colours change at the grid is unknown, and nothing else: they change no result."""
     config = load_workdir(any_order).config
