@@ -69,16 +69,15 @@ def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path, monkeyp
     assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 1
 
 
-def test_a_fine_tuning_run_has_its_sizes_where_its_weights_are_gone(workdir, tmp_path, monkeypatch):
+def test_a_fine_tuning_run_has_its_sizes_where_its_weights_are_gone(copy_of_run, tmp_path, monkeypatch):
     """In the directory that is named after the experiment, too."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(workdir, "weights")
-    begun = configured(DIGITS, "--init-from", "weights").config
+    begun = configured(DIGITS, "--init-from", copy_of_run.name).config
     assert (begun.model.n_layer, begun.model.d_model) == (1, 16)
-    shutil.rmtree("weights")
+    shutil.rmtree(copy_of_run)
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(begun))
-    assert configured(DIGITS, "--init-from", "weights").config == begun
+    assert configured(DIGITS, "--init-from", copy_of_run.name).config == begun
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
