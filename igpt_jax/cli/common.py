@@ -192,14 +192,14 @@ class ModelArgs:
         workdir = Path(self.path)
         return local_path(out or (workdir / name if (workdir / "checkpoints").is_dir() else Path(name)), "--out")
 
-
-def measured_on(weights: Pretrained, path: str, source: str | None, batch_size: int | None) -> Pretrained:
-    """The weights at `path`, to be measured on the images of `source`, or else on those of the run."""
-    data, train = weights.config.data, weights.config.train
-    if source is not None:
-        data, weights = replace(data, source=source), replace(weights, data={})  # other images than those of the run
-    elif not weights.data:
-        raise InputError(f"--model {path}: is not a run with images of its own; name some with --source")
-    if batch_size is not None:
-        train = replace(train, eval_batch_size=batch_size)
-    return replace(weights, config=replace(weights.config, data=data, train=train))
+    def load_with(self, source: str | None, batch_size: int | None) -> Pretrained:
+        """The weights, to be measured on the images of `source`, or else on those of the run."""
+        weights = self.load()
+        data, train = weights.config.data, weights.config.train
+        if source is not None:
+            data, weights = replace(data, source=source), replace(weights, data={})  # not those of the run
+        elif not weights.data:
+            raise InputError(f"--model {self.path}: is not a run with images of its own; name some with --source")
+        if batch_size is not None:
+            train = replace(train, eval_batch_size=batch_size)
+        return replace(weights, config=replace(weights.config, data=data, train=train))

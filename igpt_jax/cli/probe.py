@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
+from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs
 from igpt_jax.cli.output import check_directory, writing
 from igpt_jax.config import ProbeConfig
 from igpt_jax.config_json import json_text
@@ -39,7 +39,7 @@ class Probe(JoinedCommand):
 
         out = self.weights.result_path(self.out, "probe")
         check_directory(out)
-        weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
+        weights = self.weights.load_with(self.source, self.batch_size)
         figures = probe(weights, self.settings)
         text = json_text(dataclasses.asdict(figures))
         print(text, end="") if self.json else print_rows(figures)

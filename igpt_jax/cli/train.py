@@ -47,8 +47,7 @@ class Train(JoinedCommand, ConfiguredCommand):
         from igpt_jax.training.metric_log import NonFiniteError
 
         cfg, bars = self.config, current_bars()
-        measured = "validation" if cfg.data.validation else "held out"
-        lines = None if bars is None else TrainingLines(cfg.name, cfg.train.steps, cfg.data.batch_size, bars, measured)
+        lines = None if bars is None else TrainingLines(cfg, bars)
         shown = {} if lines is None else {"writers": [lines], "on_step": lines.on_step}
         try:
             trained = run.train(cfg, self.run_directory(), wandb=self.wandb, **shown)
