@@ -85,7 +85,7 @@ def test_bad_input_is_one_line_and_code_2(workdir, capsys, command, named):
         (["sample", "--workdir", W, "-n", "0"], "-n 0"),
         (["sample", "--workdir", W, "-n", "x"], "-n/--n: invalid literal for int() with base 10: 'x'"),
         (["sample", "--workdir", W, "--top-k", "x"], "--top-k: no type matching {None}|INT"),
-        (["sample", "--workdir", W, "--top-p", "7"], "top_p"),
+        (["sample", "--workdir", W, "--top-p", "7"], "sampler.top_p: must be at most 1"),
         (["sample", "--workdir", W, "--out", "x.jpg"], "x.jpg"),
         (["sample", "--workdir", W, "--out", "/proc/nowhere/x.png"], "/proc/nowhere"),
         (["sample", "--model", W, "--out", "/proc/version"], "/proc/version: is a file"),

@@ -135,7 +135,6 @@ def test_a_mask_is_brought_to_the_grid_as_its_picture_is():
         (["sample", "ALWAYS", "--classes", "1", "--guidance", "2"], "leave guidance at 1"),
         (["complete", "a.png", "ALWAYS"], "name a class for each image"),
         (["inpaint", "a.png", "ALWAYS", "--brush", "1"], "name a class for each image"),
-        (["sample", "MODEL", "--top-p", "2"], "sampler.top_p: must be at most 1"),
     ],
 )
 def test_bad_input(models, photos, monkeypatch, words, reason):
