@@ -50,7 +50,7 @@ setup(
         "scikit-learn>=1.5",
         "scipy>=1.14",
         "tensorboardX>=2.6.1",
-        "tyro>=1.0.14,<1.1",  # the first with the private hook tyro._errors.on_parse_error
+        "tyro>=1.0.14,<1.1",  # cli/parse.py reads its box of an error
     ],
     extras_require={
         "tpu": ["jax[tpu]"],

@@ -73,7 +73,7 @@ class DataConfig:
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
     frame_step: Positive = 1
-    """Of clips, every so many frames one is read."""
+    """For clips: read every n-th frame."""
 
     denoise: Literal["none", "tv", "bilateral", "nlmeans", "wavelet"] = "none"
     """Denoiser, run on the full-size picture (scikit-image)."""
@@ -91,7 +91,7 @@ class DataConfig:
     flip: bool = False
     """Mirror half of the training images left to right."""
     degrade: tuple[str, ...] = ()
-    """Damage for objective restore, made when all else is done; one of these is drawn for each picture. `KIND`,
+    """Degradations for objective restore, applied last; one of these is drawn for each picture. `KIND`,
     `KIND:STRENGTH` or `KIND:LOW-HIGH`, joined by + where several follow each other: `blur:1+gaussian:0.1`. Kinds are
     gaussian, poisson, salt_pepper, blur, jpeg, downsample, scratches, stains and grey."""
 
@@ -172,12 +172,12 @@ class TrainConfig:
     eval_every: Positive = 1000
     checkpoint_every: Positive = 1000
     keep: Positive = 2
-    """How many of the newest checkpoints are kept."""
+    """Newest checkpoints that are kept."""
     best: str = ""
     """loss for the nats per (masked) token, or another figure of the evaluation, as accuracy: the weights with the best
     one are kept in WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""
     patience: NotNegative = 0
-    """End the run after so many evaluations in a row without a better figure `best`; 0: never."""
+    """Early stopping: stop after this many evaluations without improvement of train.best; 0 disables."""
     sample_every: NotNegative = 0
     """Steps between pictures written while training; 0 for none."""
     watchdog_s: Annotated[float, Gt(0)] = 3600.0
@@ -283,7 +283,7 @@ class Config:
     objective: str = "ar"
     """ar: next-pixel prediction in raster order. bert: prediction of masked pixels (both paper section 2.1). joint: ar
     or bert, as model.causal says, plus classification (section 2.3). any_order: next-pixel prediction in many orders.
-    ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a damaged one (data.degrade).
+    ardm: prediction of masked pixels at every mask rate. restore: the clean picture from a degraded one (data.degrade).
     Or an objective of your own."""
     class_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """Share of the training images whose class a class-conditional model (model.cond_classes) is not told, so that it
@@ -291,7 +291,7 @@ class Config:
     init_from: str | None = None
     """Weights to start from instead of random ones: a workdir, an OpenAI checkpoint, a Hugging Face directory or Hub
     name. A classification head, a class table, biases and position tables that are missing there start at zero. The
-    parameters that read a damaged picture (model.prefix_slots) start at random: with them the model does not compute
+    parameters that read a degraded picture (model.prefix_slots) start at random: with them the model does not compute
     the same as before, even at first."""
     init_grid: Literal["same", "interpolate"] = "same"
     """Which grid the weights in init_from may be of. same: model.grid. interpolate: another number of rows and columns,
@@ -308,16 +308,14 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self, "")
-        greys = self.palette.kind != "levels" or self.data.channels == 1
-        require(greys, "palette.kind", "levels are greys: set data.channels to 1, or take a kmeans palette")
-        initial = self.init_grid == "same" or self.init_from is not None
-        require(
-            initial, "init_grid", "interpolate resizes the position tables of the weights in init_from; set that too"
-        )
-        pretrained = self.palette.kind != "pretrained" or self.init_from is not None
-        require(pretrained, "palette.kind", "pretrained is the palette of the weights in init_from; set that too")
-        parts = self.data.batch_size % self.train.microbatches == 0
-        size = f"{self.train.microbatches} does not divide data.batch_size = {self.data.batch_size}"
-        require(parts, "train.microbatches", size)
+        palette, size, parts = self.palette.kind, self.data.batch_size, self.train.microbatches
+        grey = "levels are greys: set data.channels to 1, or take a kmeans palette"
+        require(palette != "levels" or self.data.channels == 1, "palette.kind", grey)
+        if self.init_from is None:
+            same = "interpolate resizes the position tables of the weights in init_from; set that too"
+            require(self.init_grid == "same", "init_grid", same)
+            pretrained = "pretrained is the palette of the weights in init_from; set that too"
+            require(palette != "pretrained", "palette.kind", pretrained)
+        require(size % parts == 0, "train.microbatches", f"{parts} does not divide data.batch_size = {size}")
         warmup = f"{self.optim.warmup_steps} is not below train.steps = {self.train.steps}"
         require(self.optim.warmup_steps < self.train.steps, "optim.warmup_steps", warmup)

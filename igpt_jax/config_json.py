@@ -58,11 +58,7 @@ def to_json(cfg: Any) -> str:
 
 
 def from_json(cls: type[T], text: str, origin: str = "config") -> T:
-    """The inverse of `to_json`.
-
-    Raises:
-      InputError: the text is not JSON, or has a key or a value that `cls` does not; the message names it.
-    """
+    """The inverse of `to_json`; InputError names a key or a value that `cls` does not have."""
     as_float = {float: lambda v: float(v) if type(v) is int else v}
     try:
         values = json.loads(text)

@@ -94,11 +94,8 @@ class ModelConfig:
         """A published size ('s', 'm', 'l', 'xl'; paper section 3.3) or 'tiny', with some fields replaced.
 
         The paper does not say how many heads XL has. Here it has 16, of size 192.
-
-        Raises:
-          InputError: no such preset or field.
         """
-        require(name in PRESETS, "preset", f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        require(name in PRESETS, "preset", f"must be one of {', '.join(PRESETS)}; got {name!r}")
         fields = {f.name for f in dataclasses.fields(cls)}
         for key in overrides:
             require(key in fields, f"model.{key}", "no such field" + nearest(key, fields))

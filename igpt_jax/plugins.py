@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +15,7 @@ from igpt_jax.errors import InputError, nearest
 
 
 def load_module(path: str | Path, what: str = "plugin") -> ModuleType:
-    """Runs a Python file. What it registers (in OBJECTIVES, EVALUATORS, ...) is there afterwards.
-
-    Raises:
-      InputError: no such file, or it fails; then the message names its line.
-    """
+    """Runs a Python file, which may register parts (in OBJECTIVES, EVALUATORS, ...). An error in it names its line."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file")
@@ -28,12 +26,8 @@ def load_module(path: str | Path, what: str = "plugin") -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"{what} {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _naming_lines(f"{what} {path}", module):
         spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{what} {path}{_describe(error, module.__file__)}") from error
     _loaded[key] = module
     return module
 
@@ -52,11 +46,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def experiment_file(experiment: str | Path) -> Path:
-    """The file of an experiment: a path, or the name of one of `shipped_experiments()`. A file of that name goes first.
-
-    Raises:
-      InputError: there is none.
-    """
+    """The file of an experiment: a path, or else the name of one of `shipped_experiments()`."""
     path, shipped = Path(experiment), shipped_experiments()
     if path.is_file():
         return path
@@ -69,35 +59,29 @@ def experiment_file(experiment: str | Path) -> Path:
 
 
 def load_config(experiment: str | Path, tiny: bool = False) -> Config:
-    """The configuration that an experiment describes: a Python file with `config(tiny=False) -> Config`.
-
-    Args:
-      experiment: as for `experiment_file`.
-      tiny: the small form of the run, which shows that it works.
-
-    Raises:
-      InputError: no such file or name, the file fails (the message names its line), or it has no `config`.
-    """
+    """What `config(tiny=False)` of an experiment (see `experiment_file`) returns; `tiny` is its small form."""
     path = experiment_file(experiment)
     module = load_module(path, "experiment")
     if not callable(getattr(module, "config", None)):
         raise InputError(f"experiment {path}: has no function config(tiny=False)")
-    try:
+    with _naming_lines(f"experiment {path}", module):
         cfg = module.config(tiny=tiny)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"experiment {path}{_describe(error, module.__file__)}") from error
     if not isinstance(cfg, Config):
         raise InputError(f"experiment {path}: config() gave {type(cfg).__name__}, not igpt_jax.config.Config")
     return from_json(Config, to_json(cfg), "its configuration")  # so that every value has its type
 
 
-def _describe(error: Exception, file: str | None) -> str:
-    """`, line N: KIND: MESSAGE` on one line. N is where the deepest frame in `file` stands."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    message = str(error)
-    if isinstance(error, SyntaxError) and error.filename == file:  # no frame is in a file that cannot be parsed
-        lines, message = [error.lineno], error.msg
-    where = f", line {lines[-1]}" if lines else ""
-    return f"{where}: {type(error).__name__}: {' '.join(message.split())}"
+@contextlib.contextmanager
+def _naming_lines(what: str, module: ModuleType) -> Iterator[None]:
+    """Turns errors into InputError `WHAT, line N: KIND: MESSAGE`; N is where the module's deepest frame stands."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        file, message = module.__file__, str(error)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:  # no frame is in a file that cannot be parsed
+            lines, message = [error.lineno], error.msg
+        where = f", line {lines[-1]}" if lines else ""
+        raise InputError(f"{what}{where}: {type(error).__name__}: {' '.join(message.split())}") from error

@@ -56,7 +56,7 @@ class Pretrained:
     class_counts: tuple[int, ...] = ()
     """How many training images each class had; empty if that is not known."""
     extensions: Mapping[str, str] = field(default_factory=dict)
-    """Parts of its own that the run was given as objects: what they are, and what they are called."""
+    """Custom parts that the run was given as objects: objective or evaluators -> names."""
 
     @property
     def colors(self) -> Palette:
@@ -114,7 +114,7 @@ def class_index(pretrained: Pretrained, name_or_number: str) -> int:
         raise InputError(f"{asked}: the names of the classes are not known; give a number from 0 to {count - 1}")
     listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     near = nearest(name_or_number, names)
-    raise InputError(f"{asked}: is none of {listed}, nor of 0 to {count - 1}{near}")
+    raise InputError(f"{asked}: must be one of {listed}, or a number from 0 to {count - 1}{near}")
 
 
 def load_workdir(
@@ -144,18 +144,18 @@ def load_workdir(
 
 def workdir_checkpoints(workdir: Path, step: int | None = None) -> list[CheckpointMeta]:
     """The metadata of a workdir's checkpoints, or of the one at a step, newest first; at least one."""
-    on_process_zero(lambda: _require_checkpoints(workdir))
+
+    def require_there() -> None:
+        if not workdir.is_dir():
+            raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
+        if not (workdir / CHECKPOINTS).is_dir():
+            raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
+
+    on_process_zero(require_there)
     checkpoints = list_checkpoints(workdir, step)
     if not checkpoints:
         raise InputError(f"workdir {workdir}: holds no complete checkpoint yet")
     return checkpoints
-
-
-def _require_checkpoints(workdir: Path) -> None:
-    if not workdir.is_dir():
-        raise InputError(f"workdir {workdir}: no such directory; `igpt train` makes one")
-    if not (workdir / CHECKPOINTS).is_dir():
-        raise InputError(f"workdir {workdir}: holds no checkpoints; `igpt train` makes them")
 
 
 def require_finite(params: Any, origin: str) -> None:

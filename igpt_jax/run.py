@@ -35,6 +35,7 @@ from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_chec
 from igpt_jax.training.flops import rates_of
 from igpt_jax.training.loop import Evaluator, LoopState, TrainLoop
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
+from igpt_jax.training.optimizer import make_schedule
 from igpt_jax.training.step import Program, TrainState, make_program
 from igpt_jax.training.watchdog import Watchdog
 from igpt_jax.training.workdir import check_workdir, claim_workdir, compilation_cache_in
@@ -48,7 +49,7 @@ OnStep = Callable[[int, MetricLog], None]
 
 @dataclass(frozen=True)
 class Extensions:
-    """Parts of one's own for a run, passed as objects instead of being registered by name."""
+    """Custom parts of a run, passed as objects instead of being registered by name."""
 
     source: Mapping[Split, Source] | None = None
     """The halves `train` and `eval`, instead of what data.source names."""
@@ -126,7 +127,7 @@ def train(
     The workdir holds config.json, metrics.jsonl, TensorBoard events, palette.npy and checkpoints.
 
     Args:
-      source, objective, evaluators: of your own; see `Extensions`.
+      source, objective, evaluators: custom ones; see `Extensions`.
       wandb: also log to Weights & Biases.
       writers: that get every line of metrics.jsonl, on process 0.
       on_step: called after every step, for a progress bar.
@@ -160,11 +161,7 @@ def train(
 
 
 def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
-    """Opens and checks everything that a run needs, and writes nothing.
-
-    Raises:
-      InputError: bad input of any kind.
-    """
+    """Opens and checks everything that a run needs, and writes nothing."""
     require_same("the configuration", to_json(cfg))
     cfg = with_absolute_source(cfg)
     mesh = make_mesh(cfg.mesh)
@@ -196,11 +193,7 @@ def prepare(cfg: Config, workdir: Path, extensions: Extensions) -> Run:
 
 
 def choose_palette(cfg: Config, data: Data, workdir: Path, initial: Pretrained | None) -> Palette:
-    """The workdir's palette if it has one, else what palette.kind says, of model.vocab_size colours.
-
-    Raises:
-      InputError: the palette does not fit the model or the images, or the images have too few colours.
-    """
+    """The workdir's palette if it has one, else what palette.kind says, of model.vocab_size colours."""
     size, channels, kind = cfg.model.vocab_size, cfg.data.channels, cfg.palette.kind
     if (workdir / "palette.npy").exists():
         return Palette.load(workdir / "palette.npy").checked(size, channels, workdir / "palette.npy")
@@ -217,11 +210,7 @@ def choose_palette(cfg: Config, data: Data, workdir: Path, initial: Pretrained |
 
 
 def check_continues(run: Run) -> list[CheckpointMeta]:
-    """The checkpoints of the workdir, newest first, which this run can continue.
-
-    Raises:
-      InputError: the newest is beyond the run's end, of other images, of another palette, or of no run at all.
-    """
+    """The checkpoints of the workdir, newest first; InputError unless this run can continue from the newest."""
     checkpoints = list_checkpoints(run.workdir)
     if not checkpoints:
         return []
@@ -260,11 +249,7 @@ def check_continues(run: Run) -> list[CheckpointMeta]:
 def restore_or_init(
     run: Run, checkpoints: list[CheckpointMeta], checkpointer: Checkpointer, watchdog: Watchdog
 ) -> tuple[TrainState, int, LoopState]:
-    """The state of the newest intact checkpoint, else the weights of init_from, else random ones.
-
-    Returns:
-      The state, the step it belongs to, and the loop's own state.
-    """
+    """The state of the newest intact checkpoint, else the weights of init_from or random ones; its step; the loop's."""
     if checkpoints:
         watchdog.reset("restoring a checkpoint")
         state, meta = checkpointer.restore(run.program.abstract, checkpoints)
@@ -282,13 +267,20 @@ def restore_or_init(
 def metric_log(run: Run, start: int, wandb: bool, more: Sequence[Writer] = ()) -> Iterator[MetricLog]:
     """The log of a run that continues after step `start`; process 0 writes it."""
     writers = [*open_writers(run.workdir, run.cfg, start, wandb), *more] if is_process_zero() else []
-    with contextlib.ExitStack() as stack:
+    cfg = run.cfg
+    schedule = make_schedule(cfg.optim, cfg.train.steps)
+    try:
+        yield MetricLog(
+            writers,
+            cfg.train.log_every,
+            cfg.data.batch_size,
+            learning_rate=lambda step: float(np.asarray(schedule(step))),
+            rates=rates_of(cfg),
+        )
+    finally:
         for writer in writers:
-            stack.callback(writer.close)
-        schedule = run.program.schedule
-        cfg = run.cfg
-        rate, rates = lambda step: float(np.asarray(schedule(step))), rates_of(cfg)
-        yield MetricLog(writers, cfg.train.log_every, cfg.data.batch_size, rate, rates)
+            with contextlib.suppress(OSError):  # once more, of what could not be written
+                writer.close()
 
 
 def make_loop(
@@ -309,8 +301,7 @@ def make_loop(
 def report(trained: Trained, levels: Mapping[str, float] | None = None) -> Report:
     """Writes the objective's pictures into the workdir; loss.png if matplotlib is there.
 
-    Args:
-      levels: losses of other methods, by name, which loss.png shows beside the curves.
+    `levels` are losses of other methods, by name, which loss.png shows beside the curves.
     """
     context, workdir = trained.context, trained.workdir
     barrier("the pictures", context.cfg.train.watchdog_s)  # hosts may have fitted cheap methods at different speeds

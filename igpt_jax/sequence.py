@@ -78,14 +78,7 @@ def masked_inputs(tokens_BT: jax.Array, visible_BT: jax.Array | None = None) -> 
 
 
 def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, jax.Array]:
-    """What a model reads of conditioning pictures: the fields `prefix` and `aligned` of `Inputs`, those it has.
-
-    Args:
-      images: uint8 [B, *grid, C].
-
-    Raises:
-      InputError: the model reads no picture, or none of this grid with so many channels.
-    """
+    """What a model reads of conditioning pictures, uint8 [B, *grid, C]: `prefix` and `aligned` of `Inputs`, or one."""
     read, channels = {}, images.shape[-1]
     if not cfg.has_conditioning:
         raise InputError(
@@ -100,11 +93,7 @@ def conditioning(cfg: ModelConfig, images: jax.Array | np.ndarray) -> dict[str, 
 
 
 def patch_side(cfg: ModelConfig, channels: int) -> int:
-    """The side p, in pixels, of the square patches of a conditioning picture; each fills one prefix slot.
-
-    Raises:
-      InputError: the prefix slots do not hold a picture of the model's grid and of so many channels.
-    """
+    """The side p, in pixels, of the square patches of a conditioning picture; each fills one prefix slot."""
     p = math.isqrt(cfg.prefix_values // channels)
     divides = len(cfg.grid) == 2 and p > 0 and all(n % p == 0 for n in cfg.grid)
     if divides and (cfg.prefix_slots, cfg.prefix_values) == (cfg.n_ctx // p**2, p**2 * channels):
@@ -120,10 +109,8 @@ def patch_side(cfg: ModelConfig, channels: int) -> int:
 def patches(images: jax.Array | np.ndarray, side: int) -> jax.Array:
     """Pictures as prefix slots: float32 [B, P, side * side * C] in [-1, 1], patches in raster order.
 
-    A slot holds its patch row by row, each pixel with its channels, as x / 127.5 - 1. No palette rounds it.
-
-    Args:
-      images: uint8 [B, Y, X, C]; `side` divides Y and X.
+    `images` are uint8 [B, Y, X, C], and `side` divides Y and X. A slot holds its patch row by row, each pixel with its
+    channels, as x / 127.5 - 1. No palette rounds it.
     """
     b, y, x, c = images.shape
     blocks = images.reshape(b, y // side, side, x // side, side, c).swapaxes(2, 3)
@@ -131,11 +118,7 @@ def patches(images: jax.Array | np.ndarray, side: int) -> jax.Array:
 
 
 def window_side(cfg: ModelConfig, channels: int) -> int:
-    """The side, in pixels, of the square windows of a conditioning picture that slots are fed.
-
-    Raises:
-      InputError: the model's aligned values are no such window with so many channels.
-    """
+    """The side, in pixels, of the square windows of a conditioning picture that slots are fed; it is odd."""
     side = math.isqrt(cfg.aligned_values // channels)
     if side % 2 and side**2 * channels == cfg.aligned_values and len(cfg.grid) == 2:
         return side
@@ -146,14 +129,8 @@ def window_side(cfg: ModelConfig, channels: int) -> int:
 
 
 def surroundings(images: jax.Array | np.ndarray, side: int) -> jax.Array:
-    """The window around every pixel: float32 [B, Y * X, side * side * C] in [-1, 1], in raster order.
-
-    Edge padding.
-
-    Args:
-      images: uint8 [B, Y, X, C].
-      side: odd.
-    """
+    """The window around every pixel of uint8 images [B, Y, X, C]: float32 [B, Y * X, side * side * C] in [-1, 1], in
+    raster order, with edge padding."""
     b, y, x, c = images.shape
     r = side // 2
     padded = jnp.pad(jnp.asarray(images), ((0, 0), (r, r), (r, r), (0, 0)), mode="edge")

@@ -1,6 +1,7 @@
 """Every test runs on eight fake CPU devices, with rank promotion an error and one shared compilation cache."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -51,6 +52,49 @@ def tiny():
     model = ImageGPT(ModelConfig.preset("tiny"))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.cfg.n_ctx), jnp.int32))["params"]
     return model, randomized(params, 0.2)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """(name, make) -> the directory that `make(path)` makes, once for all workers. Copy it to change it."""
+    from filelock import FileLock
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def directory(name, make):
+        path, partial = root / name, root / f"{name}.partial"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(partial)
+                partial.rename(path)
+        return path
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def trained(once):
+    """Objective -> the workdir of the run `small_run.config(objective)`."""
+    from igpt_jax import train
+    from tests import small_run
+
+    return lambda objective="ar": once(f"run_{objective}", lambda path: train(small_run.config(objective), path))
+
+
+@pytest.fixture
+def copy_of_run(trained, tmp_path):
+    """The run of objective ar, for a test to change."""
+    return shutil.copytree(trained(), tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def straight(once):
+    """The workdir of a finished run of `small_run.CFG`, never interrupted. Whoever changes it copies it."""
+    from igpt_jax import train
+    from tests.small_run import CFG
+
+    return once("straight", lambda path: train(CFG, path))
 
 
 EXTRA = (

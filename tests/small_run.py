@@ -1,5 +1,7 @@
 """A run of ten steps that takes seconds, and what tests ask of it."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
@@ -13,6 +15,12 @@ CFG = Config(
     optim=OptimConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
     train=TrainConfig(steps=10, log_every=4, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304),
 )
+
+
+def config(objective):
+    """CFG for another objective."""
+    sizes = {"bert": {"causal": False}, "joint": {"clf_classes": 10}, "any_order": {"any_order": True}}
+    return replace(CFG, objective=objective, model=replace(CFG.model, **sizes.get(objective, {})))
 
 
 def at_step(n, act):

@@ -44,7 +44,7 @@ def test_bad_json_is_named(text, named):
     [
         (lambda: ModelConfig(d_model=10, n_head=3), "model.n_head"),
         (lambda: ModelConfig(grid=(0, 3)), "model.grid"),
-        (lambda: ComputeConfig(remat="all"), "compute.remat: 'all' is none of none, dots, full"),
+        (lambda: ComputeConfig(remat="all"), "compute.remat: must be one of none, dots, full; got 'all'"),
         (lambda: DataConfig(augment="imgnet"), "data.augment"),
         (lambda: DataConfig(channels=2), "data.channels"),
         (lambda: OptimConfig(schedule="linear"), "optim.schedule"),

@@ -201,7 +201,7 @@ def test_the_setting_belongs_to_the_run():
     other = dataclasses.replace(cfg, init_grid="interpolate")
     assert differences(cfg, other) == {"init_grid": ("same", "interpolate")}
     refused("init_grid: interpolate resizes", dataclasses.replace, other, init_from=None)
-    refused("init_grid: 'near' is none of same, interpolate", dataclasses.replace, cfg, init_grid="near")
+    refused("init_grid: must be one of same, interpolate; got 'near'", dataclasses.replace, cfg, init_grid="near")
 
 
 def test_a_model_of_clips_keeps_its_frames_when_it_starts_from_one_of_pictures():

@@ -1,14 +1,11 @@
 """The launchers, as far as a machine without a cluster shows it: what they call are stubs that tell what they got."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ from igpt_jax.training.loop import Interrupted
 from igpt_jax.training.metric_log import NonFiniteError
 
 LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
-SCRIPTS = ("slurm.sbatch", "xpk.sh", "tpu_vm.sh")
 AWKWARD = ["experiments/my digits.py", "--workdir", "/runs/it's $HOME", "--name", ""]
 XPK = dict(CLUSTER="c", TPU_TYPE="v6e-16", IMAGE="i:1", STORAGE="runs")
 TPU_VM = dict(TPU="t", ZONE="z")
@@ -29,7 +25,7 @@ SHOW = "printf '<%s>' \"$@\"; echo\n"
 
 
 @pytest.fixture
-def stubs(tmp_path: Path) -> Path:
+def stubs(tmp_path):
     """A folder for the PATH, with what the launchers call."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -42,19 +38,19 @@ def stubs(tmp_path: Path) -> Path:
     return folder
 
 
-def add(folder: Path, name: str, body: str) -> None:
+def add(folder, name, body):
     (folder / name).write_text(f"#!/bin/bash\n{body}")
     (folder / name).chmod(0o755)
 
 
-def launch(script: str, *args: str, stubs: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def launch(script, *args, stubs, **env):
     task = dict(SLURM_JOB_ID="7", SLURM_STEP_TASKS_PER_NODE="1", SLURM_LOCALID="0")
     env = {"PATH": f"{stubs}:/usr/bin:/bin", **task, **env}
     command = ["bash", str(LAUNCH / script), *args]
     return subprocess.run(command, capture_output=True, text=True, cwd=stubs.parent, env=env, timeout=60)
 
 
-def xpk(stubs: Path, *args: str, there: dict[str, str], **env: str) -> tuple[list[str], str]:
+def xpk(stubs, *args, there, **env):
     """The words that xpk gets, and what its command prints in a container with the variables `there`."""
     words = re.findall(r"<(.*?)>", launch("xpk.sh", "digits", *args, stubs=stubs, **XPK, **env).stdout, re.DOTALL)
     there = {"PATH": f"{stubs}:{os.environ['PATH']}", **there}
@@ -62,19 +58,19 @@ def xpk(stubs: Path, *args: str, there: dict[str, str], **env: str) -> tuple[lis
     return words, subprocess.run(command, capture_output=True, text=True, env=there).stdout
 
 
-def shown(args: list[str]) -> str:
+def shown(args):
     return "".join(f"<{arg}>" for arg in args)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_parse(script: str) -> None:
-    assert subprocess.run(["bash", "-n", str(LAUNCH / script)], capture_output=True, text=True).stderr == ""
+def test_scripts_parse():
+    for script in ("slurm.sbatch", "xpk.sh", "tpu_vm.sh"):
+        assert subprocess.run(["bash", "-n", str(LAUNCH / script)], capture_output=True, text=True).stderr == ""
 
 
 @pytest.mark.parametrize(
     ("code", "requeued"), [(0, 0), (1, 0), (2, 0), (130, 0), (143, 1), (75, 1), (137, 1), (134, 1), (139, 1)]
 )
-def test_slurm_requeues_what_may_do_better(stubs: Path, code: int, requeued: int) -> None:
+def test_slurm_requeues_what_may_do_better(stubs, code, requeued):
     """Up to MAX_RESTARTS times, but always after SIGTERM."""
     ran = launch("slurm.sbatch", "e.py", stubs=stubs, CODE=str(code))
     assert ran.returncode == code
@@ -83,11 +79,11 @@ def test_slurm_requeues_what_may_do_better(stubs: Path, code: int, requeued: int
     assert ran.stdout.count("requeue") == (code == 143)
 
 
-def test_slurm_passes_arguments_on(stubs: Path) -> None:
+def test_slurm_passes_arguments_on(stubs):
     assert launch("slurm.sbatch", *AWKWARD, stubs=stubs).stdout == shown(["train", *AWKWARD]) + "\n"
 
 
-def test_slurm_job_that_may_not_be_requeued_says_so(stubs: Path) -> None:
+def test_slurm_job_that_may_not_be_requeued_says_so(stubs):
     add(stubs, "scontrol", "exit 1\n")
     ran = launch("slurm.sbatch", "e.py", stubs=stubs, CODE="143")
     assert ran.returncode == 143
@@ -95,7 +91,7 @@ def test_slurm_job_that_may_not_be_requeued_says_so(stubs: Path) -> None:
 
 
 @pytest.mark.parametrize("igpt", ["nowhere/igpt", "igpt"])
-def test_slurm_without_igpt_says_so(stubs: Path, igpt: str) -> None:
+def test_slurm_without_igpt_says_so(stubs, igpt):
     (stubs / "igpt").unlink()
     ran = launch("slurm.sbatch", "e.py", stubs=stubs, IGPT=igpt)
     assert (ran.returncode, ran.stdout) == (2, "")
@@ -113,9 +109,7 @@ def test_slurm_without_igpt_says_so(stubs: Path, igpt: str) -> None:
         ("0,1", "4", "2", "1", "0,1"),
     ],
 )
-def test_slurm_tasks_share_the_gpus(
-    stubs: Path, visible: str | None, on_node: str | None, tasks: str, local: str, ids: str
-) -> None:
+def test_slurm_tasks_share_the_gpus(stubs, visible, on_node, tasks, local, ids):
     add(stubs, "igpt", "echo ${JAX_LOCAL_DEVICE_IDS-unset}\n")
     env = dict(CUDA_VISIBLE_DEVICES=visible, SLURM_GPUS_ON_NODE=on_node)
     env = {key: value for key, value in env.items() if value is not None}
@@ -123,7 +117,7 @@ def test_slurm_tasks_share_the_gpus(
     assert ran.stdout == ids + "\n", ran.stderr
 
 
-def test_xpk_passes_arguments_on(stubs: Path) -> None:
+def test_xpk_passes_arguments_on(stubs):
     words, printed = xpk(stubs, *AWKWARD, there={}, XPK_ARGS="--zone=z --dry-run")
     assert words[:3] == ["workload", "create", "--workload=digits"]
     assert {"--restart-on-exit-codes=75", "--zone=z", "--dry-run"} <= set(words)
@@ -142,18 +136,18 @@ ENVIRONMENTS = pytest.mark.parametrize(
 """LIBTPU_INIT_ARGS where the launcher runs and where igpt does, and what igpt uses."""
 
 
-def libtpu(value: str | None) -> dict[str, str]:
+def libtpu(value):
     return {} if value is None else {"LIBTPU_INIT_ARGS": value}
 
 
 @ENVIRONMENTS
-def test_xpk_passes_the_flags_of_tpus_on(stubs: Path, here: str | None, there: str | None, used: str) -> None:
+def test_xpk_passes_the_flags_of_tpus_on(stubs, here, there, used):
     add(stubs, "igpt", "printf '<%s>' \"${LIBTPU_INIT_ARGS-unset}\"\n")
     assert xpk(stubs, "e.py", there=libtpu(there), **libtpu(here))[1] == f"<{used}>"
 
 
 @ENVIRONMENTS
-def test_tpu_vm_passes_the_flags_of_tpus_on(stubs: Path, here: str | None, there: str | None, used: str) -> None:
+def test_tpu_vm_passes_the_flags_of_tpus_on(stubs, here, there, used):
     add(stubs, "igpt", "printf '<%s>\n' \"${LIBTPU_INIT_ARGS-unset}\"\n")
     worker = "unset LIBTPU_INIT_ARGS; " + "".join(f"export {name}={value}; " for name, value in libtpu(there).items())
     add(stubs, "gcloud", f'{worker}for word; do [[ $word != --command=* ]] || sh -c "${{word#--command=}}"; done\n')
@@ -162,20 +156,20 @@ def test_tpu_vm_passes_the_flags_of_tpus_on(stubs: Path, here: str | None, there
 
 
 @pytest.mark.parametrize("missing", ["CLUSTER", "TPU_TYPE", "IMAGE", "STORAGE"])
-def test_xpk_names_what_is_not_set(stubs: Path, missing: str) -> None:
+def test_xpk_names_what_is_not_set(stubs, missing):
     ran = launch("xpk.sh", "digits", "e.py", stubs=stubs, **{key: XPK[key] for key in XPK if key != missing})
     assert (ran.returncode, ran.stdout) == (2, "")
     assert f"{missing} is not set" in ran.stderr
 
 
-def until(path: Path, text: str) -> str:
+def until(path, text):
     """Waits for a text in a file that another process writes."""
     wait = f"until grep -qs -- {text!r} {path.name}; do sleep 0.05; done"
     subprocess.run(["bash", "-c", wait], cwd=path.parent, timeout=30, check=True)
     return path.read_text()
 
 
-def test_tpu_vm_restarts_a_lost_run_and_stops_it(stubs: Path) -> None:
+def test_tpu_vm_restarts_a_lost_run_and_stops_it(stubs):
     log = stubs.parent / "igpt.log"
     add(stubs, "sleep", "exec /bin/sleep 0.1\n")
     first = "[ -e tried ] || { touch tried; exit 75; }\n"
@@ -193,13 +187,13 @@ def test_tpu_vm_restarts_a_lost_run_and_stops_it(stubs: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 143])
-def test_tpu_vm_does_not_repeat_what_gets_no_better(stubs: Path, code: int) -> None:
+def test_tpu_vm_does_not_repeat_what_gets_no_better(stubs, code):
     launch("tpu_vm.sh", "start", "e.py", stubs=stubs, **TPU_VM, CODE=str(code))
     assert until(stubs.parent / "igpt.log", "exit code") == f"<train><e.py>\nexit code {code}\n"
 
 
 @pytest.mark.parametrize("name", ["gke_jobset.yaml", "gke_jobset_gpu.yaml"])
-def test_jobset_is_of_one_piece(name: str) -> None:
+def test_jobset_is_of_one_piece(name):
     yaml = pytest.importorskip("yaml")
     jobset = yaml.safe_load((LAUNCH / name).read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -225,7 +219,7 @@ def test_jobset_is_of_one_piece(name: str) -> None:
         assert len(ids.split(",")) == container["resources"]["limits"]["nvidia.com/gpu"]
 
 
-def test_the_readme_and_the_command_line_say_the_same_exit_codes() -> None:
+def test_the_readme_and_the_command_line_say_the_same_exit_codes():
     documented = {*map(int, re.findall(r"^\| (\d+) \|", (LAUNCH / "README.md").read_text(), re.MULTILINE))}
     assert documented - app.EXIT_CODES.keys() == {0, 137}  # done; killed
     assert app.EXIT_CODES.keys() <= documented
@@ -244,20 +238,18 @@ def test_the_readme_and_the_command_line_say_the_same_exit_codes() -> None:
     ],
     ids=repr,
 )
-def test_igpt_train_ends_with_the_exit_codes_of_the_readme(
-    monkeypatch: pytest.MonkeyPatch, ends: BaseException | None, code: int
-) -> None:
+def test_igpt_train_ends_with_the_exit_codes_of_the_readme(monkeypatch, ends, code):
     """Of a run that does nothing but end so."""
 
-    def train(*args: object, **options: object) -> SimpleNamespace:
+    def train(*args, **options):
         if ends is not None:
             raise ends
         return SimpleNamespace(figures=Figures({}, "nats_per_token", np.zeros(1), "held-out"), context=None)
 
-    def report(trained: object, levels: object) -> run.Report:
+    def report(trained, levels):
         return run.Report(3, ())
 
-    def leave(code: int) -> NoReturn:
+    def leave(code):
         raise SystemExit(code)
 
     monkeypatch.setattr("igpt_jax.analysis.beside.beside", lambda figures, context: figures)

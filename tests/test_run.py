@@ -1,4 +1,4 @@
-"""Whole small runs of every objective, runs that start from other weights, and parts of one's own."""
+"""Whole small runs of every objective, runs that start from other weights, and custom parts."""
 
 import dataclasses
 import os
@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt_jax import ComputeConfig, InputError, Palette, SamplerConfig, load_pretrained, probe, report, sample, train
+from igpt_jax import ComputeConfig, Palette, SamplerConfig, load_pretrained, probe, report, sample, train
 from igpt_jax.config import DataConfig, ModelConfig, OptimConfig, PaletteConfig
 from igpt_jax.data.sources import Source
 from igpt_jax.evaluation import Evaluator, Figure
 from igpt_jax.evaluation.evaluate import evaluate
 from igpt_jax.objectives import Objective, batch_tokens
 from igpt_jax.pretrained import save_pretrained
+from igpt_jax.run import Extensions, prepare
 from igpt_jax.sampling.tasks import draw_classes
 from igpt_jax.sequence import Example, ordered_inputs
 from igpt_jax.training.loop import Interrupted
 from tests import small_run
+from tests.data.made import refused
 from tests.small_run import at_step
 
 CFG = dataclasses.replace(
@@ -41,13 +43,6 @@ def changed(objective="ar", model=None, train=None, palette=None, init_from=None
     )
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("pretrained") / "run"
-    train(CFG, workdir)
-    return workdir
-
-
 def test_bert_run(tmp_path):
     cfg = changed(objective="bert", model={"causal": False}, train={"sample_every": 6})
     trained = train(cfg, tmp_path / "run")
@@ -58,11 +53,10 @@ def test_bert_run(tmp_path):
     assert (tmp_path / "run" / "samples" / "step_00000006.png").exists()
     bert = load_pretrained(tmp_path / "run")
     assert evaluate(bert).values["nats_per_masked_token"] == pytest.approx(nats, rel=1e-5)
-    with pytest.raises(InputError, match="BERT"):
-        sample(bert.model, bert.params, bert.colors)
+    refused("BERT", sample, bert.model, bert.params, bert.colors)
 
 
-def test_joint_run_learns_classes_from_pretrained_weights(pretrained, tmp_path):
+def test_joint_run_learns_classes_from_pretrained_weights(straight, tmp_path):
     """Dark and light noise, so that a few steps tell the classes apart; guessing would get half of them right."""
     for name, low in (("dark", 0), ("light", 128)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -70,21 +64,21 @@ def test_joint_run_learns_classes_from_pretrained_weights(pretrained, tmp_path):
             noise = np.random.default_rng((low, i)).integers(low, low + 128, (8, 8), np.uint8)
             Image.fromarray(noise).save(tmp_path / "pictures" / name / f"{i}.png")
     steps = {"steps": 12, "eval_every": 12, "checkpoint_every": 12}
-    cfg = changed(objective="joint", model={"clf_classes": 2}, train=steps, init_from=str(pretrained))
+    cfg = changed(objective="joint", model={"clf_classes": 2}, train=steps, init_from=str(straight))
     data = DataConfig(source=f"folder:{tmp_path / 'pictures'}", batch_size=16, holdout=0.3, channels=1)
     trained = train(dataclasses.replace(cfg, data=data), tmp_path / "run")
     assert len(trained.context.held_out) > 20
     assert trained.figures.values["clf_accuracy"] > 0.9
-    before, after = load_pretrained(pretrained), load_pretrained(tmp_path / "run")
+    before, after = load_pretrained(straight), load_pretrained(tmp_path / "run")
     assert np.asarray(after.params["clf"]).any()
     moved = np.abs(np.asarray(after.params["wte"]) - np.asarray(before.params["wte"])).max()
     assert 0 < moved < 0.2  # it started there, and moved on
     assert evaluate(after).accuracy == pytest.approx(trained.figures.values["clf_accuracy"])
 
 
-def test_a_run_starts_exactly_at_its_initial_weights_and_is_continued_without_them(pretrained, tmp_path):
+def test_a_run_starts_exactly_at_its_initial_weights_and_is_continued_without_them(straight, tmp_path):
     source = tmp_path / "source"
-    save_pretrained(load_pretrained(pretrained), source)
+    save_pretrained(load_pretrained(straight), source)
     cfg = changed(model={"cond_classes": 10, "use_bias": True, "any_order": True}, init_from=str(source))
     cfg = dataclasses.replace(cfg, optim=OptimConfig(lr=1e-30, warmup_steps=1, ema_decay=0.5))
     with pytest.raises(Interrupted):
@@ -116,66 +110,56 @@ def test_class_conditional_run_draws_what_is_asked_for(tmp_path):
     assert sum(trained.class_counts) == 1500
     assert len(trained.class_counts) == 10
     for bad in ([1], [0, 10], -2, 0.5):
-        with pytest.raises(InputError, match="classes: must be one or 2 integers"):
-            draw(bad, 2)
+        refused("classes: must be one or 2 integers", draw, bad, 2)
     assert trained.class_names == tuple("0123456789")
-    with pytest.raises(InputError, match="other classes"):
-        evaluate(dataclasses.replace(trained, class_names=("cat", "dog")))
+    refused("other classes", evaluate, dataclasses.replace(trained, class_names=("cat", "dog")))
 
 
-def test_weights_that_do_not_fit_are_named_before_anything_is_written(pretrained, tmp_path):
-    for model, reason in (
-        ({"d_model": 32}, "d_model is 16 there and 32 here"),
-        ({"n_layer": 2}, "n_layer is 1 there and 2 here"),
-        ({"causal": False}, "causal is True there and False here"),
-        ({"grid": (4, 16)}, "grid is .*--init-grid interpolate"),
-    ):
-        objective = "ar" if model.get("causal", True) else "bert"
-        with pytest.raises(InputError, match=reason):
-            train(changed(objective, model, init_from=str(pretrained)), tmp_path / "run")
-    with pytest.raises(InputError, match="nowhere"):
-        train(changed(init_from="nowhere"), tmp_path / "run")
+def test_weights_that_do_not_fit_are_named_before_anything_is_written(straight, tmp_path):
+    """All that may not fit: tests/test_initial.py."""
+    wider = changed(model={"d_model": 32}, init_from=str(straight))
+    refused("d_model is 16 there and 32 here", train, wider, tmp_path / "run")
+    refused("nowhere", train, changed(init_from="nowhere"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_palette_of_the_weights(pretrained, tmp_path, caplog):
-    weights = load_pretrained(pretrained)
+def test_palette_of_the_weights(straight, tmp_path, caplog):
+    weights = load_pretrained(straight)
     other = Palette(np.linspace(-0.9, 0.8, 17, dtype=np.float32)[:, None])
     save_pretrained(dataclasses.replace(weights, palette=other), tmp_path / "source")
-    short = {"steps": 2, "eval_every": 2}
     source = str(tmp_path / "source")
+
+    def palette_of(kind):
+        cfg = changed(palette=PaletteConfig(kind), init_from=source)
+        return prepare(cfg, tmp_path / "run", Extensions()).palette
+
     for kind in ("pretrained", "kmeans"):  # a fitted one would give the tokens other colours
-        train(changed(train=short, palette=PaletteConfig(kind), init_from=source), tmp_path / kind)
-        assert Palette.load(tmp_path / kind / "palette.npy").same_as(other)
+        assert palette_of(kind).same_as(other)
     assert "palette differs from that of" not in caplog.text
-    train(changed(train=short, palette=PaletteConfig("levels"), init_from=source), tmp_path / "b")
+    assert palette_of("levels").same_as(Palette.levels(17))
     assert "palette differs from that of" in caplog.text
     save_pretrained(dataclasses.replace(weights, palette=None), tmp_path / "none")
-    with pytest.raises(InputError, match="holds no palette"):
-        train(changed(palette=PaletteConfig("pretrained"), init_from=str(tmp_path / "none")), tmp_path / "c")
-    with pytest.raises(InputError, match="init_from"):
-        changed(palette=PaletteConfig("pretrained"))
+    without = changed(palette=PaletteConfig("pretrained"), init_from=str(tmp_path / "none"))
+    refused("holds no palette", train, without, tmp_path / "c")
+    refused("init_from", changed, palette=PaletteConfig("pretrained"))
 
 
-def test_no_run_continues_in_a_workdir_of_weights(pretrained, tmp_path):
-    weights = load_pretrained(pretrained)
+def test_no_run_continues_in_a_workdir_of_weights(straight, tmp_path):
+    weights = load_pretrained(straight)
     save_pretrained(weights, tmp_path / "w")
     again = load_pretrained(tmp_path / "w")
-    assert (again.step, again.data) == (6, {})
+    assert (again.step, again.data) == (10, {})
     jax.tree.map(np.testing.assert_array_equal, again.params, weights.params)
-    same = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema_decay=None))
+    same = dataclasses.replace(small_run.CFG, optim=dataclasses.replace(small_run.CFG.optim, ema_decay=None))
     for cfg in (same, changed(train={"steps": 7}), dataclasses.replace(same, seed=3)):  # the settings are not to blame
-        with pytest.raises(InputError, match="start from them in another --workdir with --init-from"):
-            train(cfg, tmp_path / "w")
-    with pytest.raises(InputError, match="holds something already"):
-        save_pretrained(weights, tmp_path / "w")
+        refused("start from them in another --workdir with --init-from", train, cfg, tmp_path / "w")
+    refused("holds something already", save_pretrained, weights, tmp_path / "w")
 
 
 def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(tmp_path):
     for cfg, reason in (
         (changed(objective="joint", model={"clf_classes": 9}), "clf_classes: 9, but digits has 10 classes"),
         (changed(objective="bert"), "model.causal: must be False"),
-        (changed(objective="brt"), "no objective 'brt'; did you mean 'bert'"),
         (dataclasses.replace(CFG, model=ModelConfig(grid=(4, 4, 4), vocab_size=17)), "model.grid"),
         (dataclasses.replace(CFG, sampler=SamplerConfig(order="random")), "random needs model.any_order"),
         (
@@ -183,23 +167,20 @@ def test_what_does_not_fit_the_objective_is_refused_before_anything_is_written(t
             "compute.attention: .*; got 'flash'",
         ),
     ):
-        with pytest.raises(InputError, match=reason):
-            train(cfg, tmp_path / "run")
+        refused(reason, train, cfg, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_every_image_is_measured_if_asked_for(pretrained):
+def test_every_image_is_measured_if_asked_for(straight):
     """The mean over all images is that over both halves."""
-    weights = load_pretrained(pretrained)
+    weights = load_pretrained(straight)
     held_out, train_half, every = (evaluate(weights, split=split) for split in ("eval", "train", "all"))
     assert (held_out.images, train_half.images, every.images) == (297, 1500, 1797)
     assert train_half.loss.value != pytest.approx(held_out.loss.value, rel=1e-4)
     mean = (297 * held_out.loss.value + 1500 * train_half.loss.value) / 1797
     assert every.loss.value == pytest.approx(mean, rel=1e-5)
-    with pytest.raises(InputError, match=r"evaluators: no evaluator 'order'; did you mean 'orders'\?"):
-        evaluate(weights, evaluators=["order"])
-    with pytest.raises(InputError, match=r"orders: this model reads images in raster order only"):
-        evaluate(weights, evaluators=["orders"])
+    refused(r"evaluators: no evaluator 'order'; did you mean 'orders'\?", evaluate, weights, evaluators=["order"])
+    refused(r"orders: this model reads images in raster order only", evaluate, weights, evaluators=["orders"])
 
 
 @pytest.fixture
@@ -226,8 +207,9 @@ def test_a_run_finds_its_pictures_from_every_directory(folder_run, tmp_path, mon
     assert evaluate(weights, split="all").images == 20
     there = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source=f"folder:{tmp_path}/pictures"))
     assert train(there, workdir).step == 2
-    with pytest.raises(InputError, match="there is no folder '/pictures'"):
-        train(cfg, workdir)
+    refused("there is no folder '/pictures'", train, cfg, workdir)
+    (tmp_path / "pictures" / "3.png").unlink()
+    refused(r"does not hold the images of the run \(it had 20, there are 19\)", evaluate, weights)
 
 
 def test_a_run_that_stored_a_relative_path_is_continued(tmp_path, monkeypatch, request):
@@ -246,19 +228,17 @@ def test_the_limit_of_unreadable_pictures_may_change_but_not_the_pictures(folder
     longer = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, steps=4))
     more = dataclasses.replace(longer, data=dataclasses.replace(cfg.data, max_unreadable=0.2))
     (tmp_path / "pictures" / "3.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"raise data\.max_unreadable"):
-        train(longer, workdir)
+    refused(r"raise data\.max_unreadable", train, longer, workdir)
     assert train(more, workdir).step == 4
     picture(tmp_path / "pictures" / "new.png", 99)
-    with pytest.raises(InputError, match=r"\(20 then, 21 now; changed: \w+\); .* only on the same images") as refused:
-        train(more, workdir)
-    assert f"--init-from {workdir} --workdir NEW" in str(refused.value)
+    line = refused(r"\(20 then, 21 now; changed: \w+\); .* only on the same images", train, more, workdir)
+    assert f"--init-from {workdir} --workdir NEW" in line
     (tmp_path / "pictures" / "new.png").rename(tmp_path / "new.png")
     assert train(more, workdir).step == 4
 
 
 class Noise(Source):
-    """A source of one's own: a few pictures in memory."""
+    """A custom source: a few pictures in memory."""
 
     def __len__(self):
         return 20
@@ -268,7 +248,7 @@ class Noise(Source):
 
 
 def make_backwards(cfg, palette):
-    """An objective of one's own: the last pixel first."""
+    """A custom objective: the last pixel first."""
 
     def example(batch, keys_B):
         tokens_BT = batch_tokens(palette, batch)[:, ::-1]
@@ -279,7 +259,7 @@ def make_backwards(cfg, palette):
 
 
 def make_brightness(context):
-    """An evaluator of one's own."""
+    """A custom evaluator."""
 
     def measure(params, batch, keys_B):
         return {"brightness": (batch["image"].mean((1, 2, 3)), batch["weight"])}
@@ -300,24 +280,15 @@ def test_parts_of_ones_own_are_passed_as_objects_and_must_come_back(tmp_path):
         {"nats_per_token_backwards": trained.figures.values["nats_per_token_backwards"]}
     )
     for call in (evaluate, probe):
-        with pytest.raises(InputError, match=r"does not hold the images of the run .* pass the source"):
-            call(weights, objective=make_backwards)
-        with pytest.raises(InputError, match=r"trained with tests.test_run.make_backwards, and none is passed"):
-            call(weights, source=source)
+        refused(r"does not hold the images of the run .* pass the source", call, weights, objective=make_backwards)
+        refused(r"trained with tests.test_run.make_backwards, and none is passed", call, weights, source=source)
     for part, reason in (
         ("source", "no longer holds the images"),
         ("objective", r"objective: .* was started with tests.test_run.make_backwards, and this is none"),
         ("evaluators", r"evaluators: .* was started with brightness=tests.test_run.make_brightness, and this is none"),
     ):
-        with pytest.raises(InputError, match=reason):
-            train(changed(train={"steps": 7}), tmp_path / "run", **{k: v for k, v in parts.items() if k != part})
-
-
-def test_a_changed_folder_is_not_measured_as_the_images_of_the_run(folder_run, tmp_path):
-    weights = load_pretrained(folder_run[0])
-    (tmp_path / "pictures" / "3.png").unlink()
-    with pytest.raises(InputError, match=r"does not hold the images of the run \(it had 20, there are 19\)"):
-        evaluate(weights)
+        others = {k: v for k, v in parts.items() if k != part}
+        refused(reason, train, changed(train={"steps": 7}), tmp_path / "run", **others)
 
 
 def test_validation_images_are_measured_while_training_and_held_out_ones_afterwards(tmp_path):

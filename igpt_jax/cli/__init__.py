@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PIPE_CLOSED = 141
-"""The exit code when nobody reads the output any more (128 + SIGPIPE), as shells expect it."""
+"""The exit code when stdout was closed (128 + SIGPIPE), as shells expect it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,8 +36,7 @@ def run_and_exit() -> NoReturn:
             )
             code = 2
         else:
-            code = main()
-            code = code or int(results.failed)
+            code = main() or int(results.failed)
     except OutputClosedError:
         code = PIPE_CLOSED
     except KeyboardInterrupt:

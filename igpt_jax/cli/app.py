@@ -100,6 +100,8 @@ def run(args: list[str]) -> int:
         return _run_without_command(words)
     except InputError as error:
         return fail(2, error)
+    except OutOfMemoryError as error:
+        return fail(1, error)
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:  # help has been printed
@@ -144,11 +146,8 @@ def _run_command(name: str, args: list[str]) -> int:
     as_typed = parse(kind, name, args, checked=False)
     quiet, verbose = as_typed.common.quiet, name in ("train", "plan")
     set_tpu_flags()
-    try:
-        with memory_errors(kind.less_memory):
-            import igpt_jax.parallel.processes  # noqa: F401 (imports JAX)
-    except OutOfMemoryError as error:
-        return fail(1, error)
+    with memory_errors(kind.less_memory):
+        import igpt_jax.parallel.processes  # noqa: F401 (imports JAX)
     with log_level(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING):
         return _run_parsed(as_typed, name, args)
 
@@ -218,7 +217,7 @@ def _join(command: JoinedCommand) -> None:
 
 @contextlib.contextmanager
 def log_level(level: int) -> Iterator[None]:
-    """Which log lines of this package are shown, within the block."""
+    """Within the block, log lines of this package are shown from `level` on."""
     logger = logging.getLogger("igpt_jax")
     before = logger.level
     logger.setLevel(level)
@@ -237,11 +236,10 @@ def memory_errors(way_out: str) -> Iterator[None]:
     """Turns the errors of too little memory into one line with the way out."""
     try:
         yield
-    except MemoryError as error:
-        raise OutOfMemoryError(f"out of memory ({first_line(error, 200)}); {way_out}") from error
     except Exception as error:
         signs = ("RESOURCE_EXHAUSTED", "failed to map segment")
-        lines = [line for line in str(error).splitlines() if any(sign in line for sign in signs)]
+        lines = [line.strip() for line in str(error).splitlines() if any(sign in line for sign in signs)]
+        lines = [first_line(error)] if isinstance(error, MemoryError) else lines
         if not lines:
             raise
-        raise OutOfMemoryError(f"out of memory ({lines[0].strip()[:200]}); {way_out}") from error
+        raise OutOfMemoryError(f"out of memory ({lines[0][:200]}); {way_out}") from error

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import tyro
 
-from igpt_jax.cli.common import Command, ConfiguredCommand, Flag
+from igpt_jax.cli.common import Command, ConfiguredCommand, Flag, check_at_least_one
+from igpt_jax.cli.output import writing
 from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -47,12 +48,10 @@ class Bench(ConfiguredCommand, _Action):
         return type(self)(action=self.action, config=self.default_config())
 
     def run(self) -> None:
-        """Measures, prints and writes."""
         named = self.experiment is not None or self.preset is not None
-        if not named and self.action != "all":
-            raise InputError("bench: name an experiment, such as digits, or a model with --model.preset")
-        if self.repeats < 1:
-            raise InputError(f"--repeats {self.repeats}: must be at least 1")
+        if self.action != "all":
+            self.require_named("bench")
+        check_at_least_one(repeats=self.repeats)
         if not self.budget > 0:
             raise InputError(f"--budget {self.budget:g}: must be more than 0")
         out = None if self.out is None else local_path(self.out, "--out")
@@ -60,10 +59,8 @@ class Bench(ConfiguredCommand, _Action):
             raise InputError(f"--out {out}: is a directory; name a file")
         traces = None if self.traces is None else local_path(self.traces, "--traces")
         if traces is not None:
-            try:
+            with writing(traces, "--traces"):
                 traces.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"--traces {traces}: {error.strerror or error}") from None
 
         from igpt_jax.analysis.bench import BENCHES, Item, machine, measure, paper_sizes
 
@@ -75,17 +72,10 @@ class Bench(ConfiguredCommand, _Action):
             line = json_text(figures, indent=None)
             print(line, end="", flush=True) if self.json else print_figures(figures)
             if out is not None:
-                write_line(out, line)
-
-
-def write_line(path: Path, line: str) -> None:
-    """Appends to a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-    except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror or error}") from None
+                with writing(out):
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    with out.open("a", encoding="utf-8") as file:
+                        file.write(line)
 
 
 def print_figures(figures: dict[str, Any]) -> None:

@@ -23,6 +23,13 @@ Inline = tyro.conf.arg(name="")
 """For a group of options whose names have no prefix."""
 
 
+def check_at_least_one(**options: int | None) -> None:
+    """Raises InputError that names an option whose number is below 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise InputError(f"{'-' if len(name) == 1 else '--'}{name} {value}: must be at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommonArgs:
     """Options of every command."""
@@ -57,19 +64,16 @@ class Command(ABC):
 
     @abstractmethod
     def run(self) -> int | None:
-        """Does it. Returns the exit code, or None for 0."""
+        """Returns the exit code, or None for 0."""
 
     def defaults(self) -> Command | None:
-        """A command whose options are the defaults that the files named here ask for; None for the usual ones.
-
-        Called on a command that was parsed unchecked. The words are then parsed again over the result.
-        """
+        """Of a command parsed unchecked: the defaults that its files ask for, over which it is parsed again."""
         return None
 
     def with_weights(self, default: Any) -> Any:
-        """`default` with what the weights ask for that a run starts from.
+        """Of one parsed unchecked over `default`: that with the sizes of the weights that a run starts from.
 
-        Called on a command that was parsed unchecked over `default`. All processes call it together.
+        All processes call it together.
         """
         return default
 
@@ -103,6 +107,11 @@ class ConfiguredCommand(Command):
     def defaults(self) -> Command:
         return type(self)(config=self.default_config())
 
+    def require_named(self, command: str) -> None:
+        """Raises InputError if neither an experiment nor a preset is named."""
+        if self.experiment is None and self.preset is None:
+            raise InputError(f"{command}: name an experiment, such as digits, or a model with --model.preset")
+
     def run_directory(self) -> Path | None:
         """Where the run may have begun already."""
         return None
@@ -119,11 +128,7 @@ class ConfiguredCommand(Command):
 
 
 def model_to_start(model: ModelConfig, init_from: str, run_directory: Path | None, keep_grid: bool) -> ModelConfig:
-    """The model of a run that starts from weights: their sizes, or those of the run itself if it has begun.
-
-    Args:
-      keep_grid: for position tables that are to be interpolated.
-    """
+    """The model of a run that starts from weights: their sizes, or those of the run itself if it has begun."""
     from igpt_jax.config_json import from_json
     from igpt_jax.parallel.processes import on_process_zero
     from igpt_jax.pretrained import model_from_weights
@@ -157,7 +162,7 @@ class ModelArgs:
 
     @property
     def path(self) -> str:
-        """What --model or --workdir says; InputError unless it is exactly one of them."""
+        """What --model or --workdir names; exactly one of them must."""
         if self.model is not None and self.workdir is not None:
             raise InputError("--model and --workdir both name the weights; leave one of them out")
         path = self.workdir if self.model is None else self.model
@@ -187,18 +192,14 @@ class ModelArgs:
         workdir = Path(self.path)
         return local_path(out or (workdir / name if (workdir / "checkpoints").is_dir() else Path(name)), "--out")
 
-
-def measured_on(weights: Pretrained, path: str, source: str | None, batch_size: int | None) -> Pretrained:
-    """The weights at `path` with the images of `source` in place of the run's, so many at once; None leaves the run's.
-
-    Raises:
-      InputError: neither is there.
-    """
-    data, train = weights.config.data, weights.config.train
-    if source is not None:
-        data, weights = replace(data, source=source), replace(weights, data={})  # other images than those of the run
-    elif not weights.data:
-        raise InputError(f"--model {path}: is not a run with images of its own; name some with --source")
-    if batch_size is not None:
-        train = replace(train, eval_batch_size=batch_size)
-    return replace(weights, config=replace(weights.config, data=data, train=train))
+    def load_with(self, source: str | None, batch_size: int | None) -> Pretrained:
+        """The weights, to be measured on the images of `source`, or else on those of the run."""
+        weights = self.load()
+        data, train = weights.config.data, weights.config.train
+        if source is not None:
+            data, weights = replace(data, source=source), replace(weights, data={})  # not those of the run
+        elif not weights.data:
+            raise InputError(f"--model {self.path}: is not a run with images of its own; name some with --source")
+        if batch_size is not None:
+            train = replace(train, eval_batch_size=batch_size)
+        return replace(weights, config=replace(weights.config, data=data, train=train))

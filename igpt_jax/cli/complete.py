@@ -45,7 +45,6 @@ class Complete(PictureCommand):
             raise InputError("complete: --rows and --mask both say which pixels are known; take one")
 
     def draw(self, weights: Pretrained, given: tuple[np.ndarray, np.ndarray]) -> Result:
-        """Draws `n` completions of each image."""
         from igpt_jax import complete
         from igpt_jax.pretrained import class_index
         from igpt_jax.viz import strips

@@ -32,7 +32,6 @@ class Convert(Command):
     """Convert weights that hold NaN or infinite numbers."""
 
     def run(self) -> None:
-        """Reads and writes."""
         from igpt_jax.files import local_path
         from igpt_jax.weights.load import check_new, convert, load_pretrained
 

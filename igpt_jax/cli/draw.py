@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs
+from igpt_jax.cli.common import Inline, JoinedCommand, ModelArgs, check_at_least_one
 from igpt_jax.cli.output import Result, check_result_path, write_result
 from igpt_jax.config import SamplerConfig, Task
 from igpt_jax.errors import InputError
@@ -53,7 +53,6 @@ class DrawCommand(JoinedCommand):
         """Draws; `given` is what `read` returned."""
 
     def run(self) -> None:
-        """Reads, draws and writes."""
         self.check()
         name = self.file_name.format(self.sampler.seed)
         out = check_result_path(self.weights.result_path(self.out, name), self.suffixes)
@@ -105,10 +104,10 @@ class PictureCommand(DrawCommand):
     ) -> Result:
         """The result for pictures of several sizes.
 
-        Args:
-          files: of each picture, what a directory holds of it: name -> uint8 [y, x, C].
-          rows: of each picture, title -> uint8 [y, x, C] or [n, y, x, C], which stand side by side in a .png.
-          known: of each picture, bool [y, x] where it is known; striped elsewhere.
+        Args, each with an item a picture:
+          files: what a directory holds of it: name -> uint8 [y, x, C].
+          rows: title -> uint8 [y, x, C] or [n, y, x, C], which stand side by side in a .png.
+          known: bool [y, x] where it is known; striped elsewhere.
         """
         from igpt_jax.viz import stacked, strips
 
@@ -118,13 +117,6 @@ class PictureCommand(DrawCommand):
 
         names = [f"{i}-{self.images[i].stem}-{part}" for i, parts in enumerate(files) for part in parts]
         return Result([image for parts in files for image in parts.values()], names, sheet, **more)
-
-
-def check_at_least_one(**options: int | None) -> None:
-    """Raises InputError that names an option whose number is below 1."""
-    for name, value in options.items():
-        if value is not None and value < 1:
-            raise InputError(f"{'-' if len(name) == 1 else '--'}{name} {value}: must be at least 1")
 
 
 def load_images(cfg: Config, paths: Sequence[Path], key: str = "image") -> list[np.ndarray]:
@@ -151,16 +143,15 @@ def check_size(cfg: Config, path: Path, image: np.ndarray) -> None:
         raise InputError(f"image {path}: {small}; enlarge it, or take --fit")
 
 
-def by_size(images: Sequence[np.ndarray], draw: Callable[[list[int]], Any]) -> list[Any]:
-    """What a task makes of each picture; those of one size are drawn together.
+def by_size(draw: Callable[..., Any], images: Sequence[np.ndarray], *others: Sequence[np.ndarray]) -> list[Any]:
+    """What `draw` makes of each picture; those of one size are drawn together, stacked, as are their `others`.
 
-    Args:
-      draw: numbers of pictures -> a named tuple of arrays, one row a picture.
+    `draw` returns a named tuple of arrays, one row a picture.
     """
     results: dict[int, Any] = {}
     for shape in dict.fromkeys(image.shape for image in images):
         chosen = [i for i, image in enumerate(images) if image.shape == shape]
-        together = draw(chosen)
+        together = draw(*(np.stack([arrays[i] for i in chosen]) for arrays in (images, *others)))
         results |= {i: type(together)(*(part[k] for part in together)) for k, i in enumerate(chosen)}
     return [results[i] for i in range(len(images))]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
+from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs
 from igpt_jax.cli.figures import print_figures
 from igpt_jax.errors import InputError
 
@@ -43,14 +43,13 @@ class Evaluate(JoinedCommand):
     """Print JSON."""
 
     def run(self) -> None:
-        """Measures and prints."""
         from igpt_jax.analysis.baselines import learning_images
         from igpt_jax.analysis.beside import beside
         from igpt_jax.analysis.codecs import lossless_sizes
         from igpt_jax.evaluation import Evaluators
         from igpt_jax.evaluation.evaluate import select_images
 
-        weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
+        weights = self.weights.load_with(self.source, self.batch_size)
         cfg = weights.config
         if self.max_unreadable is not None:
             cfg = replace(cfg, data=replace(cfg.data, max_unreadable=self.max_unreadable))

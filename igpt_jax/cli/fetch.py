@@ -35,7 +35,6 @@ class Fetch(Command):
     """A mirror with the same folders, instead of OpenAI's server."""
 
     def run(self) -> None:
-        """Downloads."""
         if (self.model is None) == (self.dataset is None):
             raise InputError("fetch: name a model (igpt-s, igpt-m or igpt-l) or a --dataset, one of the two")
         if self.dataset is not None and (self.bert or self.step is not None):

@@ -24,7 +24,6 @@ class Info(Command):
     """Print JSON."""
 
     def run(self) -> None:
-        """Reads and prints."""
         from igpt_jax.pretrained import describe
         from igpt_jax.training.metric_log import last_evaluation
         from igpt_jax.weights.load import inspect

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
@@ -58,28 +59,21 @@ class Inpaint(PictureCommand):
             raise InputError(f"--brush {self.brush}: a seed is a number from 0 to {2**32 - 1}")
 
     def draw(self, weights: Pretrained, given: list[tuple[np.ndarray, np.ndarray]]) -> Result:
-        """Fills each hole `n` times."""
         from igpt_jax.pretrained import class_index
         from igpt_jax.sampling.checks import pick_method
         from igpt_jax.sampling.inpaint import inpaint
 
         class_id = None if self.class_name is None else class_index(weights, self.class_name)
         model = self.request(weights, None if class_id is None else np.array([class_id]))
-        options: Any = dict(sampler=self.sampler, classes=class_id)
-
-        def fill(chosen: list[int]) -> Any:
-            images, known = (np.stack([given[i][part] for i in chosen]) for part in range(2))
-            return inpaint(*model, images, known, self.n, **options)
-
-        filled = by_size([image for image, _ in given], fill)
-
+        fill = functools.partial(inpaint, *model, n=self.n, sampler=self.sampler, classes=class_id)
+        images, known = [image for image, _ in given], [known for _, known in given]
         files, rows = [], []
-        for (image, _), result in zip(given, filled, strict=True):
+        for image, result in zip(images, by_size(fill, images, known), strict=True):
             both = {"mean": result.mean, "deviation": shade(result.deviation)}
             files.append(both | {f"draw{j}": draw for j, draw in enumerate(result.draws)})
             rows.append({"hole": image, "draw": result.draws[:SHOWN_DRAWS], **both, "picture": image})
         settings = {"method": pick_method(weights.config.model, self.sampler.method)}
-        return self.result(files, rows, [known for _, known in given], settings=settings)
+        return self.result(files, rows, known, settings=settings)
 
     def read(self, cfg: Config) -> list[tuple[np.ndarray, np.ndarray]]:
         """Pictures uint8 [y, x, C], and bool [y, x], True where they are known."""

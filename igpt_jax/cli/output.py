@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from igpt_jax.config_json import json_text
 from igpt_jax.errors import InputError
 from igpt_jax.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 
 def fail(code: int, message: object) -> int:
@@ -27,6 +25,21 @@ def fail(code: int, message: object) -> int:
         label = process_label()
     print(f"{label}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+@contextlib.contextmanager
+def writing(path: Path, option: str = "--out") -> Iterator[None]:
+    """Within the block, an OSError is an InputError that names the option."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror or error}") from None
+
+
+def check_directory(path: Path) -> None:
+    """Raises InputError if a file is where the directory --out, or one above it, would be."""
+    if file := next((part for part in (path, *path.parents) if part.is_file()), None):
+        raise InputError(f"--out {path}: {file} is a file; name a directory")
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ def file_type(path: Path) -> str:
 
 def check_result_path(path: Path, suffixes: tuple[str, ...]) -> Path:
     """`path`, if results can be written to it: it has one of the suffixes, or none for a new directory."""
-    suffix, known = file_type(path), f"{', '.join(suffixes)}"
+    suffix, known = file_type(path), ", ".join(suffixes)
     if suffix not in ("", *suffixes):
         raise InputError(f"--out {path}: must end in {known}, or be a directory for one file each")
     if not suffix and path.exists() and not path.is_dir():
@@ -75,15 +88,12 @@ def check_result_path(path: Path, suffixes: tuple[str, ...]) -> Path:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Writes a result as `check_result_path` allows, on process 0.
-
-    .png is one picture of all, .npy their array, .npz the arrays that FID tools read, .gif and .mp4 all clips beside
-    each other, and a directory holds one PNG an image or one GIF a clip.
-    """
+    """Writes a result in the form of the file's type (--help of each command), on process 0."""
     from igpt_jax.files import replace_file
     from igpt_jax.parallel.processes import on_process_zero
     from igpt_jax.viz import save_animation, save_png
 
+    @writing(path)
     def write() -> None:
         suffix, text = file_type(path), png_text(result.settings)
         if suffix == ".png":
@@ -107,13 +117,7 @@ def write_result(path: Path, result: Result) -> None:
                 else:
                     save_png(path / f"{name}.png", one, text)
 
-    def write_or_refuse() -> None:
-        try:
-            write()
-        except OSError as error:
-            raise InputError(f"--out {path}: {error.strerror}") from None
-
-    on_process_zero(write_or_refuse)
+    on_process_zero(write)
 
 
 def png_text(settings: Mapping[str, Any]) -> dict[str, str]:

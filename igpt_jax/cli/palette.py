@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import tyro
 
-from igpt_jax.cli.common import Command
+from igpt_jax.cli.common import Command, check_at_least_one
+from igpt_jax.cli.output import check_directory, writing
 from igpt_jax.config import Config, DataConfig, ModelConfig
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -40,19 +41,16 @@ class FitPalette(Command):
     """Largest share of a folder's images that may be unreadable and skipped."""
 
     def run(self) -> None:
-        """Fits, writes and prints."""
         from igpt_jax.datasets import open_data
         from igpt_jax.evaluation.quality import psnr
         from igpt_jax.palette import Palette
         from igpt_jax.viz import before_after, palette_swatch, save_png
 
-        if self.images < 1:
-            raise InputError(f"--images {self.images}: must be at least 1")
+        check_at_least_one(images=self.images)
         out = local_path(self.out, "--out")
         if (out / "palette.npy").exists():
             raise InputError(f"--out {out}: holds a palette.npy already; name another directory")
-        if file := next((path for path in (out, *out.parents) if path.is_file()), None):
-            raise InputError(f"--out {out}: {file} is a file; name a directory")
+        check_directory(out)
         palette = Palette.load(local_path(self.load, "--load")) if self.load else None
         channels = palette.channels if palette else self.channels
         settings = DataConfig(source=self.source, channels=channels, max_unreadable=self.max_unreadable)
@@ -61,12 +59,10 @@ class FitPalette(Command):
         palette = palette or Palette.fit(data.images(data.train, self.images), self.colors, self.seed)
         held_out = data.images(data.held_out, 256)
         decoded = np.asarray(palette.decode(palette.encode(held_out)))
-        try:
+        with writing(out):
             palette.save(out / "palette.npy")
             save_png(out / "swatch.png", palette_swatch(palette))
             save_png(out / "before_after.png", before_after(held_out[:16], decoded[:16]))
-        except OSError as error:
-            raise InputError(f"--out {out}: {error.strerror}") from None
         quality = f"reconstruction PSNR {psnr(held_out, decoded):.2f} dB on {len(held_out)} held-out images"
         print(f"{palette.size} colours; {quality}")
         print(*(out / name for name in ("palette.npy", "swatch.png", "before_after.png")), sep="\n")

@@ -38,9 +38,7 @@ class PlanRun(ConfiguredCommand):
     """Print JSON."""
 
     def run(self) -> int:
-        """Compiles and prints."""
-        if self.experiment is None and self.preset is None:
-            raise InputError("plan: name an experiment, such as digits, or a model with --model.preset")
+        self.require_named("plan")
         if self.topology is None:
             raise InputError(
                 "plan: --topology is missing; it says for which chips, such as --topology v5p:8x8x8 or h200:8"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs, measured_on
+from igpt_jax.cli.common import Flag, Inline, JoinedCommand, ModelArgs
+from igpt_jax.cli.output import check_directory, writing
 from igpt_jax.config import ProbeConfig
 from igpt_jax.config_json import json_text
-from igpt_jax.errors import InputError
 
 if TYPE_CHECKING:
     from igpt_jax.analysis.probing import ProbeFigures
@@ -34,14 +34,12 @@ class Probe(JoinedCommand):
     """Print JSON."""
 
     def run(self) -> None:
-        """Reads features, fits, measures, writes and prints."""
         from igpt_jax.analysis.probing import probe
         from igpt_jax.parallel.processes import on_process_zero
 
         out = self.weights.result_path(self.out, "probe")
-        if file := next((path for path in (out, *out.parents) if path.is_file()), None):
-            raise InputError(f"--out {out}: {file} is a file; name a directory")
-        weights = measured_on(self.weights.load(), self.weights.path, self.source, self.batch_size)
+        check_directory(out)
+        weights = self.weights.load_with(self.source, self.batch_size)
         figures = probe(weights, self.settings)
         text = json_text(dataclasses.asdict(figures))
         print(text, end="") if self.json else print_rows(figures)
@@ -56,7 +54,7 @@ def write(figures: ProbeFigures, text: str, out: Path) -> None:
     from igpt_jax.files import replace_file
     from igpt_jax.viz import accuracy_by_layer
 
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with replace_file(out / "probe.json") as file:
             file.write(text.encode())
@@ -64,12 +62,10 @@ def write(figures: ProbeFigures, text: str, out: Path) -> None:
             levels = {row.name: row.accuracy for row in figures.rows if row.name in RAW_PIXELS}
             layers = {number: (row.accuracy, row.error) for number, row in figures.layers.items()}
             accuracy_by_layer(out / "probe.png", layers, levels)
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror or error}") from None
 
 
 def print_rows(figures: ProbeFigures) -> None:
-    """A table; figures that are unknown (NaN) are left empty."""
+    """A table, where figures that are unknown (NaN) are left empty."""
     from rich.console import Console
     from rich.table import Table
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from igpt_jax import progress
+from igpt_jax.config import Config
 
 CONSOLE = Console(stderr=True)
 
@@ -73,15 +74,11 @@ def clock(seconds: float) -> str:
 
 
 class TrainingLines:
-    """A writer of the metric log: training on the bar or in lines, numbers of evaluations always in lines.
+    """A writer of the metric log: training on the bar or in lines, numbers of evaluations always in lines."""
 
-    Args:
-      measured: what the images of evaluations are called.
-    """
-
-    def __init__(self, name: str, steps: int, batch_size: int, bars: Bars, measured: str = "held out"):
-        self._name, self._steps, self._batch_size, self._bars = name, steps, batch_size, bars
-        self._measured = measured
+    def __init__(self, cfg: Config, bars: Bars):
+        self._name, self._steps, self._batch_size, self._bars = cfg.name, cfg.train.steps, cfg.data.batch_size, bars
+        self._measured = "validation" if cfg.data.validation else "held out"
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Takes a line of metrics.jsonl."""

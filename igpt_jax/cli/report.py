@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from igpt_jax.cli.common import Command
+from igpt_jax.cli.output import writing
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
 
@@ -21,7 +22,6 @@ class Report(Command):
     """.html, with the pictures inside, or .md, with links to them."""
 
     def run(self) -> None:
-        """Reads the workdirs and writes the page."""
         from igpt_jax.analysis.page import page
         from igpt_jax.files import replace_file
 
@@ -31,9 +31,6 @@ class Report(Command):
         if out.suffix not in (".html", ".md"):
             raise InputError(f"--out {out}: must end in .html or .md")
         text = page([local_path(name, "report") for name in self.workdirs], out)
-        try:
-            with replace_file(out) as file:
-                file.write(text.encode())
-        except OSError as error:
-            raise InputError(f"--out {out}: {error.strerror}") from None
+        with writing(out), replace_file(out) as file:
+            file.write(text.encode())
         print(out)

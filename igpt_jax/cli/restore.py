@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,27 +62,20 @@ class Restore(PictureCommand):
             parse_spec(self.degrade, "--degrade")
 
     def draw(self, weights: Pretrained, given: Given) -> Result:
-        """Restores each picture `n` times."""
         from igpt_jax.sampling.restore import restore
 
         degraded, originals = given
-        model = self.request(weights)
-        options: Any = dict(sampler=self.sampler)
-        restored = by_size(
-            degraded, lambda chosen: restore(*model, np.stack([degraded[i] for i in chosen]), self.n, **options)
-        )
-
+        restored = by_size(functools.partial(restore, *self.request(weights), n=self.n, sampler=self.sampler), degraded)
         files, rows = [], []
         for i, (image, result) in enumerate(zip(degraded, restored, strict=True)):
             files.append({"mean": result.mean} | {f"draw{j}": draw for j, draw in enumerate(result.draws)})
             rows.append({"degraded": image, "draw": result.draws[:SHOWN_DRAWS], "mean": result.mean})
             rows[-1] |= {} if originals is None else {"original": originals[i]}
         figures = [] if originals is None else [compared(*row) for row in zip(originals, degraded, restored)]
-        settings = {"degrade": self.degrade}
-        return self.result(files, rows, settings=settings, shown=lambda out: self.shown(out, figures))
+        shown = functools.partial(self.shown, figures)
+        return self.result(files, rows, settings={"degrade": self.degrade}, shown=shown)
 
-    def shown(self, out: Path, figures: list[dict[str, Any]]) -> str:
-        """What is printed."""
+    def shown(self, figures: list[dict[str, Any]], out: Path) -> str:
         if self.json:
             rows = [{"image": str(path), **row} for path, row in zip(self.images, figures, strict=True)]
             return json_text({"out": str(out), "images": rows}).strip()

@@ -8,11 +8,11 @@ import os
 import sys
 
 PLAIN = {"±": "+-", "×": "x", "≥": ">=", "≤": "<=", "…": "..."}
-"""What stands for a character that the terminal's encoding has not; a question mark for others."""
+"""What replaces a character that the terminal's encoding does not have; a question mark for others."""
 
 
 class OutputClosedError(Exception):
-    """Nobody reads the output any more. It is no OSError, so that no library takes it for one of its own."""
+    """stdout was closed (SIGPIPE). It is no OSError, so that no library takes it for one of its own."""
 
 
 class Results(io.TextIOBase):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from igpt_jax.cli.draw import DrawCommand, check_at_least_one
+from igpt_jax.cli.common import check_at_least_one
+from igpt_jax.cli.draw import DrawCommand
 from igpt_jax.cli.output import Result
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ class Sample(DrawCommand):
         check_at_least_one(n=self.n)
 
     def draw(self, weights: Pretrained, given: Any) -> Result:
-        """Draws `n` images."""
         from igpt_jax import sample
         from igpt_jax.pretrained import class_index
         from igpt_jax.sampling.tasks import draw_classes

@@ -33,7 +33,7 @@ class Train(JoinedCommand, ConfiguredCommand):
 
     def defaults(self) -> Command:
         if self.experiment is None:
-            raise InputError("train: no experiment; name a file such as my_experiment.py, or digits, which comes along")
+            raise InputError("train: no experiment; name a file such as my_experiment.py, or the built-in digits")
         return super().defaults()
 
     def run_directory(self) -> Path:
@@ -41,15 +41,13 @@ class Train(JoinedCommand, ConfiguredCommand):
         return local_path(self.workdir or Path("runs") / name, "--workdir")
 
     def run(self) -> int:
-        """Trains, then draws."""
         from igpt_jax import run
         from igpt_jax.analysis.beside import beside
         from igpt_jax.training.loop import Interrupted
         from igpt_jax.training.metric_log import NonFiniteError
 
         cfg, bars = self.config, current_bars()
-        measured = "validation" if cfg.data.validation else "held out"
-        lines = None if bars is None else TrainingLines(cfg.name, cfg.train.steps, cfg.data.batch_size, bars, measured)
+        lines = None if bars is None else TrainingLines(cfg, bars)
         shown = {} if lines is None else {"writers": [lines], "on_step": lines.on_step}
         try:
             trained = run.train(cfg, self.run_directory(), wandb=self.wandb, **shown)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from igpt_jax.cli.draw import DrawCommand, check_at_least_one
+from igpt_jax.cli.common import check_at_least_one
+from igpt_jax.cli.draw import DrawCommand
 from igpt_jax.cli.output import Result
 from igpt_jax.errors import InputError
 from igpt_jax.files import local_path
@@ -74,7 +75,6 @@ class Video(DrawCommand):
         return clips
 
     def draw(self, weights: Pretrained, given: list[np.ndarray]) -> Result:
-        """Draws the clips."""
         from igpt_jax import continue_clip, in_between, sample_clips
         from igpt_jax.viz import clip_sheet
 

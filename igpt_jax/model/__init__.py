@@ -1,10 +1,9 @@
 """The pure function from slots to logits."""
 
-from igpt_jax.model.axes import AXES, CONDITIONING, add_parameters, is_optional, is_projection
+from igpt_jax.model.axes import AXES, CONDITIONING, is_optional, is_projection
+from igpt_jax.model.blocks import MLPS, POSITIONS, mlp_width
 from igpt_jax.model.cache import Cache, LayerCache, cache_row_bytes, compute_dtype, grow_cache, init_cache
 from igpt_jax.model.decoder import ImageGPT, abstract_params, count_params
-from igpt_jax.model.mlp import MLPS, mlp_width
-from igpt_jax.model.positions import POSITIONS
 
 __all__ = [
     "AXES",
@@ -15,7 +14,6 @@ __all__ = [
     "ImageGPT",
     "LayerCache",
     "abstract_params",
-    "add_parameters",
     "cache_row_bytes",
     "compute_dtype",
     "count_params",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 Params = Any
@@ -30,9 +29,13 @@ AXES: dict[str, tuple[str, ...]] = {
     "h/attn/v_proj/b": ("layer", "heads", "head"),
     "h/attn/c_proj/b": ("layer", "embed"),
     "h/ln_2/g": ("layer", "norm"),
+    "h/mlp/c_fc/w": ("layer", "embed", "mlp"),
+    "h/mlp/c_proj/w": ("layer", "mlp", "embed"),
+    "h/mlp/c_fc/b": ("layer", "mlp"),
+    "h/mlp/c_proj/b": ("layer", "embed"),
     "ln_f/g": ("norm",),
 }
-"""End of a parameter's path -> the name of each dim. The rows of `MLPS` add theirs."""
+"""End of a parameter's path -> the name of each dim."""
 
 OPTIONAL = {"clf", "class_table", "wpe_source", "wpe_frame"}
 """What weights to start from may lack beside biases, see `is_optional`."""
@@ -40,12 +43,6 @@ OPTIONAL = {"clf", "class_table", "wpe_source", "wpe_frame"}
 CONDITIONING = frozenset({"prefix_w", "prefix_wpe", "aligned_w"})
 """Parameters that read a conditioning picture. Weights to start from may lack them, too, but they start at random, and
 a model with them computes something else from the first step on."""
-
-
-def add_parameters(axes: Mapping[str, tuple[str, ...]], optional: Iterable[str] = ()) -> None:
-    """Makes the parameters of a variant known."""
-    AXES.update(axes)
-    OPTIONAL.update(optional)
 
 
 def is_projection(name: str) -> bool:

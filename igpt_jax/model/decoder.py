@@ -21,12 +21,9 @@ from igpt_jax.config import ComputeConfig, ModelConfig
 from igpt_jax.errors import InputError
 from igpt_jax.model.attention import BACKENDS, Mask, platform
 from igpt_jax.model.axes import AXES
-from igpt_jax.model.blocks import Block, BlockOutput, RMSNorm
+from igpt_jax.model.blocks import MLPS, POSITIONS, Block, BlockOutput, Hooks, Places, RMSNorm
 from igpt_jax.model.cache import Cache, compute_dtype
 from igpt_jax.model.inputs import example_inputs, to_inputs
-from igpt_jax.model.mlp import MLPS
-from igpt_jax.model.positions import POSITIONS, Places
-from igpt_jax.model.projection import Hooks
 from igpt_jax.sequence import Inputs
 
 UNROLLED = {"gpu": math.inf, "cpu": 8}
@@ -79,8 +76,8 @@ class ImageGPT(nn.Module):
     @property
     def mask(self) -> Mask:
         if not self.cfg.causal:
-            return Mask.full()
-        return Mask.with_prefix(self.cfg.prefix_slots) if self.cfg.prefix_slots else Mask.causal()
+            return Mask("full")
+        return Mask("prefix", self.cfg.prefix_slots) if self.cfg.prefix_slots else Mask("causal")
 
     def setup(self) -> None:
         cfg, block, scanned = self.cfg, Block, self.compute.scan_layers

@@ -1,4 +1,4 @@
-"""What the decoder's methods accept: tokens, or slots of one's own, checked against the model."""
+"""What the decoder's methods accept: tokens or slots, checked against the model."""
 
 from __future__ import annotations
 
@@ -14,51 +14,40 @@ from igpt_jax.sequence import Inputs, masked_inputs, raster_inputs
 def to_inputs(
     cfg: ModelConfig, tokens: jax.Array | Inputs, visible_BT: jax.Array | None = None, class_B: jax.Array | None = None
 ) -> Inputs:
-    """The slots that tokens stand for: raster order, or masked where the model is BERT."""
+    """The slots that tokens stand for: raster order, or masked where the model is BERT. Slots are checked alone."""
     check_mesh()
     if not isinstance(tokens, Inputs):
-        tokens = _tokens_to_inputs(cfg, tokens, visible_BT, class_B)
-    check_inputs(cfg, tokens)
+        if tokens.ndim != 2 or tokens.shape[1] != cfg.n_ctx:
+            raise InputError(
+                f"tokens of shape {tokens.shape}: the model takes [batch, {cfg.n_ctx}] for its grid {cfg.grid}; "
+                "flatten the grid in raster order"
+            )
+        require(not cfg.has_conditioning, "model", "reads a picture beside the tokens; pass Inputs (prefix, aligned)")
+        bert_only = "only a BERT model (model.causal False) takes blanked tokens"
+        require(visible_BT is None or not cfg.causal, "visible_BT", bert_only)
+        no_start = "a BERT model has no start vector to add a class to"
+        require(class_B is None or cfg.causal, "class_B", no_start)
+        tokens = raster_inputs(tokens, class_B) if cfg.causal else masked_inputs(tokens, visible_BT)
+    for field, shape, settings in (
+        ("prefix", (cfg.prefix_slots, cfg.prefix_values), "model.prefix_slots, prefix_values"),
+        ("aligned", (cfg.n_ctx, cfg.aligned_values), "model.aligned_values"),
+    ):
+        x, expected = getattr(tokens, field), shape if all(shape) else None
+        given = None if x is None else x.shape[1:]
+        require(given == expected, f"{field} of shape {given}", f"the model takes {expected} ({settings})")
+    unknown = "this model was not made for classes; leave the class out"
+    require(tokens.class_id is None or cfg.cond_classes > 0, "model.cond_classes", unknown)
     return tokens
 
 
-def _tokens_to_inputs(
-    cfg: ModelConfig, tokens: jax.Array, visible_BT: jax.Array | None, class_B: jax.Array | None
-) -> Inputs:
-    if tokens.ndim != 2 or tokens.shape[1] != cfg.n_ctx:
-        raise InputError(
-            f"tokens of shape {tokens.shape}: the model takes [batch, {cfg.n_ctx}] for its grid {cfg.grid}; flatten "
-            "the grid in raster order"
-        )
-    require(not cfg.has_conditioning, "model", "reads a picture beside the tokens; pass Inputs (prefix, aligned)")
-    if not cfg.causal:
-        require(class_B is None, "class_B", "a BERT model has no start vector to add a class to")
-        return masked_inputs(tokens, visible_BT)
-    require(visible_BT is None, "visible_BT", "only a BERT model (model.causal False) takes blanked tokens")
-    return raster_inputs(tokens, class_B)
-
-
 def check_mesh(least: int = 2) -> None:
-    """Raises InputError under a mesh of so many devices with axes of type Explicit, as `jax.make_mesh` makes them."""
+    """Raises InputError under a mesh of at least `least` devices with Explicit axes, as `jax.make_mesh` makes them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size >= least and AxisType.Explicit in mesh.axis_types:
         raise InputError(
             "mesh: the mesh that is set has axes of type Explicit, and the model needs Auto; make it with "
             "igpt_jax.make_mesh, or jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * n)"
         )
-
-
-def check_inputs(cfg: ModelConfig, inputs: Inputs) -> None:
-    """Raises InputError if the model has no use for what these slots hold, or they lack something."""
-    for field, shape, settings in (
-        ("prefix", (cfg.prefix_slots, cfg.prefix_values), "model.prefix_slots, prefix_values"),
-        ("aligned", (cfg.n_ctx, cfg.aligned_values), "model.aligned_values"),
-    ):
-        x, wanted = getattr(inputs, field), shape if all(shape) else None
-        given = None if x is None else x.shape[1:]
-        require(given == wanted, f"{field} of shape {given}", f"the model takes {wanted} ({settings})")
-    unknown = "this model was not made for classes; leave the class out"
-    require(inputs.class_id is None or cfg.cond_classes > 0, "model.cond_classes", unknown)
 
 
 def example_inputs(cfg: ModelConfig) -> Inputs:

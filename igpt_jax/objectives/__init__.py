@@ -1,6 +1,6 @@
 """Objectives: functions from a batch to an `Example`, one file each, chosen by name from one table.
 
-An objective of your own is one row more: `OBJECTIVES["mine"] = make_mine`, then `Config(objective="mine")`.
+A custom objective is one more row: `OBJECTIVES["mine"] = make_mine`, then `Config(objective="mine")`.
 """
 
 from igpt_jax.config import Config
@@ -67,28 +67,18 @@ OBJECTIVES: dict[str, MakeObjective] = {
 
 
 def make_objective(cfg: Config, palette: Palette) -> Objective:
-    """The objective that `cfg.objective` names.
-
-    Raises:
-      InputError: no such objective, or it does not fit the model.
-    """
+    """The objective that `cfg.objective` names."""
     name = cfg.objective
     if name not in OBJECTIVES:
-        raise InputError(
-            f"objective: no objective {name!r}{nearest(name, OBJECTIVES)}; there are {', '.join(OBJECTIVES)}, and "
-            "those of plugins"
-        )
+        known = f"{', '.join(OBJECTIVES)}, or an objective of one of the plugins"
+        raise InputError(f"objective: must be one of {known}; got {name!r}{nearest(name, OBJECTIVES)}")
     return OBJECTIVES[name](cfg, palette)
 
 
 def bind_objective(cfg: Config, palette: Palette, own: MakeObjective | None = None, trained: str = "") -> Objective:
-    """The objective of a run: one of its own, else the one that the configuration names.
+    """The objective of a run: `own` if there is one, else the one that the configuration names.
 
-    Args:
-      trained: what `identity` said of the run's own objective; empty if it has none, or has not begun.
-
-    Raises:
-      InputError: the run was trained with an objective of its own, and this is another one or none.
+    `trained` is the `identity` of the custom objective it was trained with, empty for none.
     """
     if trained and trained != (given := identity(own)):
         here = f"this is {given}" if given else "none is passed"
@@ -97,7 +87,7 @@ def bind_objective(cfg: Config, palette: Palette, own: MakeObjective | None = No
 
 
 def identity(part: object) -> str:
-    """What a part of one's own is called in a run: module and name of a function or class; empty for None."""
+    """How a custom part is stored with a run: module and name of a function or class; empty for None."""
     if part is None:
         return ""
     while hasattr(part, "func"):  # functools.partial

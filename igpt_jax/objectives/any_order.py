@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from igpt_jax.config import Config, OrdersConfig
 from igpt_jax.errors import require
 from igpt_jax.holes import any_hole
-from igpt_jax.objectives.base import Batch, Objective, batch_tokens, class_cond, image_weights
+from igpt_jax.objectives.base import Batch, Objective, batch_tokens, check_model, class_cond, image_weights
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, ordered_inputs
 
@@ -24,13 +24,10 @@ def make_any_order(cfg: Config, palette: Palette) -> Objective:
 
     Orders are drawn anew in every pass, in evaluation too, in the shares that `cfg.orders` says. A class-conditional
     model reads the label. Start from raster weights where there are any: they then compute the same in raster order.
-
-    Raises:
-      InputError: the model has no `any_order`, or has a classification head that this objective would not train.
     """
     model = cfg.model
     require(model.any_order, "model.any_order", "must be True for objective 'any_order'")
-    require(not model.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
+    check_model(model, "any_order", causal=True)
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         order_BT = draw_orders(keys_B, model.grid, cfg.orders)

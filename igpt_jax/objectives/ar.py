@@ -6,21 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.config import Config
-from igpt_jax.errors import require
-from igpt_jax.objectives.base import Batch, Objective, batch_tokens, class_cond, image_weights
+from igpt_jax.objectives.base import Batch, Objective, batch_tokens, check_model, class_cond, image_weights
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, raster_inputs
 
 
 def make_ar(cfg: Config, palette: Palette) -> Objective:
-    """The mean of -log p over all T tokens, the first included, in nats. A class-conditional model reads the label.
-
-    Raises:
-      InputError: the model is not causal, or has a classification head that this objective would not train.
-    """
+    """The mean of -log p over all T tokens, the first included, in nats. A class-conditional model reads the label."""
     model = cfg.model
-    require(model.causal, "model.causal", "must be True for objective 'ar'")
-    require(not model.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
+    check_model(model, "ar", causal=True)
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         del keys_B  # nothing is drawn

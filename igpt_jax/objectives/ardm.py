@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.config import Config
-from igpt_jax.errors import require
-from igpt_jax.objectives.base import Batch, Objective, batch_tokens, image_weights
+from igpt_jax.objectives.base import Batch, Objective, batch_tokens, check_model, image_weights
 from igpt_jax.objectives.bert import EVAL_MASKS
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, masked_inputs
@@ -21,13 +20,9 @@ def make_ardm(cfg: Config, palette: Palette) -> Objective:
     """The mean of -log p over an image's masked tokens, in nats; how many are masked is uniform in 1..T.
 
     In expectation over masks this is the mean over all orders of the exact nats per token.
-
-    Raises:
-      InputError: the model is causal, or has a classification head that this objective would not train.
     """
     model = cfg.model
-    require(not model.causal, "model.causal", "must be False for objective 'ardm'")
-    require(not model.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
+    check_model(model, "ardm", causal=False)
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         tokens_BT = batch_tokens(palette, batch)

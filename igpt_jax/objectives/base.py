@@ -39,14 +39,9 @@ class Mean(NamedTuple):
     def value(self) -> jax.Array:
         return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
 
-    @property
-    def summed(self) -> Mean:
-        """Of the means of images, the one over all of them."""
-        return Mean(jnp.sum(self.total), jnp.sum(self.weight))
-
 
 class Scores(NamedTuple):
-    """What the images of an example cost: means of each image, by name."""
+    """What the images of an example cost: means by name, of each image or, summed, of all of them."""
 
     losses: Mapping[str, Mean]
     """The loss is the sum of their means over the batch."""
@@ -55,20 +50,12 @@ class Scores(NamedTuple):
 
     @property
     def each(self) -> dict[str, Mean]:
-        """Losses and metrics."""
         return {**self.losses, **self.metrics}
 
     @property
     def summed(self) -> Scores:
-        """Of the scores of images, those of all of them."""
-        losses, metrics = ({name: mean.summed for name, mean in x.items()} for x in (self.losses, self.metrics))
+        losses, metrics = ({k: Mean(*map(jnp.sum, mean)) for k, mean in x.items()} for x in (self.losses, self.metrics))
         return Scores(losses, metrics)
-
-    def loss(self, weights: Mapping[str, jax.Array] | None = None) -> jax.Array:
-        """The loss; or, with the weights of a larger batch, the part that these images add to it."""
-        losses = self.summed.losses.items()
-        parts = [Mean(m.total, m.weight if weights is None else weights[name]) for name, m in losses]
-        return sum((part.value for part in parts), jnp.float32(0))
 
 
 class Figure(NamedTuple):
@@ -114,7 +101,7 @@ class Objective:
     pictures: tuple[str, ...] = ("samples", "completions")
     """What is drawn at the end, the first also while training: names in `evaluation.PICTURES`; may be empty."""
     feature_inputs: Callable[[jax.Array, jax.Array], Inputs] = read_raster
-    """(tokens int [B, T], one key an image) -> what the decoder reads when the features of images are wanted."""
+    """(tokens int [B, T], one key an image) -> what the decoder reads to give the features of images."""
     feature_draws: int = 1
     """For how many keys the features of a held-out image are taken; more than 1 if masks are drawn."""
     restores: bool = False
@@ -128,6 +115,12 @@ class Objective:
 
 MakeObjective = Callable[[Config, Palette], Objective]
 """Raises InputError if the objective does not fit the configuration."""
+
+
+def check_model(cfg: ModelConfig, objective: str, causal: bool) -> None:
+    """Raises InputError unless the model is of the kind, and has no classification head that would stay untrained."""
+    require(cfg.causal == causal, "model.causal", f"must be {causal} for objective {objective!r}")
+    require(not cfg.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
 
 
 def check_degrade(cfg: Config, objective: Objective) -> None:

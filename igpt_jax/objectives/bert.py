@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from igpt_jax.config import Config
-from igpt_jax.errors import require
-from igpt_jax.objectives.base import Batch, Objective, batch_tokens, image_weights
+from igpt_jax.objectives.base import Batch, Objective, batch_tokens, check_model, image_weights
 from igpt_jax.palette import Palette
 from igpt_jax.sequence import Example, masked_inputs
 
@@ -27,13 +26,9 @@ def make_bert(cfg: Config, palette: Palette) -> Objective:
     """The mean of -log p over an image's blanked tokens, then over images, in nats.
 
     Masks are drawn anew in every pass, in evaluation too. An image without a blanked token is left out.
-
-    Raises:
-      InputError: the model is causal, or has a classification head that this objective would not train.
     """
     model = cfg.model
-    require(not model.causal, "model.causal", "must be False for objective 'bert'")
-    require(not model.clf_classes, "model.clf_classes", "a classification head needs objective 'joint'")
+    check_model(model, "bert", causal=False)
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:
         tokens_BT = batch_tokens(palette, batch)

@@ -31,9 +31,6 @@ def make_joint(cfg: Config, palette: Palette) -> Objective:
     """L_GEN is that of AR or BERT, as the model is. L_CLF is the mean of -log p of the labels, in nats.
 
     Images without a label (-1) count in L_GEN alone.
-
-    Raises:
-      InputError: the model has no classification head, or is told the class that it should predict.
     """
     model = cfg.model
     require(
@@ -41,7 +38,7 @@ def make_joint(cfg: Config, palette: Palette) -> Objective:
     )
     read = "a model that reads the class cannot learn to predict it; drop this or objective 'joint'"
     require(not model.cond_classes, "model.cond_classes", read)
-    headless = dataclasses.replace(cfg, model=dataclasses.replace(model, clf_classes=0))
+    headless = dataclasses.replace(cfg, model=dataclasses.replace(model, clf_classes=0, clf_layer=None))
     generative = make_ar(headless, palette) if model.causal else make_bert(headless, palette)
 
     def example(batch: Batch, keys_B: jax.Array) -> Example:

@@ -21,9 +21,6 @@ def make_restore(cfg: Config, palette: Palette) -> Objective:
     The model reads it in `model.prefix_slots` slots before the tokens, as square patches, or in windows of
     `model.aligned_values` around each target, or both. These are pixels, not tokens: a palette of clean colours would
     destroy noise. The degradation is that of data.degrade, made on the host.
-
-    Raises:
-      InputError: as for `ar`, or the model reads no picture of its grid.
     """
     generative = make_ar(cfg, palette)
     picture = jax.ShapeDtypeStruct((1, *cfg.model.grid, palette.channels), np.uint8)

@@ -1,4 +1,4 @@
-"""What compilers must be told where several devices share the work. The model takes these as `Hooks`.
+"""Hints for the compiler where several devices share the work. The model takes these as `Hooks`.
 
 All look at the mesh around the program while it is traced (`traced_on`) and change nothing on a single device.
 """

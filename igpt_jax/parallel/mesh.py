@@ -44,10 +44,8 @@ RULES: dict[str, str | None] = {
 def make_mesh(cfg: MeshConfig = MeshConfig(), devices: list[Any] | None = None) -> Mesh:  # noqa: B008 (frozen)
     """A mesh (data, fsdp, tensor) over all devices, with neighbours in fsdp and tensor close to each other.
 
-    With TPUs of several slices, only the data axis crosses between slices (the slow network). An axis may split a side
-    of a TPU's torus.
-
-    By default all devices split the batch. `devices` None takes all of JAX's.
+    By default all devices split the batch. With TPUs of several slices, only the data axis crosses between slices (the
+    slow network). An axis may split a side of a TPU's torus.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [cfg.data, cfg.fsdp, cfg.tensor]
@@ -70,7 +68,7 @@ def make_mesh(cfg: MeshConfig = MeshConfig(), devices: list[Any] | None = None) 
 
 
 def usable_mesh(mesh: Mesh) -> Mesh:
-    """A mesh of one's own as this package uses it: the same devices, the axes data, fsdp and tensor, all of type Auto.
+    """Any mesh as this package uses it: the same devices, the axes data, fsdp and tensor, all of type Auto.
 
     `jax.make_mesh` makes axes of type Explicit unless told otherwise, with which the model cannot be traced. Axes that
     are missing are added with size 1; a mesh that has all this is returned as it is.
@@ -141,24 +139,21 @@ def traced_on(mesh: Mesh | None, function: F) -> F:
     """The function, traced with the mesh around it: attention kernels and hooks look there for the devices."""
     if mesh is None:
         return function
-
-    @functools.wraps(function)
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return function(*args, **kwargs)
-
-    return inside  # pyright: ignore[reportReturnType]
+    return _within(lambda: jax.sharding.use_abstract_mesh(mesh.abstract_mesh), function)
 
 
 def outside_mesh(function: F) -> F:
     """The function, run outside of any mesh that its caller has set: its programs have meshes of their own."""
+    return _within(lambda: jax.set_mesh(None), function)
 
+
+def _within(context: Callable[[], Any], function: F) -> F:
     @functools.wraps(function)
-    def outside(*args: Any, **kwargs: Any) -> Any:
-        with jax.set_mesh(None):
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with context():
             return function(*args, **kwargs)
 
-    return outside  # pyright: ignore[reportReturnType]
+    return wrapped  # pyright: ignore[reportReturnType]
 
 
 def axes_around() -> dict[str, int]:
@@ -236,10 +231,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-    """The mesh that the arrays of a tree lie on; None if they lie on one device, or on the host.
-
-    InputError if it is no mesh that `usable_mesh` would leave as it is.
-    """
+    """The mesh of `make_mesh` that the arrays of a tree lie on; None if they lie on one device, or on the host."""
     sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         return None

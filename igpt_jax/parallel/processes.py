@@ -56,11 +56,8 @@ def start(
     """Joins the processes of this run. Call it before anything that asks JAX for devices.
 
     Without arguments, JAX looks for Slurm, Open MPI, Kubernetes and Cloud TPU. Without any of them, the run has one
-    process. With them, `coordinator` is the HOST:PORT that process 0 opens.
-
-    Raises:
-      InputError: some of the arguments are missing or out of range, or the processes cannot join each other.
-      NotJoinedError: some have not come after `join_timeout_s`; the program must end.
+    process. With them, `coordinator` is the HOST:PORT that process 0 opens. If some have not come after
+    `join_timeout_s`, NotJoinedError says so, and the program must end.
     """
     options = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     given = [value for value in options.values() if value is not None]
@@ -179,9 +176,6 @@ def naming_lost_processes(patience_s: float = HEARTBEAT_S - 10) -> Iterator[None
     A broken connection shows at once; whose it was shows when that process misses a barrier. The barrier times out
     before JAX's heartbeat does, which would abort this process. A process that still waits for the lost one in a
     collective misses the barrier too, and is named with it.
-
-    Raises:
-      LostProcessError: processes are gone.
     """
     try:
         yield

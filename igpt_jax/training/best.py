@@ -20,14 +20,7 @@ BEST = "best"
 
 
 class BestWeights:
-    """Follows a figure over the evaluations of a run.
-
-    Args:
-      figure: its name and whether lower or higher values are better, as `figure_of` has them.
-
-    Attributes:
-      state: what a checkpoint stores of it: the best value so far, its step, and how many evaluations since were worse.
-    """
+    """Follows a figure (`figure_of`) over the evaluations of a run."""
 
     def __init__(self, workdir: Path, figure: tuple[str, str], patience: int, meta: CheckpointMeta) -> None:
         self._directory, self._patience = workdir / BEST, patience
@@ -36,13 +29,10 @@ class BestWeights:
         plain = replace(meta.config, optim=replace(meta.config.optim, ema_decay=None))
         self._meta = replace(meta, config=plain)
         self.state: dict[str, Any] = {"value": None, "step": 0, "worse": 0}
+        """What a checkpoint stores: the best value so far, its step, and how many evaluations since were worse."""
 
     def update(self, step: int, params: Params, measured: Mapping[str, float]) -> None:
-        """Saves the weights if their evaluation is the best so far. Nothing happens where none was done.
-
-        Raises:
-          InputError: the figure was not measured.
-        """
+        """Saves the weights if their evaluation is the best so far. Nothing happens where none was done."""
         figures = {name.removeprefix("eval/"): value for name, value in measured.items() if name.startswith("eval/")}
         if not self._figure or not figures:
             return
@@ -65,11 +55,7 @@ class BestWeights:
 def figure_of(best: str, loss_name: str, figures: Mapping[str, Figure]) -> tuple[str, str]:
     """The figure that train.best names, and whether lower or higher values of it are better; no name for none.
 
-    Args:
-      figures: what is measured while training, the loss among it.
-
-    Raises:
-      InputError: this run does not measure it.
+    `figures` are those that are measured while training, the loss among them.
     """
     if not best:
         return "", "lower"

@@ -66,29 +66,19 @@ class CheckpointMeta:
     class_counts: tuple[int, ...] = ()
     """How many training images each class has. Empty where that is not known."""
     extensions: Mapping[str, str] = field(default_factory=dict)
-    """What the parts of one's own that the run was given as objects are called (`objectives.identity`)."""
+    """Custom parts that the run was given as objects, by name (`objectives.identity`)."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, with a digest of themselves."""
-        centers = None if self.palette is None else self.palette.centers.tolist()
-        fields = {"config": asdict(self.config), "palette": centers, "data": dict(self.data), "loop": dict(self.loop)}
-        fields |= {
-            "checksums": dict(self.checksums),
-            "class_names": self.class_names,
-            "class_counts": self.class_counts,
-            "extensions": dict(self.extensions),
-        }
+        fields = asdict(replace(self, palette=None))
+        fields["palette"] = None if self.palette is None else self.palette.centers.tolist()
+        del fields["step"]
         fields = json.loads(json.dumps(fields))  # tuples become lists
         return fields | {"sha256": _sha256(fields)}
 
     @classmethod
     def from_json(cls, step: int, stored: Mapping[str, Any]) -> CheckpointMeta:
-        """The inverse.
-
-        Raises:
-          ValueError: a wrong digest.
-          OtherVersionError: the digest is right, and fields are missing or unknown.
-        """
+        """The inverse. ValueError for a wrong digest; OtherVersionError if that is right, and the fields are not."""
         fields = dict(stored)
         if fields.pop("sha256", None) != _sha256(fields):
             raise ValueError("wrong checksum of its description")
@@ -209,11 +199,7 @@ class Checkpointer:
 
 
 def save_weights(workdir: Path, meta: CheckpointMeta, params: Any, only: bool = False) -> None:
-    """Writes a checkpoint of weights alone.
-
-    Args:
-      only: other checkpoints there are deleted, once this one is whole; one of the same step is replaced.
-    """
+    """Writes a checkpoint of weights alone. `only` then deletes the others there, and replaces one of the same step."""
     stored = replace(meta, checksums=checksums({"params": params})).to_json()
     args = ocp.args.Composite(meta=ocp.args.JsonSave(stored), params=ocp.args.StandardSave(params))
     options = ocp.CheckpointManagerOptions(create=True)
@@ -228,11 +214,7 @@ def save_weights(workdir: Path, meta: CheckpointMeta, params: Any, only: bool = 
 
 
 def read_weights(workdir: Path, meta: CheckpointMeta, abstract: Any) -> Any:
-    """The weights of a checkpoint, averaged if the run kept an average, placed as `abstract` says.
-
-    Raises:
-      DamagedError: they cannot be read, or are not what was saved.
-    """
+    """The weights of a checkpoint, averaged if the run kept an average, placed as `abstract` says."""
     item = "params" if meta.config.optim.ema_decay is None else "ema"
     with reader(workdir) as manager:
         return _read_items(manager, workdir, meta, {item: abstract})[item]
@@ -241,11 +223,7 @@ def read_weights(workdir: Path, meta: CheckpointMeta, abstract: Any) -> Any:
 def list_checkpoints(workdir: Path, only: int | None = None) -> list[CheckpointMeta]:
     """Metadata of all complete checkpoints, or of that of one step, newest first. Process 0 reads them for all.
 
-    Those whose metadata cannot be read are named in the log.
-
-    Raises:
-      DamagedError: there are checkpoints, and the metadata of none can be read.
-      InputError: there is none of that step.
+    Those whose metadata cannot be read are named in the log; DamagedError if it is that of all.
     """
     stored = on_process_zero(lambda: _read_all_meta(workdir, only))
     return [CheckpointMeta.from_json(step, fields) for step, fields in stored]

@@ -150,15 +150,10 @@ class TrainLoop:
     def run(
         self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]], start: int, loop_state: LoopState
     ) -> TrainState:
-        """Trains from step `start` to cfg.steps, or until `best` has waited enough; saves and evaluates on the way.
+        """Trains from step `start` to cfg.steps, or until `best.should_stop`; saves and evaluates on the way.
 
-        Args:
-          state: donated; use the one returned.
-          batches: this process's slices of the global batches, beginning with number `start`.
-          loop_state: of the checkpoint that the run continues from.
-
-        Returns:
-          The final state.
+        `state` is donated, so use the one returned. `batches` are this process's slices of the global batches, from
+        number `start` on.
 
         Raises:
           NonFiniteError: the numbers of some step were not finite. That step is never saved.

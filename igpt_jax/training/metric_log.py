@@ -66,11 +66,7 @@ class MetricLog:
         self._sums, self._count = dict(stored["sums"]), stored["count"]
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the numbers of `step`, and fetches those of the step before.
-
-        Raises:
-          NonFiniteError: one of them is NaN or infinite.
-        """
+        """Takes the numbers of `step`, and fetches those of the step before. NonFiniteError if one is not finite."""
         if self._clock_start is None:
             self.restart_clock()  # the first step has been compiled by now
         before, self._pending = self._pending, (step, metrics)
@@ -78,7 +74,7 @@ class MetricLog:
             self._add(*before)
 
     def flush(self) -> None:
-        """Fetches what is still on the device. Raises NonFiniteError as `push` does."""
+        """Fetches what is still on the device."""
         if self._pending is not None:
             self._add(*self._pending)
             self._pending = None
@@ -88,8 +84,14 @@ class MetricLog:
         self._clock_start, self._steps_timed = time.perf_counter(), 0
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for writer in self._writers:
-            writer.write(step, scalars)
+        try:
+            for writer in self._writers:
+                writer.write(step, scalars)
+        except OSError as error:
+            raise InputError(
+                f"the metrics of step {step} could not be written ({error.strerror}); make room or mend the rights of "
+                "the workdir, then the same command continues from the last checkpoint"
+            ) from error
 
     def _add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}

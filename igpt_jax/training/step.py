@@ -17,15 +17,14 @@ from jax.sharding import Mesh
 from igpt_jax.config import Config
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.model.axes import AXES, Params
+from igpt_jax.model.blocks import Hooks
 from igpt_jax.model.decoder import ImageGPT
 from igpt_jax.model.inputs import example_inputs
-from igpt_jax.model.projection import Hooks
 from igpt_jax.objectives import (
     Batch,
     MakeObjective,
     Mean,
     Objective,
-    Scores,
     check_degrade,
     drop_classes,
     make_objective,
@@ -33,7 +32,7 @@ from igpt_jax.objectives import (
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.hooks import shard_kernel, split_over_images, width_first_on_tpus
 from igpt_jax.parallel.mesh import replicated, traced_on, with_shardings
-from igpt_jax.training.optimizer import make_optimizer, make_schedule
+from igpt_jax.training.optimizer import make_optimizer
 
 Metrics = dict[str, jax.Array]
 
@@ -61,7 +60,6 @@ class Program(NamedTuple):
 
     model: ImageGPT
     objective: Objective
-    schedule: optax.Schedule
     init: Callable[[], TrainState]
     abstract: TrainState
     """Shapes, types and shardings of the state."""
@@ -76,21 +74,14 @@ def make_model(cfg: Config) -> ImageGPT:
 
 
 def make_program(cfg: Config, palette: Palette, mesh: Mesh, objective: MakeObjective | None = None) -> Program:
-    """The programs of a run.
-
-    Args:
-      objective: instead of the one that cfg.objective names.
-
-    Raises:
-      InputError: the objective does not fit the model, or sizes of the model do not divide over the mesh.
-    """
+    """The programs of a run; `objective` takes the place of the one that cfg.objective names."""
     model = make_model(cfg)
     bound = make_objective(cfg, palette) if objective is None else objective(cfg, palette)
     check_degrade(cfg, bound)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init, abstract = make_init(model, tx, cfg, mesh)
     train_step = make_train_step(model, bound, tx, cfg, abstract, mesh)
-    return Program(model, bound, make_schedule(cfg.optim, cfg.train.steps), init, abstract, train_step)
+    return Program(model, bound, init, abstract, train_step)
 
 
 def make_init(
@@ -121,29 +112,28 @@ def make_train_step(
     `abstract` says where the state lives. Image j of step k has the key fold_in(fold_in(stream, k), j). The metrics
     are those of the objective, `loss`, and the norms of gradient and update.
     """
-    parts, decay = cfg.train.microbatches, cfg.optim.ema_decay
+    microbatches, decay = cfg.train.microbatches, cfg.optim.ema_decay
 
-    def scores(params: Params, batch: Batch, keys_B: jax.Array) -> Scores:
-        example = drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
-        return objective.score(model, params, example, objective.loss_name)
-
-    def gradients(
+    def loss_of(
         params: Params, batch: Batch, keys_B: jax.Array, weights: Mapping[str, jax.Array] | None = None
-    ) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        def loss(params: Params) -> tuple[jax.Array, dict[str, Mean]]:
-            measured = scores(params, batch, keys_B).summed
-            return measured.loss(weights), measured.each
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        """The loss and all means; with the weights of a larger batch, what these images add to its loss."""
+        example = drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
+        scores = objective.score(model, params, example, objective.loss_name).summed
+        losses = scores.losses
+        if weights is not None:
+            losses = {name: Mean(mean.total, weights[name]) for name, mean in losses.items()}
+        return sum((mean.value for mean in losses.values()), jnp.float32(0)), scores.each
 
-        (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return grads, value, sums
+    gradients = jax.value_and_grad(loss_of, has_aux=True)  # -> (loss, means), gradients
 
-    def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, jax.Array, dict[str, Mean]]:
-        """The sums over equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
+    def accumulate(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Any, Params]:
+        """As `gradients`, in equal parts of the batch. Part i takes every m-th row, so no row changes its device."""
         # Weights do not depend on the parameters, so the compiler drops the decoder here.
-        weights = {name: mean.weight for name, mean in scores(params, batch, keys_B).summed.losses.items()}
+        weights = {name: mean.weight for name, mean in loss_of(params, batch, keys_B)[1].items()}
 
         def split(x: jax.Array) -> jax.Array:
-            return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
 
         def one(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradients(params, *part, weights)), None
@@ -155,11 +145,12 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(cfg.seed, "train"), state.step)
         keys_B = fold_in(key, jnp.arange(batch["image"].shape[0]))
-        grads, loss, sums = (gradients if parts == 1 else accumulate)(state.params, batch, keys_B)
+        grads_of = gradients if microbatches == 1 else accumulate
+        (loss, means), grads = grads_of(state.params, batch, keys_B)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if decay is None else optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {name: mean.value for name, mean in sums.items()} | {"loss": loss}
+        metrics = {name: mean.value for name, mean in means.items()} | {"loss": loss}
         metrics |= {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 

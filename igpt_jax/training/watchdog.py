@@ -1,4 +1,4 @@
-"""Ends a run that hangs, so that whoever started it can start it again."""
+"""Ends a run that hangs, so that it can be started again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from igpt_jax.parallel import processes
 
 
 class Watchdog:
-    """Ends the process with code 75, after printing the stacks of all threads, if `reset` is not called for so long.
+    """Ends the process with code 75, after printing all stacks, if `reset` is not called for that many seconds.
 
     It is a thread of its own. A hang in a collective or on a disk cannot be ended more gently.
     """

@@ -23,11 +23,7 @@ from igpt_jax.training.metric_log import METRICS
 
 
 def check_workdir(workdir: Path, cfg: Config) -> None:
-    """Checks that this run may live there: in a new or empty directory, or in that of the same run.
-
-    Raises:
-      InputError: it holds a run of another configuration, weights of no run or other files, or is no directory.
-    """
+    """Raises InputError unless this run may live there: in a new or empty directory, or in that of the same run."""
     stored = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir {workdir}: is a file; name a directory")
@@ -58,11 +54,7 @@ def _holds_no_run(workdir: Path) -> bool:
 
 @contextmanager
 def claim_workdir(workdir: Path, cfg: Config) -> Iterator[None]:
-    """Makes the workdir or continues in it, and keeps other runs out meanwhile. Process 0 does it for all.
-
-    Raises:
-      InputError: another run trains there now, it cannot be written, or as `check_workdir` does.
-    """
+    """Makes the workdir or continues in it, and keeps other runs out meanwhile. Process 0 does it for all."""
     with contextlib.ExitStack() as stack:
         on_process_zero(lambda: stack.enter_context(_locked(workdir, cfg)))
         yield

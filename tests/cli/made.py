@@ -1,6 +1,8 @@
 """Random weights as workdirs, for commands that draw."""
 
 import jax
+import numpy as np
+from PIL import Image
 
 from igpt_jax import Config, ImageGPT, ModelConfig, Palette
 from igpt_jax.config import DataConfig, PaletteConfig, SamplerConfig
@@ -10,6 +12,18 @@ from tests.conftest import randomized
 
 COLORS = 5
 LEVELS = Palette.levels(COLORS)
+
+
+def write_pictures(folder, **pictures):
+    """uint8 [y, x] each."""
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def read_picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def saved(workdir, grid=(4, 4), class_names=(), class_dropout=0.1, sampler=None, data=None, objective="ar", **model):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from igpt_jax.cli import main
+from igpt_jax.evaluation.evaluate import select_images
 from igpt_jax.plugins import load_config
 from igpt_jax.pretrained import load_workdir
 from tests.cli.conftest import DIGITS, PALETTE
@@ -23,29 +24,20 @@ def picture_size(path):
         return image.size
 
 
-def test_quickstart_leaves_what_it_promises(workdir):
-    names = {p.name for p in workdir.iterdir()}
+def test_quickstart_leaves_what_it_promises(quickstart):
+    run = quickstart / "run"
+    names = {p.name for p in run.iterdir()}
     assert names >= {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "palette.npy"}
-    assert list((workdir / "tensorboard").glob("events.*"))
-    assert min(picture_size(workdir / "samples.png")) >= 500  # 8 x 8 tiles that a person can see
-    for name in ("completions.png", "loss.png"):
-        picture_size(workdir / name)
-
-
-def test_it_ends_with_the_figures_beside_the_baselines(workdir, capsys):
-    assert main(["train", DIGITS, "--tiny", "--workdir", str(workdir)]) == 0  # finished: reports again
-    shown = capsys.readouterr().out
+    assert list((run / "tensorboard").glob("events.*"))
+    assert min(picture_size(run / "samples.png")) >= 500  # 8 x 8 tiles that a person can see
+    shown = (quickstart / "out").read_text()
     figures = {name: float(nats) for name, nats in re.findall(r"│ (\S[\w -]*?) +│ +([\d.]+) ± ", shown)}
     assert figures["uniform"] == pytest.approx(2.8332, abs=1e-4)
     assert figures["per-pixel histograms"] == pytest.approx(1.6401, abs=1e-4)
     assert figures["model"] < 2.5  # twenty steps are enough to leave the uniform guess well behind
-    for name in ("samples.png", "completions.png", "loss.png"):
-        assert str(workdir / name) in shown.replace("\n", "")
-
-
-def test_eval_prints_the_table(workdir, capsys):
-    assert main(["eval", "--workdir", str(workdir), "--step", "10"]) == 0
-    assert "per-pixel histograms" in capsys.readouterr().out
+    assert [Path(line).name for line in shown.splitlines()[-3:]] == ["samples.png", "completions.png", "loss.png"]
+    for name in ("completions.png", "loss.png"):
+        picture_size(run / name)
 
 
 def test_palette_writes_swatch_and_comparison(tmp_path, capsys):
@@ -59,90 +51,55 @@ def test_palette_writes_swatch_and_comparison(tmp_path, capsys):
     assert "already" in capsys.readouterr().err
 
 
-def test_lossless_files_are_measured_beside_the_model(workdir, capsys):
-    assert main(["eval", "--model", str(workdir), "--lossless", "--json"]) == 0
-    measured = json.loads(capsys.readouterr().out)
-    assert 0.5 < measured["webp_bits_per_token"] < measured["png_bits_per_token"] < 8
+def test_eval_prints_the_table_with_lossless_files_beside_the_model(workdir, capsys):
+    assert main(["eval", "--workdir", str(workdir), "--step", "9", "--lossless"]) == 0
+    shown = capsys.readouterr().out
+    assert "per-pixel histograms" in shown
+    webp, png = (float(re.search(rf"{name}_bits_per_token ([\d.]+)", shown)[1]) for name in ("webp", "png"))
+    assert 0.5 < webp < png < 8
 
 
 def test_eval_and_info_print_json(workdir, capsys):
-    capsys.readouterr()
     assert main(["eval", "--model", str(workdir), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 297
     assert figures["bits"]["model"] == pytest.approx(figures["nats"]["model"] / np.log(2))
     assert main(["info", str(workdir), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["layers"], facts["width"], facts["grid"], facts["step"]) == (2, 32, [8, 8], 20)
+    assert (facts["layers"], facts["width"], facts["grid"], facts["step"]) == (1, 16, [8, 8], 10)
     assert facts["held_out"]["nats_per_token"] == pytest.approx(figures["nats"]["model"], abs=1e-4)
     assert main(["info", str(workdir)]) == 0
     assert re.search(r"grid +8 x 8", capsys.readouterr().out)
+    assert main(["eval", "--model", str(workdir), "--json", "--split", "train", "--images", "50"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["images"], figures["kind"]) == (50, "training")
 
 
-def test_eval_measures_the_split_that_is_asked_for(workdir, capsys):
-    images = {}
-    for split in ("eval", "train", "all"):
-        assert main(["eval", "--model", str(workdir), "--json", "--split", split]) == 0
-        images[split] = json.loads(capsys.readouterr().out)["images"]
-    assert images == {"eval": 297, "train": 1500, "all": 1797}
+@pytest.mark.parametrize(
+    ("split", "images", "measured"),
+    [("eval", None, 297), ("train", None, 1500), ("all", None, 1797), ("eval", 100, 100), ("eval", 1000, 297)],
+)
+def test_the_split_and_as_many_images_as_are_asked_for(workdir, split, images, measured):
+    assert len(select_images(load_workdir(workdir), split, images)[0].held_out) == measured
 
 
-def test_eval_measures_as_many_images_as_are_asked_for(workdir, capsys):
-    nats = {}
-    for count in (100, 297, 1000):
-        assert main(["eval", "--model", str(workdir), "--json", "--images", str(count)]) == 0
-        figures = json.loads(capsys.readouterr().out)
-        assert figures["images"] == min(count, 297)
-        nats[count] = figures["nats"]
-    assert nats[297] == nats[1000]
-    assert nats[100]["model"] != nats[297]["model"]
-
-
-def test_fine_tuning_takes_the_sizes_of_the_weights(workdir, tmp_path, capsys):
-    """The experiment's full form is wider and deeper than the weights; only a size that is typed counts."""
-    start = ["train", DIGITS, "--init-from", str(workdir), "--train.steps", "2", "--optim.warmup-steps", "1"]
-    small = [
-        "--objective",
-        "joint",
-        "--model.clf-classes",
-        "10",
-        "--train.eval-images",
-        "8",
-        "--train.sample-every",
-        "0",
-    ]
-    assert main([*start, *small, "--workdir", str(tmp_path / "run")]) == 0
-    cfg = load_workdir(tmp_path / "run").config.model
-    assert (cfg.n_layer, cfg.d_model, cfg.clf_classes) == (2, 32, 10)
-    capsys.readouterr()
-    assert main([*start, "--model.d-model", "64", "--workdir", str(tmp_path / "other")]) == 2
-    assert "d_model is 32 there and 64 here" in capsys.readouterr().err
-
-
-def test_a_fine_tuning_run_continues_where_its_weights_are_gone(workdir, tmp_path, monkeypatch):
-    """In the directory that is named after the experiment, too."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(workdir, "weights")
-    command = ["train", DIGITS, "--tiny", "--init-from", "weights", "--train.eval-images", "8", "--train.steps"]
-    assert main([*command, "6"]) == 0
-    shutil.rmtree("weights")
-    assert main([*command, "7"]) == 0
-    assert load_workdir("runs/digits").step == 7
-
-
-def test_held_out_numbers_and_time_left_appear_without_a_terminal(workdir, tmp_path, capsys):
-    command = ["train", DIGITS, "--tiny", "--workdir", str(tmp_path / "run")]
-    assert main(command) == 0
-    shown = capsys.readouterr().err
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+def test_held_out_numbers_and_time_left_appear_without_a_terminal(quickstart):
+    shown = (quickstart / "err").read_text()
+    lines = [json.loads(line) for line in (quickstart / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) > 3
     for line in lines:
         if "eval/nats_per_token" in line:
             assert f"step {line['step']}/20  held out: nats per token {line['eval/nats_per_token']:.4f}" in shown
         else:
             rate = f"loss {line['train/loss']:.4f}  {line['train/images_per_s']:.0f} images/s"
             assert f"step {line['step']}/20  {rate}  0:" in shown
-    assert main([*command, "--quiet"]) == 0
+
+
+def test_a_finished_run_is_reported_again_and_quietly_if_asked(quickstart, tmp_path, capsys, no_report):
+    shutil.copytree(quickstart / "run", tmp_path / "run")
+    assert main(["train", DIGITS, "--tiny", "--quiet", "--workdir", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().err == ""
+    assert [trained.step for trained in no_report] == [20]
 
 
 def test_experiments_describe_themselves():

@@ -1,4 +1,4 @@
-"""Signals and closed pipes, as a shell delivers them to a process of its own."""
+"""Signals, as a shell delivers them to a process of its own."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ import time
 import pytest
 
 from tests.cli.conftest import DIGITS
-from tests.processes import HEARD
+from tests.processes import HEARD, flags
 from tests.test_layering import ROOT
 
-ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags(1)}
 
 
 def start(code, *words):
@@ -36,7 +36,7 @@ def igpt():
             process.kill()
 
 
-@pytest.mark.parametrize("after", [0.4, 0.8, 1.3, 2.0, 3.0])
+@pytest.mark.parametrize("after", [0.4, 1.0, 2.0])
 def test_ctrl_c_in_the_first_seconds_is_one_line(igpt, tmp_path, after):
     """While modules are imported, devices opened and programs compiled: no traceback, no crash, never swallowed."""
     process = igpt(
@@ -57,12 +57,13 @@ def test_ctrl_c_in_a_compiled_program_is_answered_at_once(igpt, tmp_path):
     """Python's own handlers would wait until the program is done."""
     (tmp_path / "endless.py").write_text(
         "import jax, jax.numpy as jnp\n"
-        "f = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda i, x: x @ x / 64, x))\n"
-        "print('ready', flush=True); f(jnp.ones((64, 64))).block_until_ready()\n"
+        "x = jnp.ones((64, 64))\n"
+        "f = jax.jit(lambda x: jax.lax.fori_loop(0, 10**9, lambda i, x: x @ x / 64, x)).lower(x).compile()\n"
+        "print('ready', flush=True); f(x).block_until_ready()\n"
     )
     process = igpt("train", tmp_path / "endless.py")
     assert process.stdout.readline() == "ready\n"
-    time.sleep(1)
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     assert process.stderr.readline() + process.stderr.readline() == "\nigpt: interrupted\n"
@@ -71,10 +72,10 @@ def test_ctrl_c_in_a_compiled_program_is_answered_at_once(igpt, tmp_path):
 
 
 def test_a_run_says_at_once_that_it_will_be_saved(igpt, tmp_path):
-    words = ["--tiny", "--train.steps", "1000000", "--optim.schedule", "constant", "--workdir", tmp_path / "run"]
-    process = igpt("train", DIGITS, *words)
+    words = "--tiny --train.steps 1000000 --train.eval-every 1000000 --train.sample-every 0 --train.log-every 1"
+    process = igpt("train", DIGITS, *words.split(), "--workdir", tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+    while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -101,10 +102,3 @@ def test_ctrl_c_while_the_loop_is_imported_is_one_line():
         _, err = process.communicate(timeout=30)
     assert err.split() == ["igpt:", "interrupted"]
     assert process.returncode == 130
-
-
-def test_a_closed_pipe_is_no_traceback(igpt):
-    process = igpt("train", "--help")
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(timeout=60) == 141

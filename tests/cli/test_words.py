@@ -1,6 +1,7 @@
 """From words to commands: help, version, completion; options in any order over the experiment's defaults."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -53,26 +54,42 @@ def test_weights_give_the_sizes_unless_they_are_typed(workdir, tmp_path, monkeyp
         f"    return Config(init_from={str(workdir)!r}, init_grid='interpolate', model=model)\n"
     )
     model = configured(str(experiment)).config.model
-    assert (model.n_layer, model.d_model, model.grid) == (2, 32, (12, 12))
+    assert (model.n_layer, model.d_model, model.grid) == (1, 16, (12, 12))
     assert configured(str(experiment), "--init-grid", "same").config.model.grid == (8, 8)
     assert configured(str(experiment), "--model.n-layer", "3").config.model.n_layer == 3
     assert configured(str(experiment), "--model.preset", "m").config.model.n_layer == 36
     plain = configured(str(experiment), "--init-from", "None", "--init-grid", "same").config
     assert (plain.init_from, plain.model.n_layer) == (None, 5)
-    assert configured(DIGITS, "--init-from", str(workdir)).config.model.d_model == 32
+    joint = configured(DIGITS, "--init-from", str(workdir), "--objective", "joint", "--model.clf-classes", "10").config
+    assert (joint.model.d_model, joint.model.clf_classes) == (16, 10)
     full = configured(DIGITS).config  # another run in the directory of this one, which started from no weights
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(full))
-    assert configured(DIGITS, "--init-from", str(workdir), "--tiny").config.model.d_model == 32
-    assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 2
+    assert configured(DIGITS, "--init-from", str(workdir), "--tiny").config.model.d_model == 16
+    assert configured(DIGITS, "--init-from", str(workdir), "--init-grid", "interpolate").config.model.n_layer == 1
+
+
+def test_a_fine_tuning_run_has_its_sizes_where_its_weights_are_gone(copy_of_run, tmp_path, monkeypatch):
+    """In the directory that is named after the experiment, too."""
+    monkeypatch.chdir(tmp_path)
+    begun = configured(DIGITS, "--init-from", copy_of_run.name).config
+    assert (begun.model.n_layer, begun.model.d_model) == (1, 16)
+    shutil.rmtree(copy_of_run)
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "config.json").write_text(to_json(begun))
+    assert configured(DIGITS, "--init-from", copy_of_run.name).config == begun
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
 def test_every_command_has_help(capsys, name):
-    assert main([name, "--help"]) == main(["help", name]) == 0
+    assert main([name, "--help"]) == 0
+    assert "--quiet" in capsys.readouterr().out
+
+
+def test_help_may_stand_first(capsys):
+    assert main(["info", "--help"]) == main(["help", "info"]) == 0
     one, other = capsys.readouterr().out.split("usage:")[1:]
     assert one == other
-    assert "--quiet" in one
 
 
 def test_the_help_of_train_shows_the_values_of_the_experiment(capsys):

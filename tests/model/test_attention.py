@@ -17,13 +17,14 @@ from igpt_jax.model.attention.splash import refusal as splash_refusal
 from igpt_jax.model.attention.splash import splash
 from igpt_jax.parallel.hooks import shard_kernel
 from tests.conftest import BF16_ATOL, F32_ATOL
+from tests.data.made import refused
 
 MASKS = pytest.mark.parametrize(
     "mask",
-    [Mask.causal(), Mask.full(), Mask.with_prefix(9), Mask.with_prefix(70)],
+    [Mask("causal"), Mask("full"), Mask("prefix", 9), Mask("prefix", 70)],
     ids=lambda m: f"{m.kind}{m.prefix or ''}",
 )
-KERNEL_MASKS = pytest.mark.parametrize("mask", [Mask.causal(), Mask.full()], ids=lambda m: m.kind)
+KERNEL_MASKS = pytest.mark.parametrize("mask", [Mask("causal"), Mask("full")], ids=lambda m: m.kind)
 
 
 def qkv(t, heads=2, size=8, batch=2):
@@ -54,21 +55,30 @@ def test_values(backend, mask, t):
     np.testing.assert_allclose(computed, by_hand(q, k, v, visible), atol=F32_ATOL)
 
 
+def values_and_gradients(fn, q, k, v):
+    def loss(q, k, v):
+        out = fn(q, k, v)
+        return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
+
+    grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+    return out, *grads
+
+
+def agree(fn, q, k, v, mask, atol=F32_ATOL, rtol=0.0):
+    """With the reference, in values and gradients."""
+    expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
+    for f, e in zip(values_and_gradients(fn, q, k, v), expected, strict=True):
+        assert f.dtype == e.dtype
+        np.testing.assert_allclose(np.asarray(f, np.float32), np.asarray(e, np.float32), atol=atol, rtol=rtol)
+
+
 @MASKS
 @pytest.mark.parametrize("t", [150, 900])  # chunks of 64 and of 112
 def test_gradients_agree(mask, t):
-    q, k, v = qkv(t)
-
-    def loss(backend):
-        return lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, mask, backend)))
-
-    expected = jax.jit(jax.grad(loss("reference"), (0, 1, 2)))(q, k, v)
-    computed = jax.jit(jax.grad(loss("chunked"), (0, 1, 2)))(q, k, v)
-    for a, b in zip(expected, computed):
-        np.testing.assert_allclose(a, b, atol=F32_ATOL)
+    agree(lambda *x: attend(*x, mask, "chunked"), *qkv(t), mask)
 
 
-@pytest.mark.parametrize("mask", [Mask.causal(), Mask.with_prefix(9)], ids=lambda m: m.kind)
+@pytest.mark.parametrize("mask", [Mask("causal"), Mask("prefix", 9)], ids=lambda m: m.kind)
 def test_cached_queries_are_rows_of_the_whole(mask):
     q, k, v = qkv(20)
     whole = attend(q, k, v, mask, "reference")
@@ -88,14 +98,8 @@ def test_a_backend_refuses_a_mask_that_it_does_not_know(name, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     platform = {"cudnn": "gpu", "splash": "tpu"}.get(name, "cpu")
     case = Case(platform, "bfloat16", 1024, 1024, 64, Mask("diagonal"))
-    with pytest.raises(InputError, match="no 'diagonal' mask"):
-        pick_backend(name, case)
-    assert pick_backend(name, case._replace(mask=Mask.causal())) == name
-
-
-def test_auto_passes_a_kernel_over_that_does_not_know_the_mask():
-    case = Case("tpu", "bfloat16", 1024, 1024, 64, Mask.with_prefix(256))
-    assert pick_backend("auto", case) == "reference"
+    refused("no 'diagonal' mask", pick_backend, name, case)
+    assert pick_backend(name, case._replace(mask=Mask("causal"))) == name
 
 
 def test_a_backend_of_ones_own_is_one_row(monkeypatch):
@@ -104,14 +108,8 @@ def test_a_backend_of_ones_own_is_one_row(monkeypatch):
 
     monkeypatch.setitem(BACKENDS, "mine", Backend(mine, lambda case: "too long" if case.t > 9 else None))
     q, k, v = qkv(9)
-    np.testing.assert_array_equal(attend(q, k, v, Mask.causal(), "mine"), v + 1)
-    with pytest.raises(InputError, match="mine cannot serve: too long"):
-        attend(*qkv(10), Mask.causal(), "mine")
-
-
-def test_unknown_backend_is_named():
-    with pytest.raises(InputError, match="flashy"):
-        attend(*qkv(4), Mask.causal(), "flashy")
+    np.testing.assert_array_equal(attend(q, k, v, Mask("causal"), "mine"), v + 1)
+    refused("mine cannot serve: too long", attend, *qkv(10), Mask("causal"), "mine")
 
 
 @MASKS
@@ -133,44 +131,21 @@ def test_bfloat16_gradients_are_as_near_as_the_reference(mask):
         assert lost[1] <= 1.5 * lost[0] + 1e-3
 
 
-def values_and_gradients(fn, q, k, v):
-    def loss(q, k, v):
-        out = fn(q, k, v)
-        return jnp.sum(jnp.sin(out.astype(jnp.float32))), out
-
-    grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
-    return out, *grads
-
-
-def agree(computed, expected, atol, rtol=0.0):
-    for f, e in zip(computed, expected, strict=True):
-        assert f.dtype == e.dtype
-        np.testing.assert_allclose(np.asarray(f, np.float32), np.asarray(e, np.float32), atol=atol, rtol=rtol)
-
-
-SPLASH = [(64, Mask.causal()), (96, Mask.causal()), (128, Mask.full()), (192, Mask.causal())]
+SPLASH = [(64, Mask("causal")), (96, Mask("causal")), (128, Mask("full")), (192, Mask("causal"))]
 
 
 @pytest.mark.parametrize(("size", "mask"), SPLASH, ids=lambda x: getattr(x, "kind", x))
 def test_splash_by_its_definition(mask, size):
     """The kernel's own interpreter, at the head sizes of the paper's models."""
-    q, k, v = qkv(128, heads=2, size=size, batch=1)
-    computed = values_and_gradients(lambda *x: splash(*x, mask, interpret=True), q, k, v)
-    expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
-    agree(computed, expected, F32_ATOL)
+    agree(lambda *x: splash(*x, mask, interpret=True), *qkv(128, heads=2, size=size, batch=1), mask)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("t", [640, 1024])
 def test_splash_visits_many_blocks(t):
     """Five blocks of keys: after the forward pass two kernels compute the gradients. Two blocks: one does."""
-    q, k, v = qkv(t, heads=1, size=8, batch=1)
-
-    def run(q, k, v):
-        return splash(q, k, v, Mask.causal(), interpret=True)
-
-    computed = values_and_gradients(run, q, k, v)
-    agree(computed, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
+    mask = Mask("causal")
+    agree(lambda *x: splash(*x, mask, interpret=True), *qkv(t, heads=1, size=8, batch=1), mask)
 
 
 @pytest.mark.parametrize(("batch", "heads"), [(4, 2), (2, 3)])
@@ -181,22 +156,25 @@ def test_splash_under_a_mesh_works_on_its_own_images_and_heads(batch, heads):
 
     def under_mesh(q, k, v):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return shard_kernel(lambda *x: splash(*x, interpret=True))(q, k, v, Mask.causal())
+            return shard_kernel(lambda *x: splash(*x, interpret=True))(q, k, v, Mask("causal"))
 
-    computed = values_and_gradients(under_mesh, q, k, v)
-    agree(computed, values_and_gradients(lambda *x: attend(*x, Mask.causal(), "reference"), q, k, v), F32_ATOL)
+    agree(under_mesh, q, k, v, Mask("causal"))
 
 
 @pytest.mark.parametrize(
-    ("backend", "why"), [("cudnn", "needs an NVIDIA GPU, and this is cpu"), ("splash", "needs a TPU, and this is cpu")]
+    ("backend", "why"),
+    [
+        ("cudnn", "needs an NVIDIA GPU, and this is cpu"),
+        ("splash", "needs a TPU, and this is cpu"),
+        ("flashy", "must be one of auto, reference, .*; got 'flashy'"),
+    ],
 )
 def test_a_kernel_asked_for_by_name_refuses_elsewhere(backend, why):
-    with pytest.raises(InputError, match=why):
-        attend(*qkv(128), Mask.causal(), backend)
+    refused(why, attend, *qkv(128), Mask("causal"), backend)
 
 
 def test_splash_says_what_it_cannot_serve():
-    serves = Case("tpu", "bfloat16", 1024, 1024, 96, Mask.causal())
+    serves = Case("tpu", "bfloat16", 1024, 1024, 96, Mask("causal"))
     assert splash_refusal(serves) is None
     assert "64 positions" in splash_refusal(serves._replace(t=64))
     assert "200 positions" in splash_refusal(serves._replace(s=200))
@@ -210,7 +188,7 @@ def test_cudnn_says_what_it_cannot_serve(monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [Device])
-    serves = Case("gpu", "bfloat16", 1024, 1024, 192, Mask.causal())
+    serves = Case("gpu", "bfloat16", 1024, 1024, 192, Mask("causal"))
     assert cudnn_refusal(serves) is None
     assert "float32" in cudnn_refusal(serves._replace(dtype="float32"))
     assert "head size 100" in cudnn_refusal(serves._replace(head_dim=100))
@@ -225,10 +203,15 @@ def test_cudnn_says_what_it_cannot_serve(monkeypatch):
 
 def test_auto_takes_the_platforms_kernel_or_says_why_not(caplog):
     caplog.set_level(logging.INFO, "igpt_jax")
-    assert pick_backend("auto", Case("tpu", "bfloat16", 1024, 1024, 64, Mask.causal())) == "splash"
-    assert pick_backend("auto", Case("tpu", "bfloat16", 100, 100, 64, Mask.causal())) == "reference"
-    assert pick_backend("auto", Case("cpu", "float32", 1024, 1024, 64, Mask.causal())) == "chunked"
-    assert pick_backend("auto", Case("cpu", "float32", 64, 64, 64, Mask.causal())) == "reference"
+
+    def picked(platform, dtype, t, mask=Mask("causal")):  # noqa: B008 (frozen)
+        return pick_backend("auto", Case(platform, dtype, t, t, 64, mask))
+
+    assert picked("tpu", "bfloat16", 1024) == "splash"
+    assert picked("tpu", "bfloat16", 100) == "reference"
+    assert picked("tpu", "bfloat16", 1024, Mask("prefix", 256)) == "reference"  # a mask that the kernel does not know
+    small_and_large = [picked("cpu", "float32", t) for t in (64, 100, 121, 1024)]  # small products where they pay
+    assert small_and_large == ["reference", "reference", "chunked", "chunked"]
     lines = [record.getMessage() for record in caplog.records]
     assert "picked splash for 1024 positions, head size 64, bfloat16 on tpu" in lines[0]
     assert "picked reference" in lines[1]
@@ -239,7 +222,7 @@ def test_the_mesh_around_a_program_says_where_it_will_run():
     device = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
     mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh), pytest.raises(InputError, match="64 positions"):
-        attend(*qkv(64), Mask.causal(), "splash")
+        attend(*qkv(64), Mask("causal"), "splash")
 
 
 def on(platform, backend, t):
@@ -256,11 +239,5 @@ def on(platform, backend, t):
 @pytest.mark.parametrize(("backend", "t"), [on("gpu", "cudnn", 256), on("tpu", "splash", 1024)])
 def test_kernels_where_they_run(backend, t, size, mask):
     q, k, v = (x.astype(jnp.bfloat16) for x in qkv(t, size=size))
-    computed = values_and_gradients(lambda *x: attend(*x, mask, backend), q, k, v)
-    expected = values_and_gradients(lambda *x: attend(*x, mask, "reference"), q, k, v)
-    agree(computed, expected, BF16_ATOL, rtol=2**-7)  # one rounding step, which alone exceeds atol at 4 and above
-
-
-def test_cpus_take_small_products_where_they_pay():
-    picked = [pick_backend("auto", Case("cpu", "float32", t, t, 32, Mask.causal())) for t in (64, 100, 121, 1024)]
-    assert picked == ["reference", "reference", "chunked", "chunked"]
+    # one rounding step alone exceeds atol at 4 and above
+    agree(lambda *x: attend(*x, mask, backend), q, k, v, mask, BF16_ATOL, rtol=2**-7)

@@ -1,13 +1,15 @@
 """The decoder against a second one written in numpy: AR and BERT, and the heads that are read off it."""
 
-import jax
+import functools
+
 import numpy as np
 import pytest
 
-from igpt_jax import ComputeConfig, ImageGPT, InputError, ModelConfig
 from igpt_jax.model import init_cache
 from igpt_jax.sequence import raster_inputs
-from tests.conftest import randomized
+from tests.data.made import refused
+from tests.model.made import made as made_with_noise
+from tests.model.made import run
 from tests.model.numpy_forward import forward
 
 ATOL = 1e-5
@@ -17,17 +19,14 @@ def tokens_of(model, batch=2):
     return np.random.default_rng(3).integers(0, model.cfg.vocab_size, (batch, model.cfg.n_ctx))
 
 
-def made(attention="auto", **cfg):
-    model = ImageGPT(ModelConfig.preset("tiny", **cfg), ComputeConfig(attention=attention))
-    params = jax.jit(model.init)(jax.random.key(0), tokens_of(model))["params"]
-    return model, randomized(params, 0.1)
+made = functools.partial(made_with_noise, 0.1)
 
 
 @pytest.mark.parametrize("attention", ["reference", "chunked"])
 def test_ar(attention):
     model, params = made(attention=attention)
     x = tokens_of(model)
-    logits = jax.jit(model.apply)({"params": params}, x)
+    logits = run(model, {"params": params}, x)
     expected, _ = forward(params, model.cfg, x)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(logits, expected, atol=ATOL, rtol=0)
@@ -38,11 +37,10 @@ def test_bert(attention):
     model, params = made(causal=False, attention=attention)
     assert "sos" not in params
     x, keep = tokens_of(model), np.random.default_rng(5).random((2, 64)) > 0.15
-    run = jax.jit(model.apply)
     expected, _ = forward(params, model.cfg, x, keep)
-    np.testing.assert_allclose(run({"params": params}, x, keep), expected, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(run(model, {"params": params}, x, keep), expected, atol=ATOL, rtol=0)
     everything, _ = forward(params, model.cfg, x)
-    np.testing.assert_allclose(run({"params": params}, x), everything, atol=ATOL, rtol=0)
+    np.testing.assert_allclose(run(model, {"params": params}, x), everything, atol=ATOL, rtol=0)
     assert np.abs(everything - expected).max() > 0.1  # the mask was not ignored
 
 
@@ -52,9 +50,8 @@ def test_a_blanked_token_is_not_seen():
     keep[0, 20] = False
     other = x.copy()
     other[0, 20] = (other[0, 20] + 1) % model.cfg.vocab_size
-    run = jax.jit(model.apply)
-    np.testing.assert_array_equal(run({"params": params}, x, keep), run({"params": params}, other, keep))
-    seen = run({"params": params}, x) - run({"params": params}, other)
+    np.testing.assert_array_equal(run(model, {"params": params}, x, keep), run(model, {"params": params}, other, keep))
+    seen = run(model, {"params": params}, x) - run(model, {"params": params}, other)
     assert (np.abs(seen).max(-1) > 0).all()  # and a token that is kept is seen from everywhere, before it too
 
 
@@ -62,7 +59,7 @@ def test_a_blanked_token_is_not_seen():
 def test_class_head_reads_the_mean_of_the_final_normed_states(causal):
     model, params = made(causal=causal, clf_classes=5)
     x, keep = tokens_of(model), None if causal else np.random.default_rng(5).random((2, 64)) > 0.15
-    logits, classes = model.apply({"params": params}, x, keep, method="logits_and_classes")
+    logits, classes = run(model, {"params": params}, x, keep, method="logits_and_classes")
     expected, states = forward(params, model.cfg, x, keep)
     np.testing.assert_allclose(logits, expected, atol=ATOL, rtol=0)
     np.testing.assert_allclose(classes, states.mean(1) @ np.asarray(params["clf"]).T, atol=ATOL, rtol=0)
@@ -73,60 +70,30 @@ def test_class_head_may_read_what_a_block_reads(layer):
     """The same features as a probe's, from the same pass; the tokens are predicted as before."""
     model, params = made(clf_classes=5, clf_layer=layer)
     x = tokens_of(model)
-    logits, classes = model.apply({"params": params}, x, method="logits_and_classes")
-    features = model.apply({"params": params}, x, method="features")
+    logits, classes = run(model, {"params": params}, x, method="logits_and_classes")
+    features = run(model, {"params": params}, x, method="features")
     np.testing.assert_allclose(classes, features[layer] @ np.asarray(params["clf"]).T, atol=ATOL, rtol=0)
-    np.testing.assert_allclose(logits, model.apply({"params": params}, x), atol=ATOL, rtol=0)
+    np.testing.assert_allclose(logits, run(model, {"params": params}, x), atol=ATOL, rtol=0)
 
 
 def test_a_class_is_a_vector_added_to_the_start():
     model, params = made(cond_classes=3)
-    x, run = tokens_of(model, 3), jax.jit(model.apply)
-    logits = run({"params": params}, x, class_B=np.array([2, -1, 0]))
+    x = tokens_of(model, 3)
+    logits = run(model, {"params": params}, x, class_B=np.array([2, -1, 0]))
     for row, shift in enumerate([params["class_table"][2], 0, params["class_table"][0]]):
         expected, _ = forward(params | {"sos": params["sos"] + shift}, model.cfg, x[row : row + 1])
         np.testing.assert_allclose(logits[row : row + 1], expected, atol=ATOL, rtol=0)
-    without = run({"params": params}, x)  # no class at all: the start vector alone
+    without = run(model, {"params": params}, x)  # no class at all: the start vector alone
     np.testing.assert_allclose(without[1], logits[1], atol=ATOL)
-
-
-def test_new_tables_begin_at_zero_and_change_nothing():
-    """So weights without them load unchanged, and draw the same first parameters from the same seed."""
-    plain = ImageGPT(ModelConfig.preset("tiny"))
-    x = tokens_of(plain)
-    before = plain.init(jax.random.key(0), x)["params"]
-    model = ImageGPT(ModelConfig.preset("tiny", clf_classes=4, cond_classes=4, use_bias=True))
-    params = model.init(jax.random.key(0), x)["params"]
-    for name in ("clf", "class_table"):
-        assert not np.asarray(params[name]).any()
-    for name in ("wpe", "wte", "sos", "wtet"):
-        np.testing.assert_array_equal(before[name], params[name])
-    grown = jax.tree.map(np.zeros_like, params)  # every bias and table zero ...
-    for name, value in before.items():
-        grown[name] = value if name != "h" else jax.tree.map(lambda x: x, grown["h"])
-    for module in ("attn", "mlp"):
-        for name, leaf in before["h"][module].items():
-            grown["h"][module][name]["w"] = leaf["w"]
-    for name in ("ln_1", "ln_2"):
-        grown["h"][name] = before["h"][name]
-    noisy_head = {"wtet": np.random.default_rng(0).normal(size=before["wtet"].shape).astype(np.float32)}
-    expected = plain.apply({"params": before | noisy_head}, x)
-    logits = model.apply({"params": grown | noisy_head}, x, class_B=np.array([1, 3]))
-    np.testing.assert_array_equal(logits, expected)
 
 
 def test_arguments_for_another_kind_of_model_are_refused():
     model, params = made()
     bert, bert_params = made(causal=False)
-    x, keep = tokens_of(model), np.ones((2, 64), bool)
-    with pytest.raises(InputError, match="visible_BT"):
-        model.apply({"params": params}, x, keep)
-    with pytest.raises(InputError, match="not made for classes"):
-        model.apply({"params": params}, x, class_B=np.array([0, 0]))
-    with pytest.raises(InputError, match="no classification head"):
-        model.apply({"params": params}, x, method="logits_and_classes")
-    with pytest.raises(InputError, match="start vector"):
-        bert.apply({"params": bert_params}, x, class_B=np.array([0, 0]))
-    cache = init_cache(bert.cfg, bert.compute, 2, 8)
-    with pytest.raises(InputError, match="cannot decode"):
-        bert.apply({"params": bert_params}, raster_inputs(x[:, :8]), cache, 0, method="extend")
+    x, keep, classes = tokens_of(model), np.ones((2, 64), bool), np.array([0, 0])
+    refused("visible_BT", model.apply, {"params": params}, x, keep)
+    refused("not made for classes", model.apply, {"params": params}, x, class_B=classes)
+    refused("no classification head", model.apply, {"params": params}, x, method="logits_and_classes")
+    refused("start vector", bert.apply, {"params": bert_params}, x, class_B=classes)
+    slots, cache = raster_inputs(x[:, :8]), init_cache(bert.cfg, bert.compute, 2, 8)
+    refused("cannot decode", bert.apply, {"params": bert_params}, slots, cache, 0, method="extend")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax.model.pointwise import gelu2, rms_norm
+from igpt_jax.model.blocks import gelu2, rms_norm
 
 RNG = np.random.default_rng(0)
 X, G, WEIGHTS = RNG.normal(0, 2, (3, 5, 16)), RNG.normal(1, 0.5, 16), RNG.normal(size=(3, 5, 16))

@@ -12,17 +12,16 @@ from flax import linen as nn
 from igpt_jax import ImageGPT, InputError, ModelConfig
 from igpt_jax.config import ComputeConfig
 from igpt_jax.model import AXES, MLPS, POSITIONS, abstract_params, init_cache, is_projection
+from igpt_jax.model.blocks import Mlp, Positions, Projection
 from igpt_jax.model.inputs import example_inputs
-from igpt_jax.model.mlp import TWO_LAYERS, Mlp
-from igpt_jax.model.positions import Positions
-from igpt_jax.model.projection import Projection
 from igpt_jax.objectives import token_nats
 from igpt_jax.parallel.mesh import make_mesh, shardings
-from igpt_jax.sequence import Inputs, ordered_inputs
+from igpt_jax.sequence import ordered_inputs
 from igpt_jax.training.flops import block_weights
 from igpt_jax.weights.load import convert
 from tests.conftest import F32_ATOL, randomized
 from tests.data.made import refused
+from tests.model.made import made, part, run
 from tests.weights.made import pretrained
 
 
@@ -50,16 +49,9 @@ class Gated(nn.Module):
 
 @pytest.fixture(autouse=True)
 def rows(monkeypatch):
-    gated = Mlp(Gated, TWO_LAYERS | {"h/mlp/c_gate/w": ("layer", "embed", "mlp")}, width=lambda cfg: 3 * cfg.d_model)
     monkeypatch.setitem(POSITIONS, "turned", Positions(turn=turn))
-    monkeypatch.setitem(MLPS, "gated", gated)
-    for name, dims in gated.axes.items():
-        monkeypatch.setitem(AXES, name, dims)
-
-
-def made(attention="auto", **cfg):
-    model = ImageGPT(ModelConfig.preset("tiny", **cfg), ComputeConfig(attention=attention))
-    return model, randomized(model.init(jax.random.key(0), example_inputs(model.cfg))["params"], 0.2)
+    monkeypatch.setitem(MLPS, "gated", Mlp(Gated, width=lambda cfg: 3 * cfg.d_model))
+    monkeypatch.setitem(AXES, "h/mlp/c_gate/w", ("layer", "embed", "mlp"))
 
 
 def test_queries_turn_with_their_target_and_keys_with_their_source():
@@ -69,20 +61,17 @@ def test_queries_turn_with_their_target_and_keys_with_their_source():
     tokens = jax.random.randint(jax.random.key(3), (2, 64), 0, 16)
     order = jnp.stack([jax.random.permutation(jax.random.key(i), 64) for i in range(2)])
     inputs = ordered_inputs(tokens, order)._replace(prefix=jax.random.normal(jax.random.key(9), (2, 2, 3)))
-    run = jax.jit(ImageGPT.apply, static_argnums=0)
     whole = run(model, {"params": params}, inputs)
     chunked = model.clone(compute=ComputeConfig(attention="chunked"))
     np.testing.assert_allclose(run(chunked, {"params": params}, inputs), whole, atol=F32_ATOL)
 
-    def slots(start, end):
-        return Inputs(*(None if a is None else a[:, start:end] for a in inputs[:5]))
-
     extend = jax.jit(lambda *args: model.apply({"params": params}, *args, method="extend"), static_argnums=2)
-    first, cache = extend(slots(0, 40)._replace(prefix=inputs.prefix), init_cache(model.cfg, model.compute, 2, 66), 0)
-    second, _ = extend(slots(40, 64), cache, 42)
+    empty, beginning = init_cache(model.cfg, model.compute, 2, 66), part(inputs, 0, 40)._replace(prefix=inputs.prefix)
+    first, cache = extend(beginning, empty, 0)
+    second, _ = extend(part(inputs, 40, 64), cache, 42)
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=F32_ATOL)
 
-    plain, row = ImageGPT(dataclasses.replace(model.cfg, prefix_slots=0, prefix_values=0)), slots(1, 64)
+    plain, row = ImageGPT(dataclasses.replace(model.cfg, prefix_slots=0, prefix_values=0)), part(inputs, 1, 64)
     params = {name: x for name, x in params.items() if not name.startswith("prefix")}
     moved = [row._replace(target=row.target + by, source=row.source + of) for by, of in ((0, 0), (1, 1), (1, 0))]
     here, further, apart = (run(plain, {"params": params}, x) for x in moved)
@@ -111,7 +100,7 @@ def test_unknown_variants_are_named():
 @pytest.mark.parametrize("kind", ["openai", "huggingface"])
 def test_the_formats_of_the_release_refuse_variants(tmp_path, monkeypatch, kind):
     """Also one without parameters of its own, whose weights would be read back as another model."""
-    monkeypatch.setitem(MLPS, "relu", dataclasses.replace(MLPS["gelu2"], layer=MLPS["gelu2"].layer))
+    monkeypatch.setitem(MLPS, "relu", Mlp(MLPS["gelu2"].layer))
     refused("model.mlp 'relu'", convert, pretrained(mlp="relu"), kind, tmp_path / "a")
     refused("model.positions 'turned'", convert, pretrained(positions="turned"), kind, tmp_path / "b")
     assert not list(tmp_path.iterdir())

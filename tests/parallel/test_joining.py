@@ -8,8 +8,8 @@ import jax
 import pytest
 from jax._src import xla_bridge
 
-from igpt_jax import InputError
 from igpt_jax.parallel import joining, processes
+from tests.data.made import refused
 from tests.processes import free_port
 
 
@@ -64,8 +64,7 @@ def test_joined_processes_go_on_and_errors_of_jax_are_one_line(never, monkeypatc
         raise RuntimeError("first\nsecond")
 
     monkeypatch.setattr(jax.distributed, "initialize", broken)
-    with pytest.raises(InputError, match=r"^processes cannot be joined: first; is localhost:1 reachable\?$"):
-        processes.start("localhost:1", 2, 1)
+    refused(r"^processes cannot be joined: first; is localhost:1 reachable\?$", processes.start, "localhost:1", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +78,7 @@ def test_joined_processes_go_on_and_errors_of_jax_are_one_line(never, monkeypatc
     ],
 )
 def test_arguments_that_cannot_be_right(arguments, says):
-    with pytest.raises(InputError, match=says):
-        processes.start(*arguments)
+    refused(says, processes.start, *arguments)
 
 
 def test_addresses_may_be_ipv6():
@@ -92,5 +90,4 @@ def test_without_a_cluster_there_is_one_process(monkeypatch):
     processes.start()
     assert processes.process_label() == "igpt"
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
-    with pytest.raises(InputError, match="num_processes or process_id is missing"):
-        processes.start()
+    refused("num_processes or process_id is missing", processes.start)

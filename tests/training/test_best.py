@@ -1,18 +1,21 @@
 """The best weights are kept, and a run ends when it has waited long enough: the same if it was interrupted."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from igpt_jax import InputError, load_pretrained
+from igpt_jax import load_pretrained
 from igpt_jax.evaluation import Evaluator, Figure
 from igpt_jax.objectives import ACCURACY, NATS
 from igpt_jax.run import train
-from igpt_jax.training.best import figure_of, is_better
-from igpt_jax.training.checkpoint import list_checkpoints, save_weights
+from igpt_jax.training.best import BestWeights, figure_of, is_better
+from igpt_jax.training.checkpoint import CheckpointMeta, list_checkpoints
+from tests.data.made import refused
 from tests.small_run import CFG, crash
 
 VALUES = {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.5, 10: 0.9}
@@ -23,15 +26,12 @@ class Scripted:
 
     step = 10  # of a run that is finished already
 
-    def __init__(self, better="higher"):
-        self.better = better
-
     def __call__(self, context):
         def measure(params, batch, keys):
             n = len(batch["image"])
             return {"score": (np.full(n, VALUES[self.step]), np.ones(n))}
 
-        return Evaluator(measure, {"score": Figure("", self.better)}, on_host=True, most=2)
+        return Evaluator(measure, {"score": Figure("", "higher")}, on_host=True, most=2)
 
 
 def run(workdir, scripted=None, **options):
@@ -78,33 +78,41 @@ def test_the_same_command_trains_no_further_and_more_patience_does(ended):
     assert [meta.step for meta in list_checkpoints(ended.workdir / "best")] == [10]
 
 
-def test_a_finished_run_that_is_asked_for_its_best_has_its_last(tmp_path):
-    assert run(tmp_path / "run", best="", patience=0).step == 10
-    assert run(tmp_path / "run", crash_at=11).step == 10
+def test_a_finished_run_that_is_asked_for_its_best_has_its_last(straight, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    assert train(replace(CFG, train=replace(CFG.train, best="loss")), workdir).step == 10
 
 
-def test_a_figure_that_is_better_when_lower_keeps_its_lowest(tmp_path):
+@pytest.fixture
+def kept(tmp_path):
+    """A function that measures values at steps 1, 2, ... and gives the steps whose weights are kept."""
+
+    def kept(better, *values):
+        best = BestWeights(tmp_path, ("score", better), 2, CheckpointMeta(0, CFG, None, {}, {}, {}))
+        for step, value in enumerate(values, 1):
+            best.update(step, {"wte": jnp.full(3, value)}, {"eval/score": value})
+        return [meta.step for meta in list_checkpoints(tmp_path / "best")]
+
+    return kept
+
+
+def test_a_figure_that_is_better_when_lower_keeps_its_lowest(kept):
     """Whatever it is called: an order gap is no score."""
-    assert run(tmp_path / "run", Scripted("lower"), patience=0).step == 2
+    assert kept("lower", 0.4, 0.1, 0.5, 0.1) == [2]
 
 
-def test_the_best_is_the_last_that_was_saved_also_where_a_higher_step_lies(tmp_path):
+def test_the_best_is_the_last_that_was_saved_also_where_a_higher_step_lies(kept):
     """A run that was killed after it kept its best weights, and is continued with other evaluations."""
-    with pytest.raises(RuntimeError, match="crash"):
-        run(tmp_path / "run", crash_at=3, patience=0)
-    meta = list_checkpoints(tmp_path / "run" / "best")[0]
-    params = load_pretrained(tmp_path / "run" / "best").params
-    save_weights(tmp_path / "run" / "best", replace(meta, step=9), params, only=True)
-    save_weights(tmp_path / "run" / "best", replace(meta, step=4), params, only=True)
-    assert [meta.step for meta in list_checkpoints(tmp_path / "run" / "best")] == [4]
+    assert kept("higher", 0.1, 0.2, 0.3, 0.4) == [4]
+    assert kept("higher", 0.1, 0.2) == [2]
+    assert kept("higher", 0.3, 0.2) == kept("higher", 0.4) == [1]
 
 
 def test_figures_that_are_not_measured_are_refused_before_training(tmp_path):
-    with pytest.raises(InputError, match=r"train.best: must be one of loss, .*; got 'scor'; did you mean 'score'\?"):
-        run(tmp_path / "run", best="scor")
+    says = r"train.best: must be one of loss, .*; got 'scor'; did you mean 'score'\?"
+    refused(says, run, tmp_path / "run", best="scor")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match=r"train.patience: name the figure"):
-        run(tmp_path / "run", best="")
+    refused(r"train.patience: name the figure", run, tmp_path / "run", best="")
 
 
 def test_train_best_knows_figures_by_name():
@@ -115,8 +123,7 @@ def test_train_best_knows_figures_by_name():
     assert figure_of("accuracy", "nats_per_token", figures) == ("accuracy", "higher")
     assert figure_of("order_gap", "nats_per_token", figures) == ("order_gap", "lower")
     assert figure_of("loss", "mse", figures) == ("mse", "lower")
-    with pytest.raises(InputError, match=r"train.best: must be one of"):
-        figure_of("nats_per_masked_token", "nats_per_token", figures)
+    refused(r"train.best: must be one of", figure_of, "nats_per_masked_token", "nats_per_token", figures)
     assert is_better("lower", 0.8, 0.9)
     assert not is_better("higher", 0.8, 0.8)
     assert not is_better("lower", math.nan, 0.9)

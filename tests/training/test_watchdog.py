@@ -1,4 +1,4 @@
-"""A run that hangs ends, in a process of its own; several processes: tests/test_multihost.py."""
+"""A run that hangs ends, in a process of its own; several processes: tests/test_processes.py."""
 
 import os
 import subprocess
@@ -18,16 +18,11 @@ with Watchdog(0.5) as watchdog:
 
 
 def test_a_hang_ends_the_run_with_the_stacks():
-    """A step that never ends."""
+    """A step that never ends, after three of 0.3 s that did, with 0.5 s for each."""
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=30)
     assert done.returncode == 75
     assert "no progress for 1 s while training step 2" in done.stderr
     assert "in stuck" in done.stderr
-
-
-def test_a_run_that_goes_on_is_left_alone():
-    code = CODE.replace("    stuck()", "    pass")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30).returncode == 0
 
 
 def test_a_hang_in_writing_ends_too():

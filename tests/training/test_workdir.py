@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from igpt_jax.run import train
-from tests.processes import ARGS, RUN, finish, flags, lines, popen
-from tests.small_run import CFG, state_bytes
+from tests.chaos.victim import config
+from tests.processes import ARGS, flags, lines
+from tests.small_run import state_bytes
 from tests.test_layering import ROOT
 
-STEPS = 16
+STEPS = 8
 MOUNTED = """
 set -e
 mount $1 "$2"; shift 2
@@ -24,8 +25,7 @@ exit $code
 
 def mounted(how, workdir, out, *command):
     """Runs a command while a file system of its own is mounted at a directory; `out` is a copy of it afterwards."""
-    env = {"PYTHONPATH": str(ROOT), "COPIED": str(workdir), "OUT": str(out)}
-    env = os.environ | {"XLA_FLAGS": flags(1)} | env
+    env = os.environ | {"PYTHONPATH": str(ROOT), "COPIED": str(workdir), "OUT": str(out)}
     line = ["unshare", "--map-root-user", "--mount", "sh", "-c", MOUNTED, "sh", how, workdir, *command]
     return subprocess.run([*map(str, line)], capture_output=True, text=True, env=env, cwd=ROOT)
 
@@ -37,16 +37,14 @@ def can_mount(tmp_path_factory):
         pytest.skip("no mounts in a namespace of one's own here")
 
 
-def command(workdir):
-    """A run without its report that saves after every step and keeps all checkpoints."""
-    return ["-m", "tests.chaos.victim", workdir, STEPS, 10**6]
+OFTEN = config(STEPS, keep=10**6)
+"""Saves after every step; a disk of 2100 KB holds four or five, and the lines of the metrics up to step 4."""
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("straight") / "run"
-    [(code, _, err)] = finish([popen(command(workdir), 1)])
-    assert code == 0, err
+def on_large_disk(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("large") / "run"
+    train(OFTEN, workdir)
     return workdir
 
 
@@ -54,12 +52,14 @@ def whole(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
 
 
-def test_a_full_disk_costs_nothing_that_was_saved(can_mount, straight, tmp_path):
-    """Every checkpoint before is intact; with room, the same command continues to the same end."""
+def test_a_full_disk_costs_nothing_that_was_saved(can_mount, on_large_disk, tmp_path, caplog):
+    """Every checkpoint before is intact; with room, the same run continues to the same end."""
+    caplog.set_level("INFO", "igpt_jax")
     at, out = tmp_path / "at", tmp_path / "out"
     at.mkdir()
     out.mkdir()
-    done = mounted("-t tmpfs -o size=1000k none", at, out, sys.executable, *command(at))
+    command = [sys.executable, "-m", "tests.chaos.victim", at, STEPS, 10**6]
+    done = mounted("-t tmpfs -o size=2100k none", at, out, *command)
     assert done.returncode == 1, done.stderr
     [last] = [line for line in done.stderr.splitlines() if line.startswith("igpt_jax.errors.InputError")]
     assert "a checkpoint could not be written (No space left on device)" in last
@@ -67,32 +67,46 @@ def test_a_full_disk_costs_nothing_that_was_saved(can_mount, straight, tmp_path)
     assert saved
     assert saved[-1] < STEPS
     for step in saved:
-        assert state_bytes(out, step) == state_bytes(straight, step)
-    [(code, _, err)] = finish([popen(command(out), 1)])
-    assert code == 0, err
-    assert f"continuing from step {saved[-1]}" in err
-    assert state_bytes(out, STEPS) == state_bytes(straight, STEPS)
-    assert lines(out) == lines(straight)
+        assert state_bytes(out, step) == state_bytes(on_large_disk, step)
+    assert train(OFTEN, out).step == STEPS
+    assert f"continuing from step {saved[-1]}" in caplog.text
+    assert state_bytes(out, STEPS) == state_bytes(on_large_disk, STEPS)
+    assert lines(out) == lines(on_large_disk)
 
 
-def test_a_read_only_workdir_is_read_and_not_written(can_mount, tmp_path):
-    """A new run and one to be continued are one line each; pictures can be drawn from it."""
-    workdir = tmp_path / "run"
-    train(CFG, workdir)
-    before = state_bytes(workdir, 10)
-    read_only = f"--bind -o ro {workdir}"
-    for path in (workdir, workdir / "new"):
-        igpt = [sys.executable, "-c", RUN, *ARGS, "--workdir", path]
-        done = mounted(read_only, workdir, tmp_path / "out", *igpt)
-        assert done.returncode == 2, done.stderr
-        if path != workdir:  # of another configuration, so it is refused for that
-            assert f"workdir {path}: Read-only file system; name a directory that can be written" in done.stderr
-        assert "Traceback" not in done.stderr
-    sample = [sys.executable, "-c", RUN, "sample", "--model", workdir, "-n", "2", "--out", tmp_path / "two.png"]
-    done = mounted(read_only, workdir, tmp_path / "out", *sample)
-    assert done.returncode == 0, done.stderr
+READ_ONLY = """
+import sys
+from igpt_jax.cli import main
+args, workdir, out = sys.argv[1:-2], *sys.argv[-2:]
+codes = [main([*args, "--workdir", path]) for path in (workdir, workdir + "/new")]
+codes.append(main(["sample", "--model", workdir, "-n", "2", "--out", out]))
+print(*codes, file=sys.stderr)
+"""
+
+
+def test_a_read_only_workdir_is_read_and_not_written(can_mount, straight, tmp_path):
+    """Another run there and a new one in it are refused in one line each; pictures can be drawn from it."""
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    commands = [sys.executable, "-c", READ_ONLY, *ARGS, workdir, tmp_path / "two.png"]
+    done = mounted(f"--bind -o ro {workdir}", workdir, tmp_path / "out", *commands)
+    assert done.stderr.splitlines()[-1] == "2 2 0", done.stderr
+    assert "holds another run" in done.stderr
+    assert f"workdir {workdir}/new: Read-only file system; name a directory that can be written" in done.stderr
+    assert "Traceback" not in done.stderr
     assert (tmp_path / "two.png").stat().st_size > 100
-    assert state_bytes(workdir, 10) == before
+    assert state_bytes(workdir, 10) == state_bytes(straight, 10)
+
+
+TWO_STARTS = """
+import sys
+from pathlib import Path
+import jax
+from tests.chaos.victim import main
+for steps in ("3", "5"):
+    jax.clear_caches()  # as a process that has compiled nothing
+    main(sys.argv[1], steps, "9")
+    print("", *(path.name for path in Path(sys.argv[1], "compiled").glob("*-cache")))
+"""
 
 
 def test_compiled_programs_are_kept_in_the_workdir(tmp_path):
@@ -100,16 +114,14 @@ def test_compiled_programs_are_kept_in_the_workdir(tmp_path):
     names = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
     env = {key: value for key, value in os.environ.items() if key not in names}
     env |= {"PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": flags(1)}
-    cached = []
-    for steps in ("3", "5"):
-        line = [sys.executable, "-m", "tests.chaos.victim", tmp_path / "run", steps, "9"]
-        done = subprocess.run([*map(str, line)], capture_output=True, text=True, env=env, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        cached.append({p.name for p in (tmp_path / "run" / "compiled").glob("*-cache")})
-    assert len(cached[0]) > 3
-    assert any("train_step" in name for name in cached[0])
-    assert not any("train_step" in name for name in cached[1] - cached[0]), cached[1] - cached[0]
+    line = [sys.executable, "-c", TWO_STARTS, str(tmp_path / "run")]
+    done = subprocess.run(line, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    first, second = (set(line.split()) for line in done.stdout.splitlines() if line.startswith(" "))
+    assert len(first) > 3
+    assert any("train_step" in name for name in first)
+    assert not any("train_step" in name for name in second - first), second - first
 
 
-def test_nothing_is_kept_where_jax_was_told_another_place(straight):
-    assert not (straight / "compiled").exists()
+def test_nothing_is_kept_where_jax_was_told_another_place(on_large_disk):
+    assert not (on_large_disk / "compiled").exists()

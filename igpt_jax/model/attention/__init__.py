@@ -1,6 +1,6 @@
 """Dot-product attention: one function, `attend`, over a table of backends that all compute the same.
 
-A backend of your own is one row more: `BACKENDS["mine"] = Backend(attend, refusal)`, then compute.attention = "mine".
+A custom backend is one more row: `BACKENDS["mine"] = Backend(attend, refusal)`, then compute.attention = "mine".
 """
 
 from __future__ import annotations

@@ -19,18 +19,6 @@ class Mask:
     kind: Literal["causal", "full", "prefix"]
     prefix: int = 0
 
-    @classmethod
-    def causal(cls) -> Mask:
-        return cls("causal")
-
-    @classmethod
-    def full(cls) -> Mask:
-        return cls("full")
-
-    @classmethod
-    def with_prefix(cls, slots: int) -> Mask:
-        return cls("prefix", slots)
-
     def visible(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """bool: True where the query at a place sees the key at a place; `queries` and `keys` are broadcast."""
         if self.kind not in KINDS:
@@ -76,11 +64,11 @@ class Backend:
     whole_arrays: bool = False
     """True for a kernel that XLA cannot split over devices; see the `shard_kernel` argument of `attend`."""
     forward_mode: bool = False
-    """Whether `jax.jvp` can differentiate it, as it cannot a backward pass of its own (custom_vjp)."""
+    """Whether `jax.jvp` can differentiate it; it cannot if the backward pass is a custom_vjp."""
     saves: Callable[..., bool] | None = None
     """A policy for `jax.checkpoint` that saves its outputs (compute.remat = dots); None if it is computed again."""
     backward_products: Callable[[int], int] = lambda keys: 5
-    """Matrix products of its backward pass over so many keys: four, and the logits once more."""
+    """Number of keys -> matrix products of its backward pass: four, and the logits once more."""
 
 
 def refuse_mask(case: Case, known: tuple[str, ...]) -> str | None:
