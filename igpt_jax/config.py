@@ -173,6 +173,9 @@ class TrainConfig:
     checkpoint_every: Positive = 1000
     keep: Positive = 2
     """Newest checkpoints that are kept."""
+    draft_steps: NotNegative = 200
+    """Batches from which a small network learns, after training, to guess colours while drawing (speculative decoding):
+    `draft.npz` in the workdir. 0: none; drawing is then slower. Images are the same."""
     best: str = ""
     """loss for the nats per (masked) token, or another figure of the evaluation, as accuracy: the weights with the best
     one are kept in WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""

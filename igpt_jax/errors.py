@@ -23,20 +23,15 @@ def require(ok: bool, key: str, message: str) -> None:
 def check_fields(cfg: Any, prefix: str) -> None:
     """Checks a dataclass against its own annotations: the choices of a Literal, and the bounds of an Annotated.
 
-            require(value in choices, prefix + name, f"must be one of {', '.join(map(str, choices))}; got {value!r}")
-        for bounds in getattr(hint, "__metadata__", ()) if isinstance(value, int | float) else ():
+    Bounds are those of annotated_types (Ge, Gt, Le, Lt, Interval). Only numbers are compared. Types are left to type
+    checkers, and to `from_json`. Errors name a field with `prefix` before it.
     """
     for name, hint in typing.get_type_hints(type(cfg), include_extras=True).items():
         value = getattr(cfg, name)
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)
-<<<<<<< HEAD
-            require(value in choices, prefix + name, f"{value!r} is none of {', '.join(map(str, choices))}")
-        for bounds in getattr(hint, "__metadata__", ()) if isinstance(value, int | float) else ():
-=======
             require(value in choices, prefix + name, f"must be one of {', '.join(map(str, choices))}; got {value!r}")
-        for bounds in getattr(hint, "__metadata__", ()) if value is not None else ():
->>>>>>> main
+        for bounds in getattr(hint, "__metadata__", ()) if isinstance(value, int | float) else ():
             for sign, ok, words in _COMPARISONS:
                 limit = getattr(bounds, sign, None)
                 require(limit is None or ok(value, limit), prefix + name, f"must be {words} {limit}, not {value}")

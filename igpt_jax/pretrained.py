@@ -22,6 +22,7 @@ from igpt_jax.model import AXES, CONDITIONING, ImageGPT, abstract_params, is_opt
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
 from igpt_jax.parallel.processes import on_process_zero, raise_on_all
+from igpt_jax.sampling.draft import Draft, load_draft
 from igpt_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointMeta,
@@ -57,6 +58,8 @@ class Pretrained:
     """How many training images each class had; empty if that is not known."""
     extensions: Mapping[str, str] = field(default_factory=dict)
     """Custom parts that the run was given as objects: objective or evaluators -> names."""
+    draft: Draft | None = None
+    """A small network that guesses colours, with which drawing is faster; None if there is none."""
 
     @property
     def colors(self) -> Palette:
@@ -138,7 +141,8 @@ def load_workdir(
         if not allow_nonfinite:
             require_finite(params, f"{workdir} at step {meta.step}")
         known = meta.data, meta.class_names, meta.class_counts, meta.extensions
-        return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, *known)
+        draft = load_draft(workdir, meta.config.model)
+        return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, *known, draft)
     raise AssertionError("unreachable")
 
 

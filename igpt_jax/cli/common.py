@@ -184,7 +184,10 @@ class ModelArgs:
             allow_nonfinite=self.allow_nonfinite,
         )
         centers = weights.palette and weights.palette.centers.tolist()
-        require_same(f"what --model {self.path} holds", f"{to_json(weights.config)} {weights.step} {centers}")
+        require_same(
+            f"what --model {self.path} holds",
+            f"{to_json(weights.config)} {weights.step} {centers} {weights.draft is None}",
+        )
         return weights
 
     def result_path(self, out: Path | None, name: str) -> Path:

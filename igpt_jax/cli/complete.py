@@ -52,7 +52,7 @@ class Complete(PictureCommand):
         images, known = given
         class_id = None if self.class_name is None else class_index(weights, self.class_name)
         model = self.request(weights, None if class_id is None else np.array([class_id]))
-        drawn = complete(*model, images, known, self.n, sampler=self.sampler, classes=class_id)
+        drawn = complete(*model, images, known, self.n, sampler=self.sampler, classes=class_id, draft=weights.draft)
         columns = [("prompt", images), ("completion", drawn), ("original", images)]
         names = [f"{i}-{path.stem}-{j}" for i, path in enumerate(self.images) for j in range(self.n)]
         flat = drawn.reshape(-1, *drawn.shape[2:])

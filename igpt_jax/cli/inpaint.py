@@ -65,7 +65,8 @@ class Inpaint(PictureCommand):
 
         class_id = None if self.class_name is None else class_index(weights, self.class_name)
         model = self.request(weights, None if class_id is None else np.array([class_id]))
-        fill = functools.partial(inpaint, *model, n=self.n, sampler=self.sampler, classes=class_id)
+        options = {"n": self.n, "sampler": self.sampler, "classes": class_id, "draft": weights.draft}
+        fill = functools.partial(inpaint, *model, **options)
         images, known = [image for image, _ in given], [known for _, known in given]
         files, rows = [], []
         for image, result in zip(images, by_size(fill, images, known), strict=True):

@@ -65,7 +65,8 @@ class Restore(PictureCommand):
         from igpt_jax.sampling.restore import restore
 
         degraded, originals = given
-        restored = by_size(functools.partial(restore, *self.request(weights), n=self.n, sampler=self.sampler), degraded)
+        options = {"n": self.n, "sampler": self.sampler, "draft": weights.draft}
+        restored = by_size(functools.partial(restore, *self.request(weights), **options), degraded)
         files, rows = [], []
         for i, (image, result) in enumerate(zip(degraded, restored, strict=True)):
             files.append({"mean": result.mean} | {f"draw{j}": draw for j, draw in enumerate(result.draws)})

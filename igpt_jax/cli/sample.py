@@ -46,7 +46,8 @@ class Sample(DrawCommand):
         classes = np.resize(chosen, self.n) if chosen else None
         if classes is None and cfg.cond_classes:
             classes = draw_classes(cfg, self.n, self.sampler.seed, weights.class_counts)
-        images = sample(*self.request(weights, classes), self.n, sampler=self.sampler, classes=classes)
+        options = {"sampler": self.sampler, "classes": classes, "draft": weights.draft}
+        images = sample(*self.request(weights, classes), self.n, **options)
         details = [{"index": i} | ({} if classes is None else {"class": int(classes[i])}) for i in range(self.n)]
         names = [f"{i:0{len(str(self.n - 1))}d}" for i in range(self.n)]
         return Result(images, names, lambda: image_grid(images), images.shape, labels=classes, details=details)

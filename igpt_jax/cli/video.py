@@ -79,7 +79,7 @@ class Video(DrawCommand):
         from igpt_jax.viz import clip_sheet
 
         model, window = self.request(weights), weights.config.model.n_frame
-        lengths, options = [len(clip) for clip in given], dict[str, Any](sampler=self.sampler)
+        lengths, options = [len(clip) for clip in given], dict[str, Any](sampler=self.sampler, draft=weights.draft)
         if self.action == "sample":
             drawn = sample_clips(*model, self.n or 4, self.frames, keep=self.keep, **options)
             titles = []

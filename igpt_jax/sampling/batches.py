@@ -46,7 +46,7 @@ def batch_decoder(
     """What draws each batch of the images of `prompt`: (batch, keys [B]) -> int32 [B, T]."""
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)
     start, rules, mesh = common_prefix_length(ordered), rules_of(sampler), mesh_of(params)
-    where = traced_on(mesh, platform)()
+    where, is_split = traced_on(mesh, platform)(), mesh is not None and batch_ways(mesh) > 1
     model = model.clone(cache=sampler.cache)
 
     def draw_batch(batch: Prompt, keys_B: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ def batch_decoder(
             batch, keys_B = in_pairs(batch, keys_B)
         if window := window_for(sampler.lookahead, where, len(keys_B), model.cfg.n_ctx):
             ahead = traced_on(mesh, decode_ahead)
-            drawn = ahead(model, params, batch, keys_B, rules, start, window, draft, mesh is not None)[0]
+            drawn = ahead(model, params, batch, keys_B, rules, start, window, draft, is_split)[0]
         else:
             drawn = traced_on(mesh, decode)(model, params, batch, keys_B, rules, start)
         return drawn[::2] if "guidance" in rules else drawn

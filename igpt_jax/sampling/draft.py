@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import ModelConfig
 from igpt_jax.keys import fold_in, stream
-from igpt_jax.objectives.base import token_nats
+from igpt_jax.parallel.mesh import replicated, traced_on
 from igpt_jax.sequence import Example, Inputs
 
 log = logging.getLogger(__name__)
@@ -122,37 +123,40 @@ def fit_draft(
     batches: Iterator[Any],
     steps: int,
     seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> Draft:
     """The network that learns from so many batches what the model learns from them.
 
     Args:
       example: (batch, one key an image) -> what the model reads and predicts.
-      batches: on the devices.
+      batches: on the devices, those of `mesh`.
+
+    Returns:
+      The same on all processes, in numpy.
     """
     schedule = optax.cosine_decay_schedule(LEARNING_RATE, steps * UPDATES)
     optimizer = optax.adam(schedule)
-    draft = init_draft(cfg, stream(seed, "draft"))
+    draft: Any = init_draft(cfg, stream(seed, "draft"))
 
-    @jax.jit
-    def learn(state: tuple[Draft, Any], batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[Draft, Any]:
+    def learn(state: tuple[Any, Any], batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[Any, Any]:
         n = batch["image"].shape[0]
         read = example(batch, fold_in(key, jnp.arange(n)))
 
-        def update(state: tuple[Draft, Any], key: jax.Array) -> tuple[tuple[Draft, Any], None]:
+        def update(state: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], None]:
             slots = jax.random.randint(key, (n, -(-SLOTS // n)), 0, cfg.n_ctx)
             grads: Any = jax.grad(lambda draft: draft_loss(cfg, draft, read, slots))(state[0])
             updates, opt_state = optimizer.update(grads, state[1])
-            draft: Any = optax.apply_updates(state[0], updates)  # pyright: ignore[reportArgumentType]
-            return (draft, opt_state), None
+            return (optax.apply_updates(state[0], updates), opt_state), None
 
         return jax.lax.scan(update, state, jax.random.split(fold_in(key, n), UPDATES))[0]
 
+    learn_jitted = jax.jit(traced_on(mesh, learn), out_shardings=None if mesh is None else replicated(mesh))
     state = draft, optimizer.init(draft)
     for step in range(steps):
         progress.report("fitting the network that guesses colours", step, steps)
-        state = learn(state, next(batches), fold_in(stream(seed, "draft"), step))
+        state = learn_jitted(state, next(batches), fold_in(stream(seed, "draft"), step))
     progress.report("fitting the network that guesses colours", steps, steps)
-    return jax.tree.map(jnp.asarray, jax.device_get(state[0]))
+    return jax.device_get(state[0])
 
 
 def init_draft(cfg: ModelConfig, key: jax.Array) -> Draft:
@@ -194,7 +198,8 @@ def draft_loss(cfg: ModelConfig, draft: Draft, example: Example, slots_BS: jax.A
         neighbours_BSK, targets_BS, given
     )
     labels_BS, weights_BS = (jnp.take_along_axis(x, slots_BS, axis=1) for x in (labels_BT, example.weights))
-    return (token_nats(logits, labels_BS) * weights_BS).sum() / jnp.maximum(weights_BS.sum(), 1)
+    nats_BS = optax.softmax_cross_entropy_with_integer_labels(logits, labels_BS)
+    return (nats_BS * weights_BS).sum() / jnp.maximum(weights_BS.sum(), 1)
 
 
 def given_of(inputs: Inputs) -> Given:
@@ -222,4 +227,4 @@ def load_draft(workdir: Path, cfg: ModelConfig) -> Draft | None:
     if jax.tree.map(np.shape, draft) != jax.tree.map(np.shape, wanted):
         log.warning("%s is of another model; images are drawn without it, and take longer", path)
         return None
-    return jax.tree.map(jnp.asarray, draft)
+    return draft

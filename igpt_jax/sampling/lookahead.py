@@ -80,7 +80,7 @@ class Ahead(NamedTuple):
     """int32 [B]: until the image was settled."""
 
 
-@functools.partial(jax.jit, static_argnames=("model", "start", "window", "rows_apart"))
+@functools.partial(jax.jit, static_argnames=("model", "start", "window", "is_split"))
 def decode_ahead(
     model: ImageGPT,
     params: Params,
@@ -90,14 +90,14 @@ def decode_ahead(
     start: int,
     window: int,
     draft: Draft | None = None,
-    rows_apart: bool = False,
+    is_split: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The images that `decode` draws from the same arguments, with fewer passes of the model.
 
     Args:
       window: W, how many slots one pass computes, at least 1.
       draft: the network that guesses; None for a guess that neighbours are alike.
-      rows_apart: whether the images lie on several devices. If not, finished images leave the batch: whenever half of
+      is_split: whether the images lie on several devices. If not, finished images leave the batch: whenever half of
         them are done, the others go on in a batch of half the size.
 
     Returns:
@@ -133,7 +133,7 @@ def decode_ahead(
     def finish(asked: Asked, state: Ahead) -> Ahead:
         """All images to their end; from time to time, without those that are done."""
         half, together = len(state.settled) // 2, 2 if "guidance" in rules else 1
-        if rows_apart or half % together or half < max(1, b // SMALLEST):
+        if is_split or half % together or half < max(1, b // SMALLEST):
             return go_on(asked, state, None)
         state = go_on(asked, state, None, unfinished=half)
         rows = jnp.argsort(state.settled >= t, stable=True)[:half]
