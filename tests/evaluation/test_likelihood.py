@@ -18,7 +18,7 @@ from tests.evaluation.made import IMAGES, ONE_DEVICE, PALETTE, context, made, me
 
 def loss_of(model, params, name, keys, images=IMAGES):
     objective = make_objective(Config(objective=name, model=model.cfg), PALETTE)
-    return float(objective.score(model, params, objective.example({"image": images}, keys), "x").loss())
+    return float(objective.score(model, params, objective.example({"image": images}, keys), "x").summed.loss)
 
 
 def test_the_mean_does_not_depend_on_batches_padding_or_mesh():
