@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import typing
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def parse(command: type[T], name: str, words: Sequence[str], default: T | None =
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(f"{_reason(stop, printed.getvalue())}; igpt {name} --help lists all options") from None
+        reason = _reason(stop, printed.getvalue(), words)
+        raise InputError(f"{reason}; igpt {name} --help lists all options") from None
     finally:
         rules.clear()  # under python -O, tyro 1.0.17 keeps a registry for the calls that follow
 
@@ -56,7 +58,7 @@ def _as_dict(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.Struct
     return tyro.constructors.StructConstructorSpec(instantiate=dict, fields=tuple(fields))
 
 
-def _reason(error: BaseException, box: str) -> str:
+def _reason(error: BaseException, box: str, words: Sequence[str]) -> str:
     """The InputError that tyro has caught, or else the first paragraph of its box and the option that it proposes."""
     cause = error.__context__
     while cause is not None:
@@ -66,4 +68,7 @@ def _reason(error: BaseException, box: str) -> str:
     _, reason, *more = (" ".join(part.replace("│", " ").split()) for part in re.split(r".*[-─]{8,}.*", box))
     near = re.match(r"Perhaps you meant: (?:-\w, )?(--[\w.-]+)", more[0] if more else "")
     reason = reason.partition(" Got errors:")[0].removeprefix("Error parsing ").rstrip(".")
+    for flag, word in itertools.pairwise(words):
+        if flag.startswith("-") and reason == f"Unrecognized options: {word}":
+            return f"{reason}, after {flag}, which takes no value"
     return reason + (f"; did you mean {near[1]!r}?" if near else "")

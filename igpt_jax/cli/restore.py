@@ -112,7 +112,7 @@ def compared(original: np.ndarray, degraded: np.ndarray, restored: Restored) -> 
     """PSNR in dB and SSIM of one picture, its mean and each draw, for JSON."""
     from igpt_jax.evaluation.quality import psnr_of_each, ssim_of_each
 
-    versions = {"damaged": degraded[None], "mean": restored.mean[None], "draws": restored.draws}
+    versions = {"degraded": degraded[None], "mean": restored.mean[None], "draws": restored.draws}
 
     def each(measure: Any) -> dict[str, Any]:
         values = {name: measure(original[None].repeat(len(x), axis=0), x).tolist() for name, x in versions.items()}

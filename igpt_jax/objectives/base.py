@@ -57,6 +57,11 @@ class Scores(NamedTuple):
         losses, metrics = ({k: Mean(*map(jnp.sum, mean)) for k, mean in x.items()} for x in (self.losses, self.metrics))
         return Scores(losses, metrics)
 
+    @property
+    def loss(self) -> jax.Array:
+        """Of summed scores."""
+        return sum((mean.value for mean in self.losses.values()), jnp.float32(0))
+
 
 class Figure(NamedTuple):
     """What a measured number is. Of figures in nats, bits are shown, too."""

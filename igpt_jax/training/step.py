@@ -25,6 +25,7 @@ from igpt_jax.objectives import (
     MakeObjective,
     Mean,
     Objective,
+    Scores,
     check_degrade,
     drop_classes,
     make_objective,
@@ -120,10 +121,10 @@ def make_train_step(
         """The loss and all means; with the weights of a larger batch, what these images add to its loss."""
         example = drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
         scores = objective.score(model, params, example, objective.loss_name).summed
-        losses = scores.losses
+        of_whole = scores
         if weights is not None:
-            losses = {name: Mean(mean.total, weights[name]) for name, mean in losses.items()}
-        return sum((mean.value for mean in losses.values()), jnp.float32(0)), scores.each
+            of_whole = Scores({name: Mean(mean.total, weights[name]) for name, mean in scores.losses.items()})
+        return of_whole.loss, scores.each
 
     gradients = jax.value_and_grad(loss_of, has_aux=True)  # -> (loss, means), gradients
 

@@ -51,7 +51,7 @@ def test_bad_input_is_one_line_and_code_2(workdir, capsys, command, named):
         (["train"], "no experiment"),
         (["train", "digit"], "digits"),
         (["train", str(ROOT / "tests" / "conftest.py")], "config"),
-        (["train", DIGITS, "--data.flip", "True"], "Unrecognized options: True"),
+        (["train", DIGITS, "--data.flip", "True"], "options: True, after --data.flip, which takes no value"),
         (["train", DIGITS, "digits"], "Unrecognized options: digits"),
         (["train", DIGITS, "--train.steps"], "'--train.steps'"),
         (["train", DIGITS, "--model.preset", "xxl"], "'xxl' for argument '--model.preset'. Expected one of"),

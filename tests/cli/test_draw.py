@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from igpt_jax.cli.complete import Complete, hole_on_grid
 from igpt_jax.cli.draw import by_size
 from igpt_jax.cli.output import check_result_path
 from igpt_jax.config import DataConfig
+from igpt_jax.sampling.restore import Restored
 from tests.cli.conftest import refusal
 from tests.cli.made import LEVELS, read_picture, saved, write_pictures
 
@@ -147,22 +147,11 @@ def test_bad_input(models, photos, monkeypatch, words, reason):
 
 
 def test_pictures_of_one_size_are_drawn_together():
-    sizes = [(2, 3), (1, 1), (2, 3)]
-    images, numbers, calls = [np.full(size, i) for i, size in enumerate(sizes)], [np.array(i) for i in range(3)], []
-
-    class Drawn(NamedTuple):
-        image: np.ndarray
-        number: np.ndarray
-
-    def draw(*arrays):
-        calls.append(len(arrays[0]))
-        return Drawn(*arrays)
-
-    drawn = by_size(draw, images, numbers)
-    assert calls == [2, 1]
-    for i, one in enumerate(drawn):
-        assert one.number == i
-        np.testing.assert_array_equal(one.image, images[i])
+    images = [np.full(size, i) for i, size in enumerate([(2, 3), (1, 1), (2, 3)])]
+    drawn = by_size(lambda x: Restored(x, np.full(len(x), len(x))), images)
+    for image, one, together in zip(images, drawn, (2, 1, 2), strict=True):
+        np.testing.assert_array_equal(one.draws, image)
+        assert one.mean == together
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.npy", "x.tar.gz"])

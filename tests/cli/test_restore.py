@@ -59,7 +59,7 @@ def test_pictures_keep_their_size_and_are_compared(restorer, photos, tmp_path, c
     np.testing.assert_array_equal(files["1-b-noisy-mean"], expected.mean[0, ..., 0])
     np.testing.assert_array_equal(files["1-b-noisy-draw1"], expected.draws[0, 1, ..., 0])
     psnr = shown["images"][1]["psnr"]
-    assert psnr["damaged"] == pytest.approx(psnr_of_each(clean, noisy)[0])
+    assert psnr["degraded"] == pytest.approx(psnr_of_each(clean, noisy)[0])
     assert psnr["mean"] == pytest.approx(psnr_of_each(clean, expected.mean)[0])
     assert len(psnr["draws"]) == len(shown["images"][1]["ssim"]["draws"]) == 2
 
@@ -71,7 +71,7 @@ def test_clean_pictures_are_degraded_to_try_it(restorer, photos, tmp_path, capsy
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == str(out)
     assert len(shown) == 3
-    assert "damaged" in shown[1]
+    assert "degraded" in shown[1]
     with Image.open(out) as image:
         assert "gaussian:0.2" in image.text["igpt"]
         assert image.size[0] > 4 * 64

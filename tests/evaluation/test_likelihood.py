@@ -25,7 +25,7 @@ def losses_alone(model, params, name):
 
     @jax.jit
     def loss(image, key):
-        return objective.score(model, params, objective.example({"image": image}, key), "x").loss()
+        return objective.score(model, params, objective.example({"image": image}, key), "x").summed.loss
 
     return lambda keys: np.array([float(loss(IMAGES[i : i + 1], keys[i : i + 1])) for i in range(11)])
 

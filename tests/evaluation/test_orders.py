@@ -85,7 +85,7 @@ def test_the_nats_of_an_order_are_those_of_the_objective():
     keys = jax.random.split(jax.random.key(2), len(IMAGES))
     example = jax.jit(make_objective(cfg, PALETTE).example)({"image": IMAGES}, keys)
     nats = jitted_nats(model, params, TOKENS, jitted_orders(keys, (8, 8), cfg.orders))
-    loss = jax.jit(lambda params: token_scores(model, params, example, "x").loss())(params)
+    loss = jax.jit(lambda params: token_scores(model, params, example, "x").summed.loss)(params)
     np.testing.assert_allclose(loss, nats.mean(), rtol=1e-6)
 
 
