@@ -13,7 +13,9 @@ CFG = Config(
     data=DataConfig(source="digits", batch_size=16, channels=1, augment="shift", shift=1),
     palette=PaletteConfig("levels"),
     optim=OptimConfig(lr=1e-2, warmup_steps=2, ema_decay=0.9),
-    train=TrainConfig(steps=10, log_every=4, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304),
+    train=TrainConfig(
+        steps=10, log_every=4, eval_every=5, checkpoint_every=3, keep=20, eval_batch_size=304, draft_steps=0
+    ),
 )
 
 
