@@ -5,11 +5,12 @@ Random weights and random pixels: speed does not depend on them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -64,13 +65,17 @@ def train_run(cfg: Config) -> Run:
 
 
 def sample_run(cfg: Config) -> Run:
-    """Whole new images of the configuration's model, `sampler.batch_size` at once, by its sampler's rules."""
+    """Whole new images of the configuration's model, `sampler.batch_size` at once, by its sampler's rules.
+
+    One slot after another, unless sampler.lookahead is a number: how often guesses are right, only trained weights say.
+    """
     _check(cfg)
+    sampler = dataclasses.replace(cfg.sampler, lookahead=one_by_one(cfg.sampler.lookahead))
     model, palette = ImageGPT(cfg.model, cfg.compute), _some_palette(cfg)
     params = jax.jit(model.init)(jax.random.key(0), example_inputs(cfg.model))["params"]
 
     def once() -> None:
-        sample(model, params, palette, cfg.sampler.batch_size, sampler=cfg.sampler)  # its result is in numpy
+        sample(model, params, palette, cfg.sampler.batch_size, sampler=sampler)  # its result is in numpy
 
     times = list[float]()
     for _ in range(2):
@@ -103,9 +108,14 @@ def bench_train(cfg: Config, budget: Budget) -> dict[str, Any]:
     }
 
 
+def one_by_one(lookahead: int | Literal["auto"]) -> int:
+    """The window of `sample_run`."""
+    return 0 if lookahead == "auto" else lookahead
+
+
 def bench_sample(cfg: Config, budget: Budget) -> dict[str, Any]:
     """Times `sample_run`, beside what reading the weights and the filled cache once a token would take."""
-    n, window = cfg.sampler.batch_size, cfg.sampler.lookahead
+    n, window = cfg.sampler.batch_size, one_by_one(cfg.sampler.lookahead)
     run = sample_run(cfg)
     seconds = time_runs(run.once, budget, "timing decoding")
     median, dtype = statistics.median(seconds), compute_dtype(cfg.compute)
