@@ -123,7 +123,7 @@ def test_a_long_list_is_cut():
         (write_openai, {"prefix_slots": 4, "prefix_values": 12}, "no place for prefix"),
         (write_openai, {"grid": (2, 5, 9)}, "no place for wpe_frame; a grid of 2 x 5 x 9;"),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_models_that_a_format_cannot_hold(tmp_path, write, model, named):
     refused(named, write, pretrained(**model), tmp_path / "m")
