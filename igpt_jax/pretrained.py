@@ -22,7 +22,7 @@ from igpt_jax.model import AXES, CONDITIONING, ImageGPT, abstract_params, is_opt
 from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import mesh_of, path_name, replicated, with_shardings
 from igpt_jax.parallel.processes import on_process_zero, raise_on_all
-from igpt_jax.sampling.draft import Draft, load_draft
+from igpt_jax.sampling.draft import Draft
 from igpt_jax.training.checkpoint import (
     CHECKPOINTS,
     CheckpointMeta,
@@ -141,8 +141,7 @@ def load_workdir(
         if not allow_nonfinite:
             require_finite(params, f"{workdir} at step {meta.step}")
         known = meta.data, meta.class_names, meta.class_counts, meta.extensions
-        draft = load_draft(workdir, meta.config.model)
-        return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, *known, draft)
+        return Pretrained(make_model(meta.config), params, meta.palette, meta.config, meta.step, *known)
     raise AssertionError("unreachable")
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from igpt_jax.config import Config
@@ -26,15 +25,15 @@ from igpt_jax.errors import InputError
 from igpt_jax.evaluation import EvalContext, Evaluators, Figures, MakeEvaluator
 from igpt_jax.evaluation.pictures import PictureEvaluator, check_pictures, write_picture
 from igpt_jax.files import local_path
-from igpt_jax.objectives import Batch, MakeObjective, drop_classes, identity
+from igpt_jax.objectives import MakeObjective, identity
 from igpt_jax.palette import Palette
-from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh, put_batch
+from igpt_jax.parallel.mesh import check_splits, make_mesh, outside_mesh
 from igpt_jax.parallel.processes import barrier, is_process_zero, on_process_zero, require_same
 from igpt_jax.pretrained import Pretrained, check_initial, init_from_pretrained, load_workdir
-from igpt_jax.sampling.draft import DRAFT, fit_draft, save_draft
-from igpt_jax.sequence import Example
+from igpt_jax.sampling.draft import DRAFT, save_draft
 from igpt_jax.training.best import BEST, BestWeights, figure_of
 from igpt_jax.training.checkpoint import Checkpointer, CheckpointMeta, list_checkpoints
+from igpt_jax.training.draft import draft_of
 from igpt_jax.training.flops import rates_of
 from igpt_jax.training.loop import Evaluator, LoopState, TrainLoop
 from igpt_jax.training.metric_log import METRICS, MetricLog, Writer, open_writers, require_wandb
@@ -303,21 +302,18 @@ def make_loop(
 
 def add_draft(run: Run, watchdog: Watchdog) -> None:
     """Fits the network that guesses colours while drawing, unless the workdir has it."""
-    cfg, mesh, objective = run.cfg, run.data.mesh, run.program.objective
+    cfg, program = run.cfg, run.program
     missing = on_process_zero(lambda: not (run.workdir / DRAFT).exists())
     if not (missing and cfg.model.causal and cfg.train.draft_steps):
         return
 
-    def example(batch: Batch, keys_B: jax.Array) -> Example:
-        return drop_classes(objective.example(batch, keys_B), keys_B, cfg.class_dropout)
-
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[Mapping[str, np.ndarray]]:
         for batch in run.data.train_batches(0):
             watchdog.reset("fitting the network that guesses colours")
-            yield put_batch(batch, mesh)
+            yield batch
 
-    draft = fit_draft(cfg.model, example, batches(), cfg.train.draft_steps, cfg.seed, mesh)
-    for workdir in (run.workdir, *([run.workdir / BEST] if cfg.train.best else [])):
+    draft = draft_of(cfg, program.objective, batches(), run.data.mesh, cfg.train.draft_steps)
+    for workdir in (run.workdir, *([run.workdir / BEST] if (run.workdir / BEST).exists() else [])):
         on_process_zero(lambda workdir=workdir: save_draft(draft, workdir))
 
 

@@ -20,13 +20,15 @@ LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.95)
 
 Shape = dict[str, Any]
-"""layers, width, heads, side (of the picture), vocab, batch, dtype."""
+"""layers, width, heads, side (of the picture), vocab, batch, dtype; of trained weights also model, a workdir, and
+huggingface, a directory."""
 Prepared = tuple[Callable[[], Any], dict[str, Any]]
 """What is run once, and facts about it."""
 
 
-def igpt_jax(what: str, shape: Shape) -> Prepared:
+def igpt_jax(what: str, shape: Shape, lookahead: Any = "auto") -> Prepared:
     """This package, as `igpt train` and `igpt sample` run it."""
+    from igpt_jax import load_pretrained, sample
     from igpt_jax.analysis.bench import machine, sample_run, train_run
     from igpt_jax.config import ComputeConfig, Config, DataConfig, ModelConfig, OptimConfig, SamplerConfig
 
@@ -41,10 +43,20 @@ def igpt_jax(what: str, shape: Shape) -> Prepared:
         data=DataConfig(batch_size=shape["batch"]),
         optim=OptimConfig(lr=LEARNING_RATE, clip_norm=CLIP_NORM),
         compute=ComputeConfig(dtype=shape["dtype"]),
-        sampler=SamplerConfig(batch_size=shape["batch"], top_k=TOP_K),
+        sampler=SamplerConfig(batch_size=shape["batch"], top_k=TOP_K, lookahead=lookahead),
     )
+    if "model" in shape:
+        weights, n = load_pretrained(shape["model"]), shape["batch"]
+        model = weights.model.clone(compute=cfg.compute)
+        options = {"sampler": cfg.sampler, "draft": weights.draft}
+        return lambda: sample(model, weights.params, weights.colors, n, **options), machine()
     run = train_run(cfg) if what == "train" else sample_run(cfg)
     return run.once, run.facts | machine()
+
+
+def one_by_one(what: str, shape: Shape) -> Prepared:
+    """The same without guesses: one slot after another."""
+    return igpt_jax(what, shape, lookahead=0)
 
 
 def eager(what: str, shape: Shape, compiled: bool = False) -> Prepared:
@@ -76,6 +88,8 @@ def eager(what: str, shape: Shape, compiled: bool = False) -> Prepared:
             torch.cuda.synchronize()
 
     if what == "sample":
+        if "huggingface" in shape:
+            model = type(model).from_pretrained(shape["huggingface"]).to(device)
         model = model.to(dtype).eval()
         start = torch.full((batch, 1), vocab, device=device)
 
@@ -117,7 +131,12 @@ def compiled(what: str, shape: Shape) -> Prepared:
     return eager(what, shape, compiled=True)
 
 
-SIDES: dict[str, Callable[[str, Shape], Prepared]] = {"igpt_jax": igpt_jax, "eager": eager, "compiled": compiled}
+SIDES: dict[str, Callable[[str, Shape], Prepared]] = {
+    "igpt_jax": igpt_jax,
+    "one_by_one": one_by_one,
+    "eager": eager,
+    "compiled": compiled,
+}
 
 
 def main() -> None:

@@ -25,21 +25,22 @@ def rows(directory: Path = RESULTS) -> list[dict[str, Any]]:
     for path in sorted(directory.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             result = json.loads(line)
-            newest[tuple(result[key] for key in SHAPE)] = result
+            newest[(*(result[key] for key in SHAPE), result.get("model"))] = result
     return list(newest.values())
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: seconds of each side, and in brackets how many times ours they are."""
     lines = [
-        "| on | what | igpt_jax | transformers | with torch.compile |",
-        "|---|---|---|---|---|",
+        "| on | what | igpt_jax | without guesses | transformers | with torch.compile |",
+        "|---|---|---|---|---|---|",
     ]
     for r in results:
         size = f"{r['layers']} layers of {r['width']}, {r['side']}×{r['side']}, {r['batch']} images, {r['dtype']}"
+        size = f"{r['model']}, {size}" if "model" in r else size
         theirs = [
             f"{r['seconds'][side]:.2f} s (**{r['ratio'][side]:.1f}x**)" if side in r["seconds"] else ""
-            for side in ("eager", "compiled")
+            for side in ("one_by_one", "eager", "compiled")
         ]
         device = f"{r['device']}, {r['cores']} cores" if r["backend"] == "cpu" else r["device"]
         what = f"{NAMES[r['what']]}: {size}"

@@ -23,6 +23,7 @@ from igpt_jax.cli.bench import Bench
 from igpt_jax.cli.common import Command, JoinedCommand, ProcessArgs
 from igpt_jax.cli.complete import Complete
 from igpt_jax.cli.convert import Convert
+from igpt_jax.cli.draft import DraftCommand
 from igpt_jax.cli.evaluate import Evaluate
 from igpt_jax.cli.fetch import Fetch
 from igpt_jax.cli.info import Info
@@ -49,6 +50,7 @@ COMMANDS: dict[str, type[Command]] = {
     "inpaint": Inpaint,
     "restore": Restore,
     "video": Video,
+    "draft": DraftCommand,
     "eval": Evaluate,
     "probe": Probe,
     "report": Report,

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from igpt_jax import progress
 from igpt_jax.config import ModelConfig
+from igpt_jax.files import replace_file
 from igpt_jax.keys import fold_in, stream
 from igpt_jax.parallel.mesh import replicated, traced_on
 from igpt_jax.sequence import Example, Inputs
@@ -208,8 +209,9 @@ def given_of(inputs: Inputs) -> Given:
 
 
 def save_draft(draft: Draft, workdir: Path) -> None:
-    """Writes `draft.npz`."""
-    np.savez(workdir / DRAFT, **{name: x for name, x in draft._asdict().items() if x is not None})
+    """Writes `draft.npz`, whole or not at all."""
+    with replace_file(workdir / DRAFT) as file:
+        np.savez(file, **{name: x for name, x in draft._asdict().items() if x is not None})
 
 
 def load_draft(workdir: Path, cfg: ModelConfig) -> Draft | None:

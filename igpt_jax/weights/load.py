@@ -24,6 +24,7 @@ from igpt_jax.palette import Palette
 from igpt_jax.parallel.mesh import usable_mesh
 from igpt_jax.parallel.processes import raise_on_all
 from igpt_jax.pretrained import Pretrained, load_workdir, require_finite, save_pretrained, workdir_checkpoints
+from igpt_jax.sampling.draft import load_draft
 from igpt_jax.training.checkpoint import CHECKPOINTS
 from igpt_jax.training.step import make_model
 from igpt_jax.weights.huggingface import fetch_snapshot, open_huggingface, write_huggingface
@@ -68,13 +69,18 @@ def load_pretrained(
             if colors is not None:
                 config_of("", loaded.model.cfg, colors, str(path))  # checks the palette
                 loaded = replace(loaded, palette=colors)
-            return loaded
+            return replace(loaded, draft=load_draft(where, loaded.model.cfg))
         with raise_on_all():
             opened = _open(kind, where, colors, grid, name)
             loaded = replace(opened.shapes, params=read_params(opened, mesh))
         if not allow_nonfinite:
             require_finite(loaded.params, str(path))
-        return loaded
+        return replace(loaded, draft=load_draft(draft_directory(where), loaded.model.cfg))
+
+
+def draft_directory(where: Path) -> Path:
+    """Where the network that guesses colours lies: in the directory of the weights."""
+    return where if where.is_dir() else where.parent
 
 
 def inspect(path: str | Path, *, step: int | None = None, grid: tuple[int, ...] | None = None) -> Pretrained:
