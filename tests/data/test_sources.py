@@ -200,11 +200,12 @@ def test_both_halves_together_are_all(share):
     assert halves[0].digest != halves[1].digest
 
 
-@pytest.mark.parametrize(
-    "source", [Groups(60), Subset(Groups(90), np.arange(30, 90)), Hashed(60)], ids=lambda x: type(x).__name__
-)
-def test_groups_are_not_divided(source):
-    rest, aside = map(labels, split_validation(source, 0.2))
+GROUPED = {"groups": Groups(60), "subset": Subset(Groups(90), np.arange(30, 90)), "hashed": Hashed(60)}
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_groups_are_not_divided(kind):
+    rest, aside = map(labels, split_validation(GROUPED[kind], 0.2))
     assert len(aside) == 12
     assert not {i // 3 for i in rest} & {i // 3 for i in aside}
 
