@@ -91,6 +91,13 @@ def on_digits(cfg: Config) -> Config:
         palette=PaletteConfig(),
         optim=replace(cfg.optim, warmup_steps=1),
         train=replace(
-            cfg.train, steps=2, log_every=1, eval_every=2, checkpoint_every=2, eval_batch_size=8, eval_images=16
+            cfg.train,
+            steps=2,
+            log_every=1,
+            eval_every=2,
+            checkpoint_every=2,
+            eval_batch_size=8,
+            eval_images=16,
+            draft_steps=1,
         ),
     )

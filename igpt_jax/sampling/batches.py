@@ -34,14 +34,14 @@ def common_prefix_length(known_BT: np.ndarray) -> int:
 
 
 def decode_in_batches(
-    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None
+    model: ImageGPT, params: Params, prompt: Prompt, keys: jax.Array, sampler: SamplerConfig, draft: Draft | None = None
 ) -> np.ndarray:
     """Any number of images, drawn by `decode_ahead` or, where that is not faster, by `decode`: int32 [n, T]."""
     return in_batches(batch_decoder(model, params, prompt, sampler, draft), params, prompt, keys, sampler.batch_size)
 
 
 def batch_decoder(
-    model: ImageGPT, params: Params, prompt: Prompt, sampler: SamplerConfig, draft: Draft | None
+    model: ImageGPT, params: Params, prompt: Prompt, sampler: SamplerConfig, draft: Draft | None = None
 ) -> Callable[[Prompt, jax.Array], jax.Array]:
     """What draws each batch of the images of `prompt`: (batch, keys [B]) -> int32 [B, T]."""
     ordered = prompt.known if prompt.order is None else np.take_along_axis(prompt.known, prompt.order, axis=1)

@@ -94,7 +94,7 @@ def draft_logits(
     """
     v = cfg.vocab_size
     if draft is None:
-        return ALIKE * jax.nn.one_hot(neighbours_BK[:, :2], v).sum(axis=1)
+        return ALIKE * jax.nn.one_hot(neighbours_BK[:, :2], v, dtype=jnp.float32).sum(axis=1)
     rows_1K = jnp.arange(neighbours_BK.shape[1])[None] * (v + 1)
     hidden_BU = draft.neighbours.reshape(-1, UNITS)[rows_1K + neighbours_BK].sum(axis=1) + draft.places[targets_B]
     if draft.classes is not None:
@@ -166,13 +166,13 @@ def init_draft(cfg: ModelConfig, key: jax.Array) -> Draft:
     normal = functools.partial(jax.random.normal, dtype=jnp.float32)
 
     def zeros(rows: int) -> jax.Array | None:
-        return jnp.zeros((rows, UNITS)) if rows else None
+        return jnp.zeros((rows, UNITS), jnp.float32) if rows else None
 
     return Draft(
         normal(key, (k, v + 1, UNITS)) * k**-0.5,
-        jnp.zeros((cfg.n_ctx, UNITS)),
-        jnp.zeros((UNITS, v)),
-        jnp.zeros(v),
+        jnp.zeros((cfg.n_ctx, UNITS), jnp.float32),
+        jnp.zeros((UNITS, v), jnp.float32),
+        jnp.zeros(v, jnp.float32),
         zeros(cfg.cond_classes and cfg.cond_classes + 1),
         zeros(cfg.aligned_values),
         zeros(cfg.prefix_values),

@@ -130,7 +130,7 @@ def test_a_mask_is_brought_to_the_grid_as_its_picture_is():
     [
         (["sample", "MODEL", "--method", "smc"], "--method: is for igpt inpaint; leave it out"),
         (["complete", "a.png", "MODEL", "--particles", "4"], "--particles: is for igpt inpaint"),
-        (["sample", "MODEL", "--lookahead", "auto"], "--lookahead"),
+        (["sample", "MODEL", "--lookahead", "fast"], "--lookahead"),
         (["sample", "ALWAYS", "--classes", "-1"], "class_dropout: 0 in this run"),
         (["sample", "ALWAYS", "--classes", "1", "--guidance", "2"], "leave guidance at 1"),
         (["complete", "a.png", "ALWAYS"], "name a class for each image"),

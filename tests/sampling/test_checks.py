@@ -71,7 +71,7 @@ def cfg(name):
             "inpaint",
             dict(lookahead=8),
             None,
-            "lookahead: is not supported by method ardm; leave it at 0",
+            "lookahead: is not supported by method ardm; leave it at auto",
         ),
         (
             "bert",
