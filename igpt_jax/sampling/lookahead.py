@@ -34,13 +34,14 @@ from igpt_jax.sequence import Inputs
 def window_for(lookahead: int | Literal["auto"], platform: str, images: int, n_ctx: int) -> int:
     """How many slots a pass computes, for `SamplerConfig.lookahead`; 0 for one slot after another, without guesses.
 
-    auto: an accelerator waits for its memory, and has time for many slots. A CPU multiplies all the time as soon as
-    some images are drawn at once; there, guesses pay where a pass reads a long cache, and in the smallest batches.
+    auto: an accelerator that draws few images waits for its memory, and has time for many slots; larger batches were
+    not measured there. A CPU multiplies all the time as soon as some images are drawn at once; there, guesses pay where
+    a pass reads a long cache, and in the smallest and largest batches.
     """
     if lookahead != "auto":
         return lookahead
     if platform != "cpu":
-        return 16 if images <= 16 else 8
+        return 16 if images <= 16 else 0
     if n_ctx >= 512:
         return 16 if images == 1 else 8
     return 4 if images <= 2 or images >= 32 else 0
