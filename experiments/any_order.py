@@ -37,7 +37,6 @@ def config(tiny: bool = False) -> Config:
         orders=OrdersConfig(raster=0.25, masked=0.5, random=0.25),
         optim=OptimConfig(lr=1.5e-3, warmup_steps=2 if tiny else 100, clip_norm=1.0, ema_decay=0.999),
         train=TrainConfig(
-            draft_steps=2 if tiny else 200,
             steps=4 if tiny else 3000,
             log_every=2 if tiny else 50,
             eval_every=4 if tiny else 500,

@@ -41,7 +41,6 @@ def config(tiny: bool = False) -> Config:
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=3e-3, warmup_steps=2 if tiny else 100, clip_norm=1.0, ema_decay=0.99),
         train=TrainConfig(
-            draft_steps=2 if tiny else 200,
             steps=4 if tiny else 4000,
             log_every=2 if tiny else 50,
             eval_every=4 if tiny else 500,

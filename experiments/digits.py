@@ -17,7 +17,6 @@ def config(tiny: bool = False) -> Config:
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=3e-3, warmup_steps=4 if tiny else 100, clip_norm=1.0, ema_decay=0.9 if tiny else 0.99),
         train=TrainConfig(
-            draft_steps=2 if tiny else 200,
             steps=20 if tiny else 1000,
             log_every=5 if tiny else 50,
             eval_every=10 if tiny else 200,

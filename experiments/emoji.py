@@ -39,7 +39,6 @@ def config(tiny: bool = False) -> Config:
         palette=PaletteConfig(kind="kmeans", fit_images=50 if tiny else 2000),
         optim=OptimConfig(lr=2e-3, warmup_steps=2 if tiny else 200, clip_norm=1.0, ema_decay=0.995),
         train=TrainConfig(
-            draft_steps=2 if tiny else 200,
             steps=4 if tiny else 2500,
             log_every=2 if tiny else 10,
             eval_every=4 if tiny else 250,

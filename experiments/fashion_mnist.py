@@ -26,7 +26,6 @@ def config(tiny: bool = False) -> Config:
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=2e-3, warmup_steps=2 if tiny else 200, clip_norm=1.0, ema_decay=0.999),
         train=TrainConfig(
-            draft_steps=2 if tiny else 200,
             steps=4 if tiny else 3000,
             log_every=2 if tiny else 50,
             eval_every=4 if tiny else 500,

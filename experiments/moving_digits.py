@@ -34,7 +34,6 @@ def config(tiny: bool = False) -> Config:
         palette=PaletteConfig(kind="levels"),
         optim=OptimConfig(lr=3e-3, warmup_steps=2 if tiny else 50, clip_norm=1.0, ema_decay=0.99),
         train=TrainConfig(
-            draft_steps=2 if tiny else 200,
             steps=4 if tiny else 1100,
             log_every=2 if tiny else 10,
             eval_every=4 if tiny else 250,

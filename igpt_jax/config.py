@@ -174,8 +174,8 @@ class TrainConfig:
     keep: Positive = 2
     """Newest checkpoints that are kept."""
     draft_steps: NotNegative = 200
-    """Batches from which a small network learns, after training, to guess colours while drawing (speculative decoding):
-    `draft.npz` in the workdir. 0: none; drawing is then slower. Images are the same."""
+    """Batches, at most `steps`, from which a small network learns after training to guess colours while drawing
+    (speculative decoding): `draft.npz` in the workdir. 0: none. Images are the same, drawn in more time."""
     best: str = ""
     """loss for the nats per (masked) token, or another figure of the evaluation, as accuracy: the weights with the best
     one are kept in WORKDIR/best. So that nothing is chosen on held-out images, set data.validation."""

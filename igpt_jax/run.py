@@ -312,9 +312,10 @@ def add_draft(run: Run, watchdog: Watchdog) -> None:
             watchdog.reset("fitting the network that guesses colours")
             yield batch
 
-    draft = draft_of(cfg, program.objective, batches(), run.data.mesh, cfg.train.draft_steps)
+    draft = draft_of(cfg, program.objective, batches(), run.data.mesh, min(cfg.train.draft_steps, cfg.train.steps))
     for workdir in (run.workdir, *([run.workdir / BEST] if (run.workdir / BEST).exists() else [])):
         on_process_zero(lambda workdir=workdir: save_draft(draft, workdir))
+    log.info("%s guesses colours while drawing", DRAFT)
 
 
 @outside_mesh

@@ -98,6 +98,5 @@ def on_digits(cfg: Config) -> Config:
             checkpoint_every=2,
             eval_batch_size=8,
             eval_images=16,
-            draft_steps=1,
         ),
     )

@@ -82,8 +82,8 @@ MODEL is a workdir of igpt train, an OpenAI checkpoint, a Hugging Face directory
 igpt COMMAND --help lists the options of a command, igpt --version prints the version, and igpt completion
 {"|".join(SHELLS)} prints a script that completes commands and options with the tab key.
 
-train, sample, complete, inpaint, restore, video, eval and probe run over several processes where Slurm, Open MPI,
-Kubernetes or Cloud TPU started them, or where each is given --coordinator HOST:PORT --num-processes N --process-id I.
+train, sample, complete, inpaint, restore, video, eval, probe and draft run over several processes where Slurm, Open
+MPI, Kubernetes or Cloud TPU started them, or where each has --coordinator HOST:PORT --num-processes N --process-id I.
 
 Exit codes other than 0: """ + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
 

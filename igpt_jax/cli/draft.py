@@ -36,6 +36,13 @@ class DraftCommand(JoinedCommand):
         from igpt_jax.training.draft import draft_of
         from igpt_jax.weights.load import draft_directory
 
+        directory = draft_directory(Path(self.weights.path))
+        if not directory.is_dir():
+            raise InputError(
+                f"--model {self.weights.path}: is not on this machine; download it, and name its directory"
+            )
+        if (directory / DRAFT).exists():
+            raise InputError(f"{directory / DRAFT}: exists; remove it to fit another")
         weights = self.weights.load_with(self.source, None)
         cfg = weights.config
         if not cfg.model.causal:
@@ -46,6 +53,5 @@ class DraftCommand(JoinedCommand):
         data = open_data(cfg, mesh)
         objective = make_objective(cfg, weights.colors)
         draft = draft_of(cfg, objective, data.train_batches(0), mesh, self.batches)
-        directory = draft_directory(Path(self.weights.path))
         on_process_zero(lambda: save_draft(draft, directory))
         print(directory / DRAFT)

@@ -35,20 +35,20 @@ def window_for(lookahead: int | Literal["auto"], platform: str, images: int, n_c
     """How many slots a pass computes, for `SamplerConfig.lookahead`; 0 for one slot after another, without guesses.
 
     auto: an accelerator that draws few images waits for its memory, and has time for many slots; larger batches were
-    not measured there. A CPU multiplies all the time as soon as some images are drawn at once; there, guesses pay where
-    a pass reads a long cache, and in the smallest and largest batches.
+    not measured there. On CPUs guesses pay where a pass reads a long cache. Short sequences are drawn in less time than
+    the larger program takes to compile.
     """
     if lookahead != "auto":
         return lookahead
     if platform != "cpu":
         return 16 if images <= 16 else 0
-    if n_ctx >= 512:
-        return 16 if images == 1 else 8
-    return 4 if images <= 2 or images >= 32 else 0
+    if n_ctx < 512:
+        return 0
+    return 16 if images == 1 else 8
 
 
-SMALLEST = 8
-"""Images that are not done go on in a half, a quarter and an eighth of the batch. Each size compiles a loop."""
+SMALLEST = 4
+"""Images that are not done go on in a half and a quarter of the batch. Each size compiles a loop."""
 
 
 class Asked(NamedTuple):
@@ -142,7 +142,7 @@ def decode_ahead(
         colors, passes = state.colors.at[rows].set(rest.colors), state.passes.at[rows].set(rest.passes)
         return state._replace(colors=colors, passes=passes)
 
-    for room in [end for end in segment_ends(t)[:-1] if end >= start + window]:
+    for room in [end for end in segment_ends(t)[1:-1:2] if end >= start + window]:  # each compiles a loop, too
         state = go_on(asked, state._replace(cache=grow_cache(state.cache, p + room)), room)
     state = finish(asked, state._replace(cache=grow_cache(state.cache, p + t + window)))
     return state.colors[:, :t], state.passes
